@@ -1,0 +1,642 @@
+//! The socket of one exchange.
+//!
+//! minreq opens its own socket and hands out no handle on it. So it is pointed at a listener on
+//! 127.0.0.1 as its proxy, and the connection to the server is ours: a relay that carries bytes
+//! between the two, ciphertext only where TLS is spoken, and that closes both when time is up.
+//! Whatever minreq or its TLS library is doing then ends, in any phase.
+//!
+//! Two threads carry the bytes, one each way. Both end with the exchange, because each of their
+//! waits is bounded, and [`Relay`]'s drop waits for them.
+
+use std::io::{self, Read, Write};
+use std::net::ToSocketAddrs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{mpsc, Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use base64::engine::general_purpose::STANDARD;
+use base64::Engine as _;
+
+use crate::retry::random;
+use crate::url::Origin;
+
+/// What a thread carries at a time. Larger buffers cost more memory than they save time.
+const BUFFER: usize = 4 * 1024;
+
+/// The stack of a thread that carries bytes, and of one that looks up a name, where the system's
+/// resolver may load modules.
+const STACK: usize = 64 * 1024;
+const RESOLVER_STACK: usize = 256 * 1024;
+
+/// How much a server may send in TLS's handshake.
+const HANDSHAKE_LIMIT: usize = 64 * 1024;
+
+/// How much a server may send before the head of its answer is complete, or before one read of
+/// chunked content is, so that neither header fields nor trailers grow without end. It has to
+/// hold a whole TLS record of 16 KiB, because nothing of a record can be read before its end.
+pub(crate) const HEAD_LIMIT: usize = 20 * 1024;
+
+/// How long minreq may take to come to the end of a head that has reached the limit.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a write that waits for its peer looks whether the exchange has ended: shutting a
+/// socket down does not end such a write.
+const WRITE_PART: Duration = Duration::from_millis(50);
+
+/// Connections to the listener that have not shown the password; older ones are dropped.
+const STRANGERS: usize = 64;
+
+/// What the relay saw, as bits.
+const ENDED: u8 = 1;
+const TIME_UP: u8 = 2;
+const REQUEST_BEGAN: u8 = 4;
+const HEAD_ENDED: u8 = 8;
+const SERVER_CLOSED: u8 = 16;
+const RESET: u8 = 32;
+const OVER_LIMIT: u8 = 64;
+const NO_THREAD: u8 = 128;
+
+/// Carries one exchange. Dropping it closes both sockets and ends both threads.
+pub(crate) struct Relay {
+    link: Arc<Link>,
+    up: Option<JoinHandle<()>>,
+    proxy: String,
+}
+
+/// Why there is no connection to the server. Nothing was sent.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    NotResolved(io::Error),
+    NotResolvedInTime,
+    NotConnected(io::Error),
+    NotConnectedInTime,
+    /// This host refused a thread, a socket or the loopback interface.
+    Host(io::Error),
+}
+
+/// What both threads and the caller share.
+struct Link {
+    server: TcpStream,
+    client: OnceLock<TcpStream>,
+    is_tls: bool,
+    deadline: Instant,
+    seen: AtomicU8,
+    flow: Mutex<Flow>,
+    mark: Condvar,
+}
+
+/// How much may be handed to minreq.
+struct Flow {
+    /// Bytes since the last mark.
+    delivered: usize,
+    limit: Option<usize>,
+    /// minreq is waiting for bytes, or busy with them; else the caller is.
+    is_reading: bool,
+}
+
+/// The exchange has ended, its time is up, or a socket is broken.
+struct Stop;
+
+impl Relay {
+    /// Looks up the host, connects to it and waits for minreq.
+    pub(crate) fn open(origin: &Origin, deadline: Instant) -> Result<Relay, Failure> {
+        let server = connect(&look_up(origin, deadline)?, deadline)?;
+        // An exchange would cost one more round trip: the request behind TLS's last handshake
+        // message is held back until that is acknowledged.
+        let _ = server.set_nodelay(true);
+        let _ = server.set_write_timeout(Some(WRITE_PART));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Failure::Host)?;
+        listener.set_nonblocking(true).map_err(Failure::Host)?;
+        let port = listener.local_addr().map_err(Failure::Host)?.port();
+        let link = Arc::new(Link {
+            server,
+            client: OnceLock::new(),
+            is_tls: origin.https,
+            deadline,
+            seen: AtomicU8::new(0),
+            flow: Mutex::new(Flow {
+                delivered: 0,
+                limit: Some(if origin.https {
+                    HANDSHAKE_LIMIT
+                } else {
+                    HEAD_LIMIT
+                }),
+                is_reading: true,
+            }),
+            mark: Condvar::new(),
+        });
+        // The password keeps other processes of this host out.
+        let user = format!("jas:{:016x}{:016x}", random(), random());
+        let greeting = format!(
+            "CONNECT {}:{} HTTP/1.1\r\nProxy-Authorization: Basic {}\r\n\r\n",
+            origin.host,
+            origin.port,
+            STANDARD.encode(&user)
+        );
+        let thread_link = Arc::clone(&link);
+        let up = thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || carry_up(&thread_link, listener, greeting.as_bytes()))
+            .map_err(Failure::Host)?;
+        Ok(Relay {
+            link,
+            up: Some(up),
+            proxy: format!("{user}@127.0.0.1:{port}"),
+        })
+    }
+
+    /// The proxy that minreq is to use.
+    pub(crate) fn proxy(&self) -> &str {
+        &self.proxy
+    }
+
+    /// Says that the head of the answer has been read. Content is not limited unless it is
+    /// chunked: there, trailers may follow.
+    pub(crate) fn pass_head(&self, is_chunked: bool) {
+        self.link.mark(is_chunked.then_some(HEAD_LIMIT), false);
+    }
+
+    /// Says that a read of chunked content begins or is over.
+    pub(crate) fn mark_read(&self, begins: bool) {
+        self.link.mark(Some(HEAD_LIMIT), begins);
+    }
+
+    /// The call's time was up before the exchange was over.
+    pub(crate) fn is_time_up(&self) -> bool {
+        self.link.has_seen(TIME_UP)
+    }
+
+    /// A part of the request may have reached the server. Over TLS that is encrypted data: in
+    /// TLS 1.3 the client's last handshake message counts, too, because it looks the same.
+    pub(crate) fn has_request_begun(&self) -> bool {
+        self.link.has_seen(REQUEST_BEGAN)
+    }
+
+    /// The answer's header section has ended (`None` over TLS, where the relay can't see it).
+    pub(crate) fn has_head_ended(&self) -> Option<bool> {
+        (!self.link.is_tls).then(|| self.link.has_seen(HEAD_ENDED))
+    }
+
+    /// The server closed the connection in order, and all it sent has been delivered.
+    pub(crate) fn has_server_closed(&self) -> bool {
+        self.link.has_seen(SERVER_CLOSED)
+    }
+
+    /// The connection to the server was reset.
+    pub(crate) fn is_reset(&self) -> bool {
+        self.link.has_seen(RESET)
+    }
+
+    /// The server sent more than a head, or the trailers of a content, may hold.
+    pub(crate) fn is_over_limit(&self) -> bool {
+        self.link.has_seen(OVER_LIMIT)
+    }
+
+    /// This host refused the second thread; nothing was sent.
+    pub(crate) fn has_no_thread(&self) -> bool {
+        self.link.has_seen(NO_THREAD)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.link.end();
+        if let Some(up) = self.up.take() {
+            // The thread ends within `WRITE_PART`, so nothing is left when a call returns.
+            let _ = up.join();
+        }
+    }
+}
+
+impl Link {
+    fn note(&self, what: u8) {
+        self.seen.fetch_or(what, Ordering::SeqCst);
+    }
+
+    fn has_seen(&self, what: u8) -> bool {
+        self.seen.load(Ordering::SeqCst) & what != 0
+    }
+
+    /// Closes both ways, so that every read on either socket ends.
+    fn end(&self) {
+        self.note(ENDED);
+        let _ = self.server.shutdown(Shutdown::Both);
+        if let Some(client) = self.client.get() {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+        // Behind the lock, so that nobody has looked before and waits after.
+        drop(self.flow());
+        self.mark.notify_all();
+    }
+
+    fn flow(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark(&self, limit: Option<usize>, is_reading: bool) {
+        *self.flow() = Flow {
+            delivered: 0,
+            limit,
+            is_reading,
+        };
+        self.mark.notify_all();
+    }
+
+    fn time_left(&self) -> Result<Duration, Stop> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.note(TIME_UP);
+            return Err(Stop);
+        }
+        if self.has_seen(ENDED) {
+            return Err(Stop);
+        }
+        Ok(left)
+    }
+
+    /// Waits until minreq may be handed more, and tells how much: a part of the buffer at most.
+    fn room(&self) -> Result<usize, Stop> {
+        let mut patience = PATIENCE;
+        let mut flow = self.flow();
+        loop {
+            let left = self.time_left()?;
+            let room = flow
+                .limit
+                .map_or(BUFFER, |limit| limit.saturating_sub(flow.delivered));
+            if room > 0 {
+                return Ok(room.min(BUFFER));
+            }
+            let before = Instant::now();
+            let wait = if flow.is_reading {
+                left.min(patience)
+            } else {
+                left
+            };
+            let is_reading = flow.is_reading;
+            flow = self
+                .mark
+                .wait_timeout(flow, wait)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            if is_reading {
+                patience = patience.saturating_sub(before.elapsed());
+                if patience.is_zero() && flow.delivered > 0 && flow.is_reading {
+                    self.note(OVER_LIMIT);
+                    return Err(Stop);
+                }
+            } else {
+                patience = PATIENCE;
+            }
+        }
+    }
+
+    /// Reads what there is. `set` is the socket's timeout, kept between calls.
+    fn receive(
+        &self,
+        mut from: &TcpStream,
+        buffer: &mut [u8],
+        set: &mut Duration,
+    ) -> Result<usize, Stop> {
+        loop {
+            let left = self.time_left()?;
+            if set.is_zero() || *set > left / 8 * 7 {
+                // Socket timeouts fire late, the later the longer they are: wait for a part of
+                // what is left, and again.
+                *set = (left / 4 * 3).max(Duration::from_millis(1));
+                from.set_read_timeout(Some(*set)).map_err(|_| Stop)?;
+            }
+            match from.read(buffer) {
+                // The other thread shuts the socket down: that is not the peer's close.
+                Ok(0) if self.has_seen(ENDED) => return Err(Stop),
+                Ok(n) => return Ok(n),
+                Err(error) if is_passing(&error) => {}
+                Err(_) => return Err(Stop),
+            }
+        }
+    }
+
+    fn deliver(&self, mut to: &TcpStream, mut bytes: &[u8]) -> Result<(), Stop> {
+        while !bytes.is_empty() {
+            match to.write(bytes) {
+                Ok(0) => return Err(Stop),
+                Ok(n) => bytes = &bytes[n..],
+                Err(error) if is_passing(&error) => {
+                    self.time_left()?;
+                }
+                Err(_) => return Err(Stop),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+/// Carries the request, from minreq to the server. Starts and joins the thread that carries the
+/// answer.
+fn carry_up(link: &Arc<Link>, listener: TcpListener, greeting: &[u8]) {
+    if let Some(client) = accept(link, &listener, greeting) {
+        drop(listener);
+        let client = link.client.get_or_init(|| client);
+        let mut down = None;
+        // minreq reads the answer to its CONNECT in one piece of at most 256 bytes, and would
+        // take a piece of exactly 256 for an unfinished one. Nothing may follow it before
+        // minreq's next bytes.
+        if link.time_left().is_ok() && link.deliver(client, b"HTTP/1.1 200 OK\r\n\r\n").is_ok() {
+            down = carry_request(link, client);
+        }
+        link.end();
+        if let Some(down) = down {
+            let _ = down.join();
+        }
+    }
+    link.end();
+}
+
+fn carry_request(link: &Arc<Link>, client: &TcpStream) -> Option<JoinHandle<()>> {
+    let mut buffer = [0; BUFFER];
+    let mut set = Duration::ZERO;
+    let mut records = Records::default();
+    let mut is_refused = false;
+    let mut down = None;
+    while let Ok(n @ 1..) = link.receive(client, &mut buffer, &mut set) {
+        if down.is_none() {
+            let thread_link = Arc::clone(link);
+            match thread::Builder::new()
+                .stack_size(STACK)
+                .spawn(move || carry_down(&thread_link))
+            {
+                Ok(thread) => down = Some(thread),
+                Err(_) => {
+                    link.note(NO_THREAD);
+                    break;
+                }
+            }
+        }
+        if !link.is_tls || records.show_application_data(&buffer[..n]) {
+            link.note(REQUEST_BEGAN);
+            link.mark(Some(HEAD_LIMIT), true);
+        }
+        // A server that has refused a large content may stop reading and answer: what minreq
+        // still writes is dropped, so that it comes to read that answer.
+        is_refused = is_refused || link.deliver(&link.server, &buffer[..n]).is_err();
+    }
+    down
+}
+
+/// Carries the answer, from the server to minreq.
+fn carry_down(link: &Link) {
+    let Some(client) = link.client.get() else {
+        return;
+    };
+    let mut buffer = [0; BUFFER];
+    let mut set = Duration::ZERO;
+    let mut head = Head::default();
+    while let Ok(room) = link.room() {
+        match link.receive(&link.server, &mut buffer[..room], &mut set) {
+            Ok(0) => {
+                link.note(SERVER_CLOSED);
+                let _ = client.shutdown(Shutdown::Write);
+                return;
+            }
+            Ok(n) => {
+                if !link.is_tls && head.ends(&buffer[..n]) {
+                    link.note(HEAD_ENDED);
+                }
+                link.flow().delivered += n;
+                if link.deliver(client, &buffer[..n]).is_err() {
+                    break;
+                }
+            }
+            Err(Stop) => {
+                if !link.has_seen(ENDED | TIME_UP) {
+                    link.note(RESET);
+                }
+                break;
+            }
+        }
+    }
+    link.end();
+}
+
+/// Accepts the connection that shows the password. Whoever else connects is held apart, and can
+/// neither be served nor be in the way.
+fn accept(link: &Link, listener: &TcpListener, greeting: &[u8]) -> Option<TcpStream> {
+    let mut callers: Vec<(TcpStream, usize)> = Vec::new();
+    let mut pause = Duration::from_micros(20);
+    // minreq connects at once, or has failed, which ends the link. It is served after the
+    // deadline, too: it takes a connection that closes under its CONNECT for impossible.
+    while !link.has_seen(ENDED) {
+        match listener.accept() {
+            Ok((socket, _)) => {
+                if socket.set_nonblocking(true).is_ok() {
+                    if callers.len() == STRANGERS {
+                        callers.remove(0);
+                    }
+                    callers.push((socket, 0));
+                }
+            }
+            Err(error) if is_passing(&error) => {
+                thread::sleep(pause);
+                pause = (pause * 3 / 2).min(Duration::from_millis(1));
+            }
+            // No more files may be opened, for example: that may pass.
+            Err(_) if link.time_left().is_ok() => thread::sleep(Duration::from_millis(1)),
+            Err(_) => return None,
+        }
+        callers.retain_mut(|(socket, matched)| matches(socket, greeting, matched));
+        if let Some(i) = callers
+            .iter()
+            .position(|(_, matched)| *matched == greeting.len())
+        {
+            let (client, _) = callers.swap_remove(i);
+            client.set_nonblocking(false).ok()?;
+            let _ = client.set_nodelay(true);
+            let _ = client.set_write_timeout(Some(WRITE_PART));
+            return Some(client);
+        }
+    }
+    None
+}
+
+/// Compares what a connection sends with the greeting, from `matched` on; `false` once it
+/// differs.
+fn matches(mut socket: &TcpStream, greeting: &[u8], matched: &mut usize) -> bool {
+    let mut buffer = [0; 64];
+    while *matched < greeting.len() {
+        let want = buffer.len().min(greeting.len() - *matched);
+        match socket.read(&mut buffer[..want]) {
+            Ok(n @ 1..) if greeting[*matched..].starts_with(&buffer[..n]) => *matched += n,
+            Err(error) if is_passing(&error) => return true,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// The addresses of a host. The system's resolver can't be told to stop: a look-up that has not
+/// ended in time keeps its thread until it does.
+fn look_up(origin: &Origin, deadline: Instant) -> Result<Vec<SocketAddr>, Failure> {
+    let port = origin.port;
+    if let Some(address) = origin.address() {
+        return Ok(vec![(address, port).into()]);
+    }
+    if origin.is_loopback() {
+        // RFC 6761, section 6.3: no name server is asked for `localhost`.
+        let addresses: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return Ok(addresses.map(|address| (address, port).into()).to_vec());
+    }
+    let host = origin.host.clone();
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new()
+        .stack_size(RESOLVER_STACK)
+        .spawn(move || {
+            let addresses = (host.as_str(), port).to_socket_addrs();
+            let _ = sender.send(addresses.map(Iterator::collect::<Vec<_>>));
+        })
+        .map_err(Failure::Host)?;
+    match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(addresses) => addresses.map_err(Failure::NotResolved),
+        Err(_) => Err(Failure::NotResolvedInTime),
+    }
+}
+
+/// Connects to the first address that answers. Each gets a share of the time that is left, so
+/// that one that is silent does not use up the time of the others.
+fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Failure> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for (i, address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let others = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
+        if left.is_zero() {
+            break;
+        }
+        match TcpStream::connect_timeout(address, (left / others).max(Duration::from_millis(1))) {
+            Ok(server) => return Ok(server),
+            Err(error) => last = error,
+        }
+    }
+    if Instant::now() >= deadline {
+        return Err(Failure::NotConnectedInTime);
+    }
+    Err(Failure::NotConnected(last))
+}
+
+/// Looks for encrypted data in what a TLS client sends ([RFC 8446, section
+/// 5.1](https://www.rfc-editor.org/rfc/rfc8446#section-5.1)).
+#[derive(Default)]
+struct Records {
+    header: [u8; 5],
+    /// How much of the header is there.
+    have: usize,
+    /// How much of the record is still to come.
+    to_come: usize,
+}
+
+impl Records {
+    fn show_application_data(&mut self, mut bytes: &[u8]) -> bool {
+        const APPLICATION_DATA: u8 = 23;
+        let mut shown = false;
+        while let Some((&first, rest)) = bytes.split_first() {
+            if self.to_come > 0 {
+                let n = self.to_come.min(bytes.len());
+                self.to_come -= n;
+                bytes = &bytes[n..];
+                // The rest of a record that began in an earlier piece counts as well.
+                shown |= self.header[0] == APPLICATION_DATA;
+                continue;
+            }
+            self.header[self.have] = first;
+            self.have += 1;
+            bytes = rest;
+            if self.have == self.header.len() {
+                self.have = 0;
+                self.to_come = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+            }
+        }
+        shown
+    }
+}
+
+/// Looks for the end of an answer's header section, with the same idea of a line as minreq.
+#[derive(Default)]
+struct Head {
+    /// Lines that have ended, up to one.
+    has_line: bool,
+    length: usize,
+    last: u8,
+    has_ended: bool,
+}
+
+impl Head {
+    fn ends(&mut self, bytes: &[u8]) -> bool {
+        for &byte in bytes {
+            if self.has_ended {
+                break;
+            }
+            if byte == b'\n' {
+                let is_empty = self.length == 0 || self.length == 1 && self.last == b'\r';
+                self.has_ended = self.has_line && is_empty;
+                self.has_line = true;
+                self.length = 0;
+            } else {
+                self.length += 1;
+                self.last = byte;
+            }
+        }
+        self.has_ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn application_data_is_found_however_the_bytes_are_cut() {
+        let hello = [&[22, 3, 1, 0, 3][..], &[23, 23, 23]].concat();
+        let change = [20, 3, 3, 0, 1, 1];
+        let data = [23, 3, 3, 0, 2, 9, 9];
+        let all = [&hello[..], &change, &data].concat();
+        for size in 1..=all.len() {
+            let mut records = Records::default();
+            let mut end = 0;
+            let mut first = None;
+            for piece in all.chunks(size) {
+                end += piece.len();
+                if records.show_application_data(piece) && first.is_none() {
+                    first = Some(end);
+                }
+            }
+            let start = hello.len() + change.len() + 5;
+            let end = first.expect("the data is found");
+            assert!(
+                end > start && end <= (start + size).min(all.len()),
+                "{size}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_an_empty_line_behind_the_first() {
+        for (text, end) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", Some(19)),
+            ("HTTP/1.1 200 OK\na: b\n\nrest", Some(22)),
+            ("HTTP/1.1 200 OK\r\na: b\r\n\r", None),
+            ("\r\n\r\n", Some(4)),
+            ("a\r\r\n\r\n", Some(6)),
+            ("a\n\rb\n", None),
+        ] {
+            let mut head = Head::default();
+            let found = text.bytes().position(|byte| head.ends(&[byte]));
+            assert_eq!(found.map(|i| i + 1), end, "{text:?}");
+        }
+    }
+}

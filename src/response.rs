@@ -1,0 +1,134 @@
+use std::fmt;
+use std::io::{self, Read};
+
+use crate::error::{field, Error, ErrorKind};
+use crate::exchange::{Answer, Content};
+
+/// The most that [`Response::bytes`], [`Response::text`] and [`Response::json`] read.
+const LIMIT: u64 = 1024 * 1024;
+
+/// An answer with a 2xx status.
+///
+/// Its content is read from the connection as it is asked for: as a stream in constant memory by
+/// [`Read`], or whole by [`bytes`](Response::bytes), [`text`](Response::text) or
+/// [`json`](Response::json). All reading has to be over within the timeout of the call, which
+/// counts from its start. Dropping a response closes the connection.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let session = jas_session::Session::from_env()?;
+/// let mut document = session.get("/documents/v1/PAR45176295.pdf")?;
+/// std::io::copy(&mut document, &mut std::fs::File::create("PAR45176295.pdf")?)?;
+/// # Ok(()) }
+/// ```
+pub struct Response {
+    status: u16,
+    fields: Vec<(String, String)>,
+    content: Content,
+    limit: u64,
+}
+
+impl Response {
+    pub(crate) fn new(answer: Answer) -> Response {
+        Response {
+            status: answer.status,
+            fields: answer.fields,
+            content: answer.content,
+            limit: LIMIT,
+        }
+    }
+
+    /// The status code: always 2xx.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The value of a header field: the first one of this name, compared without case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        field(&self.fields, name)
+    }
+
+    /// Sets the most bytes that [`bytes`](Response::bytes), [`text`](Response::text) and
+    /// [`json`](Response::json) accept: 1 MiB by default. Content of exactly this length is
+    /// accepted. [`Read`] has no limit.
+    #[must_use]
+    pub fn limit(mut self, bytes: u64) -> Response {
+        self.limit = bytes;
+        self
+    }
+
+    /// Reads the whole content.
+    ///
+    /// # Errors
+    ///
+    /// [`Content`](ErrorKind::Content) if it is longer than the [`limit`](Response::limit),
+    /// [`Timeout`](ErrorKind::Timeout) if the time of the call is up,
+    /// [`Exchange`](ErrorKind::Exchange) if it breaks off.
+    pub fn bytes(self) -> Result<Vec<u8>, Error> {
+        self.content.whole(self.limit)
+    }
+
+    /// Reads the whole content as UTF-8. A byte order mark at its start is removed.
+    ///
+    /// # Errors
+    ///
+    /// As [`bytes`](Response::bytes), and [`Content`](ErrorKind::Content) if it is not UTF-8.
+    pub fn text(self) -> Result<String, Error> {
+        let label = self.content.label().to_owned();
+        let mut text = String::from_utf8(self.bytes()?).map_err(|cause| {
+            let place = cause.utf8_error().valid_up_to();
+            unfit(&label, format_args!("is not UTF-8 from byte {place} on"))
+        })?;
+        if text.starts_with('\u{feff}') {
+            text.drain(..'\u{feff}'.len_utf8());
+        }
+        Ok(text)
+    }
+
+    /// Reads the whole content as JSON.
+    ///
+    /// # Errors
+    ///
+    /// As [`text`](Response::text), and [`Content`](ErrorKind::Content) if it is not JSON, or
+    /// not JSON of this type: a member that `T` needs is missing or of another type.
+    pub fn json<T: miniserde::Deserialize>(self) -> Result<T, Error> {
+        let label = self.content.label().to_owned();
+        let kind = self.header("content-type").unwrap_or("no media type");
+        let kind = crate::error::excerpt(kind, &[]);
+        let text = self.text()?;
+        miniserde::json::from_str(&text).map_err(|_| {
+            let wanted = std::any::type_name::<T>();
+            let length = text.len();
+            unfit(
+                &label,
+                format_args!("({kind}, {length} bytes) is not JSON of the shape of {wanted}"),
+            )
+        })
+    }
+}
+
+fn unfit(label: &str, why: impl fmt::Display) -> Error {
+    // The status was 2xx: the API has done what was asked.
+    Error::new(ErrorKind::Content, format!("{label}: the content {why}")).or_executed(true)
+}
+
+impl Read for Response {
+    /// Reads a part of the content. A content that breaks off is an error of the kind
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), and a timeout one of the kind
+    /// [`TimedOut`](io::ErrorKind::TimedOut); the [`Error`] is inside.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.content.read(buffer).map_err(io::Error::from)
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.fields.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("fields", &names)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,518 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{field, Error, ErrorKind, Refusal};
+use crate::exchange::{self, Deadline, Request};
+use crate::response::Response;
+use crate::retry::{self, decide, is_token_refused, Attempt, Next, Outcome};
+use crate::token::{Client, Terms, Token, Tokens};
+use crate::url::{
+    check_credential, check_field_name, check_field_value, check_media_type, check_visible, Url,
+};
+use crate::USER_AGENT;
+
+/// What the session puts on a request by itself.
+const OWNED: [&str; 8] = [
+    "Authorization",
+    "Host",
+    "Content-Length",
+    "Content-Type",
+    "Transfer-Encoding",
+    "Connection",
+    "Accept-Encoding",
+    "x-api-key",
+];
+
+/// Calls the JAS APIs with an access token that it requests and renews by itself.
+///
+/// A session is made once and used for all calls, from any number of threads: they share one
+/// token. A clone shares the token, too, and has settings of its own.
+///
+/// Settings take the session and return it, in any order, and are checked at once:
+///
+/// ```
+/// use std::time::Duration;
+/// use jas_session::Session;
+///
+/// # fn main() -> Result<(), jas_session::Error> {
+/// # #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe", feature = "https-native-tls"))] {
+/// let session = Session::new("https://api.example.com", "my client id", "my client secret")?
+///     .api_key("my API key")?
+///     .timeout(Duration::from_secs(20));
+/// # }
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Session {
+    base: Url,
+    tokens: Arc<Tokens>,
+    api_key: Option<String>,
+    fields: Vec<(String, String)>,
+    timeout: Duration,
+    renew_before: Duration,
+    retries: u32,
+}
+
+impl Session {
+    /// Makes a session for the APIs behind `base_url`, with the credentials that the JAS portal
+    /// calls key and secret. Sends nothing yet.
+    ///
+    /// The base URL is `https://HOST`, perhaps with a port and a path; `http` is accepted for
+    /// this machine only (`localhost`, 127.0.0.0/8). Tokens are requested from `base_url` +
+    /// `/oauth2/token`, unless [`token_endpoint`](Session::token_endpoint) says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if one of the three can't be used: it says
+    /// which character of it, and never what a secret is.
+    pub fn new(base_url: &str, client_id: &str, client_secret: &str) -> Result<Session, Error> {
+        let base = Url::base(base_url)?;
+        check_tls(&base)?;
+        check_credential("client id", client_id)?;
+        check_credential("client secret", client_secret)?;
+        let endpoint = Url {
+            path: format!("{}/oauth2/token", base.path),
+            ..base.clone()
+        };
+        Ok(Session {
+            base,
+            tokens: Arc::new(Tokens::new(Client {
+                endpoint,
+                id: client_id.to_owned(),
+                secret: client_secret.to_owned(),
+            })),
+            api_key: None,
+            fields: Vec::new(),
+            timeout: Duration::from_secs(60),
+            renew_before: Duration::from_secs(60),
+            retries: 2,
+        })
+    }
+
+    /// Makes a session from the environment: `JAS_URL` (the base URL), `JAS_CLIENT_ID` and
+    /// `JAS_CLIENT_SECRET`, and, if they are set, `JAS_API_KEY` and `JAS_TOKEN_ENDPOINT`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput): it names every variable that is missing or
+    /// empty; or as [`new`](Session::new).
+    pub fn from_env() -> Result<Session, Error> {
+        let variable = |name| match std::env::var(name) {
+            Ok(value) => Ok(value),
+            Err(std::env::VarError::NotPresent) => Ok(String::new()),
+            Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid_input(format!(
+                "the environment variable {name} is not UTF-8"
+            ))),
+        };
+        let names = ["JAS_URL", "JAS_CLIENT_ID", "JAS_CLIENT_SECRET"];
+        let [url, id, secret] = [
+            variable(names[0])?,
+            variable(names[1])?,
+            variable(names[2])?,
+        ];
+        let missing: Vec<_> = names
+            .into_iter()
+            .zip([&url, &id, &secret])
+            .filter(|(_, value)| value.is_empty())
+            .map(|(name, _)| name)
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::invalid_input(format!(
+                "environment variables missing or empty: {}",
+                missing.join(", ")
+            )));
+        }
+        let mut session = Session::new(&url, &id, &secret)?;
+        let key = variable("JAS_API_KEY")?;
+        if !key.is_empty() {
+            session = session.api_key(&key)?;
+        }
+        let endpoint = variable("JAS_TOKEN_ENDPOINT")?;
+        if !endpoint.is_empty() {
+            session = session.token_endpoint(&endpoint)?;
+        }
+        Ok(session)
+    }
+
+    /// Sets the URL that tokens are requested from: by default the base URL +
+    /// `/oauth2/token`. The session starts without a token, and shares none with earlier clones.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the URL can't be used.
+    #[must_use = "a setting returns the session"]
+    pub fn token_endpoint(mut self, url: &str) -> Result<Session, Error> {
+        let endpoint = Url::parse("token endpoint's URL", url)?;
+        check_tls(&endpoint)?;
+        self.tokens = Arc::new(Tokens::new(Client {
+            endpoint,
+            ..self.tokens.client().clone()
+        }));
+        Ok(self)
+    }
+
+    /// Sets the key that the JAS Connect team sent: it goes with every API call as `x-api-key`,
+    /// and never with a token request. None by default.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if it has a character other than visible ASCII.
+    #[must_use = "a setting returns the session"]
+    pub fn api_key(mut self, key: &str) -> Result<Session, Error> {
+        check_visible("API key", key)?;
+        self.api_key = Some(key.to_owned());
+        Ok(self)
+    }
+
+    /// Sets a header field of every API call, never of a token request. It replaces an earlier
+    /// value, and the session's own `User-Agent` and `Accept`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the name or the value is not one ([RFC 9110,
+    /// section 5](https://www.rfc-editor.org/rfc/rfc9110#section-5)), or if the session owns the
+    /// field: Authorization, Host, Content-Length, Content-Type, Transfer-Encoding, Connection,
+    /// Accept-Encoding and x-api-key.
+    #[must_use = "a setting returns the session"]
+    pub fn header(mut self, name: &str, value: &str) -> Result<Session, Error> {
+        check_field_name("field name", name)?;
+        if let Some(owned) = OWNED.iter().find(|owned| owned.eq_ignore_ascii_case(name)) {
+            let advice = match *owned {
+                "x-api-key" => ": use Session::api_key",
+                "Content-Type" => ": give it to Session::post",
+                _ => "",
+            };
+            return Err(Error::invalid_input(format!(
+                "the field {owned} is the session's own{advice}"
+            )));
+        }
+        check_field_value(&format!("value of the field {name}"), value)?;
+        self.fields
+            .retain(|(field, _)| !field.eq_ignore_ascii_case(name));
+        self.fields.push((name.to_owned(), value.to_owned()));
+        Ok(self)
+    }
+
+    /// Sets how long one call may take: 60 seconds by default. It bounds all of a call, from
+    /// waiting for a token to the last byte of the content that the caller reads. With zero,
+    /// every call fails at once.
+    #[must_use = "a setting returns the session"]
+    pub fn timeout(mut self, timeout: Duration) -> Session {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets how long before its expiry a token is renewed: 60 seconds by default, and never more
+    /// than half of the token's lifetime.
+    #[must_use = "a setting returns the session"]
+    pub fn renew_before(mut self, margin: Duration) -> Session {
+        self.renew_before = margin;
+        self
+    }
+
+    /// Sets how many times a request that may be sent again is sent again: 2 by default. One
+    /// more after a refused token is not counted.
+    #[must_use = "a setting returns the session"]
+    pub fn retries(mut self, n: u32) -> Session {
+        self.retries = n;
+        self
+    }
+
+    /// Sends a GET.
+    ///
+    /// `path` is put behind the base URL: an absolute path, perhaps with a query. A full URL of
+    /// the same origin (a `next` link) is taken as it is.
+    ///
+    /// # Errors
+    ///
+    /// Any of [`ErrorKind`] but [`Content`](ErrorKind::Content), which reading the response
+    /// may give.
+    pub fn get(&self, path: &str) -> Result<Response, Error> {
+        self.call(path, None, true)
+    }
+
+    /// Sends a POST with `content` of this media type, which JAS answers in the same media type.
+    ///
+    /// It is sent exactly once, unless it certainly never reached the API, or the API refused
+    /// the token: a booking is not made twice. When it fails,
+    /// [`may_have_executed`](Error::may_have_executed) tells whether to look before sending it
+    /// again. For calls that only read there is [`post_idempotent`](Session::post_idempotent).
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Session::get).
+    pub fn post(
+        &self,
+        path: &str,
+        media_type: &str,
+        content: impl AsRef<[u8]>,
+    ) -> Result<Response, Error> {
+        self.call(path, Some((media_type, content.as_ref())), false)
+    }
+
+    /// Sends a POST with `content` as JSON; the rest is as with [`post`](Session::post).
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Session::get).
+    pub fn post_json<T: miniserde::Serialize + ?Sized>(
+        &self,
+        path: &str,
+        content: &T,
+    ) -> Result<Response, Error> {
+        let json = miniserde::json::to_string(content);
+        self.call(path, Some(("application/json", json.as_bytes())), false)
+    }
+
+    /// Sends a POST that only reads, such as JAS's status queries, and so may be sent again
+    /// ([RFC 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): after a
+    /// broken exchange, or when the server is busy, up to [`retries`](Session::retries) times.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Session::get).
+    pub fn post_idempotent(
+        &self,
+        path: &str,
+        media_type: &str,
+        content: impl AsRef<[u8]>,
+    ) -> Result<Response, Error> {
+        self.call(path, Some((media_type, content.as_ref())), true)
+    }
+
+    /// Gives a valid token, for requests that are made by other means. Requests one if need be.
+    ///
+    /// # Errors
+    ///
+    /// As a call whose token can't be had: [`Denied`](ErrorKind::Denied),
+    /// [`Timeout`](ErrorKind::Timeout), [`Exchange`](ErrorKind::Exchange),
+    /// [`InvalidToken`](ErrorKind::InvalidToken) or [`Status`](ErrorKind::Status).
+    pub fn access_token(&self) -> Result<String, Error> {
+        let token = self
+            .tokens
+            .token(self.terms(Deadline::after(self.timeout)))?;
+        Ok(token.value().to_owned())
+    }
+
+    /// Gives the valid token held, if there is one, and what is left of its life. Requests none.
+    #[must_use]
+    pub fn held_token(&self) -> Option<(String, Duration)> {
+        self.tokens.held()
+    }
+
+    /// Takes over a token from an earlier process, with what is left of its life (24 hours at
+    /// most). A token whose time is over does no harm: the first call requests another.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the token has a character other than visible
+    /// ASCII.
+    #[must_use = "this returns the session"]
+    pub fn resume(self, access_token: &str, expires_in: Duration) -> Result<Session, Error> {
+        check_visible("access token", access_token)?;
+        self.tokens.hold(access_token, expires_in);
+        Ok(self)
+    }
+
+    /// Drops the token held if it is this one: for a token that was refused when it was used by
+    /// other means.
+    pub fn invalidate(&self, refused: &str) {
+        self.tokens.invalidate(refused);
+    }
+
+    fn terms(&self, deadline: Deadline) -> Terms {
+        Terms {
+            deadline,
+            renew_before: self.renew_before,
+            retries: self.retries,
+        }
+    }
+
+    /// One call: obeys [`decide`] until there is an answer or an error for the caller. `content`
+    /// with its media type makes it a POST.
+    fn call(
+        &self,
+        path: &str,
+        content: Option<(&str, &[u8])>,
+        is_idempotent: bool,
+    ) -> Result<Response, Error> {
+        let url = self.base.join(path)?;
+        if let Some((media_type, _)) = content {
+            check_media_type(media_type)?;
+        }
+        let deadline = Deadline::after(self.timeout);
+        let mut token = self.tokens.token(self.terms(deadline))?;
+        let mut repeats = 0;
+        let mut was_renewed = false;
+        // Of all attempts so far: what one may have done, a later one does not undo.
+        let mut may_have_executed = false;
+        loop {
+            let (error, outcome) = match self.send(&url, content, &token, deadline) {
+                Ok(answer) if (200..300).contains(&answer.status) => {
+                    self.tokens.accept();
+                    return decoded(answer).map(Response::new);
+                }
+                Ok(answer) => {
+                    let label = answer.content.label().to_owned();
+                    let refusal = answer.into_refusal();
+                    let outcome = Outcome::Answer {
+                        status: refusal.status,
+                        token_refused: is_token_refused(refusal.status, &refusal.fields),
+                        retry_after: refusal.retry_after,
+                    };
+                    (self.refused(&label, refusal, &token), outcome)
+                }
+                Err(failure) => {
+                    let outcome = Outcome::Broken {
+                        was_sent: failure.error.may_have_executed(),
+                        is_final: failure.is_final,
+                    };
+                    (failure.error, outcome)
+                }
+            };
+            may_have_executed |= error.may_have_executed();
+            let attempt = Attempt {
+                is_idempotent,
+                repeats,
+                retries: self.retries,
+                was_renewed,
+                time_left: deadline.left(),
+                jitter: retry::random(),
+            };
+            let next = match decide(attempt, outcome) {
+                Next::Return => return Err(error.or_executed(may_have_executed)),
+                Next::Renew => {
+                    was_renewed = true;
+                    match self.tokens.replace(&token, self.terms(deadline)) {
+                        Ok(None) => return Err(error.or_executed(may_have_executed)),
+                        Ok(Some(token)) => Ok(token),
+                        Err(error) => Err(error),
+                    }
+                }
+                Next::Repeat(pause) => {
+                    tell!(warn, "{error}; again in {pause:?}");
+                    std::thread::sleep(pause);
+                    repeats += 1;
+                    self.tokens.token(self.terms(deadline))
+                }
+            };
+            token = next.map_err(|error| error.or_executed(may_have_executed))?;
+        }
+    }
+
+    fn send(
+        &self,
+        url: &Url,
+        content: Option<(&str, &[u8])>,
+        token: &Token,
+        deadline: Deadline,
+    ) -> Result<exchange::Answer, exchange::Failure> {
+        let authorization = format!("Bearer {}", token.value());
+        let mut fields = vec![("Authorization", authorization.as_str())];
+        if let Some(key) = &self.api_key {
+            fields.push(("x-api-key", key));
+        }
+        if let Some((media_type, _)) = content {
+            fields.push(("Content-Type", media_type));
+        }
+        // An absent field would allow any coding.
+        fields.push(("Accept-Encoding", "identity"));
+        fields.push(("Connection", "close"));
+        let accept = content.map_or("*/*", |(media_type, _)| media_type);
+        for (name, value) in [("Accept", accept), ("User-Agent", USER_AGENT)] {
+            if field(&self.fields, name).is_none() {
+                fields.push((name, value));
+            }
+        }
+        fields.extend(
+            self.fields
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        );
+        let method = if content.is_some() { "POST" } else { "GET" };
+        exchange::send(Request {
+            label: format!("{method} {url}"),
+            url,
+            fields: &fields,
+            content: content.map(|(_, content)| content),
+            deadline,
+        })
+    }
+
+    /// The error for an answer other than 2xx, with JAS's own advice.
+    fn refused(&self, label: &str, refusal: Refusal, token: &Token) -> Error {
+        let status = refusal.status;
+        let advice = match status {
+            400 => ": bad request, usually a missing or wrong media type",
+            401 => ": the access token is missing, invalid or expired",
+            403 if refusal.retry_after.is_some() => ": too many requests for now",
+            403 => {
+                ": the credentials or the API key (x-api-key) are invalid, or the subscription to \
+                 this API is missing"
+            }
+            404 => ": not found",
+            429 => ": too many requests for now",
+            _ => "",
+        };
+        let secret = &self.tokens.client().secret;
+        let key = self.api_key.as_deref().unwrap_or_default();
+        let detail = refusal.detail(&[token.value(), secret, key]);
+        Error::new(
+            ErrorKind::Status,
+            format!("{label}: answered with {status}{advice}{detail}"),
+        )
+        // 4xx says that the request was not acted on; a redirect may follow what was done.
+        .or_executed(!(400..500).contains(&status))
+        .with_refusal(refusal)
+    }
+}
+
+/// Without TLS compiled in, `https` would fail at the first call only.
+fn check_tls(url: &Url) -> Result<(), Error> {
+    let has_tls = cfg!(any(
+        feature = "https-rustls",
+        feature = "https-rustls-probe",
+        feature = "https-native-tls"
+    ));
+    if has_tls || !url.origin.https {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!(
+        "{} needs TLS, and jas-session was built without it: turn on its feature https-rustls (or \
+         https-rustls-probe, or https-native-tls)",
+        url.origin
+    )))
+}
+
+/// Refuses a content coding that was not asked for: it would be taken for the content itself.
+fn decoded(answer: exchange::Answer) -> Result<exchange::Answer, Error> {
+    match field(&answer.fields, "content-encoding") {
+        Some(coding) if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") => {
+            let label = answer.content.label();
+            let coding = crate::error::excerpt(coding, &[]);
+            Err(Error::new(
+                ErrorKind::Exchange,
+                format!("{label}: the content is encoded ({coding}), which was not asked for"),
+            )
+            .or_executed(true))
+        }
+        _ => Ok(answer),
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("base_url", &format_args!("{}", self.base))
+            .field(
+                "token_endpoint",
+                &format_args!("{}", self.tokens.client().endpoint),
+            )
+            .field("client_id", &self.tokens.client().id)
+            .field("timeout", &self.timeout)
+            .field("renew_before", &self.renew_before)
+            .field("retries", &self.retries)
+            .finish_non_exhaustive()
+    }
+}

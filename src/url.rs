@@ -1,0 +1,479 @@
+//! What may be sent where: origins, paths, fields and their characters.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::Error;
+
+/// Scheme, host and port ([RFC 9110, section 4.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-4.3.1)).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Origin {
+    pub(crate) https: bool,
+    /// Lower case.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// An origin with what is behind it: a path, empty or starting with `/`, and perhaps a query.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Url {
+    pub(crate) origin: Origin,
+    pub(crate) path: String,
+}
+
+impl Origin {
+    /// Whether the host is this machine by its very name, so that no name look-up is needed, and
+    /// `http` is safe.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.address().is_some_and(|address| address.is_loopback())
+    }
+
+    /// The host as an address, if it is one.
+    pub(crate) fn address(&self) -> Option<Ipv4Addr> {
+        self.host.parse().ok()
+    }
+}
+
+impl fmt::Display for Origin {
+    /// Without the port if it is the scheme's own: the `Host` field is made from this text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, default) = if self.https {
+            ("https://", 443)
+        } else {
+            ("http://", 80)
+        };
+        f.write_str(scheme)?;
+        f.write_str(&self.host)?;
+        if self.port == default {
+            return Ok(());
+        }
+        write!(f, ":{}", self.port)
+    }
+}
+
+impl fmt::Display for Url {
+    /// For messages: without the query, which may name what does not belong in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.origin.fmt(f)?;
+        f.write_str(self.path.split('?').next().unwrap_or_default())
+    }
+}
+
+impl Url {
+    /// The base URL: no query, and no `/` at its end.
+    pub(crate) fn base(text: &str) -> Result<Url, Error> {
+        let mut url = Url::parse("base URL", text)?;
+        if url.path.contains('?') {
+            return Err(refused("base URL", "has a query, which it can't have"));
+        }
+        url.path.truncate(url.path.trim_end_matches('/').len());
+        if let Some(base) = url.path.strip_suffix("/oauth2/token") {
+            return Err(refused(
+                "base URL",
+                format_args!(
+                    "is that of the token endpoint: leave its path out ({}{base})",
+                    url.origin
+                ),
+            ));
+        }
+        Ok(url)
+    }
+
+    /// A whole URL, named `what` in errors.
+    pub(crate) fn parse(what: &str, text: &str) -> Result<Url, Error> {
+        check_uri(what, text)?;
+        let (https, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            _ => return Err(refused(what, "does not start with https://")),
+        };
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        if authority.contains('@') {
+            return Err(refused(
+                what,
+                "has user information before its host (`@`), which must not be sent",
+            ));
+        }
+        let (host, port) = match authority.split_once(':') {
+            // minreq takes the first colon for the one before the port.
+            _ if authority.starts_with('[') => {
+                return Err(refused(
+                    what,
+                    "has an IPv6 address as its host, which is not supported: use a host name",
+                ))
+            }
+            Some((host, port)) => match port.parse::<u16>() {
+                Ok(number) if number != 0 && !port.starts_with('+') => (host, number),
+                _ => return Err(refused(what, "has a port that is not from 1 to 65535")),
+            },
+            None => (authority, if https { 443 } else { 80 }),
+        };
+        check_host(what, host)?;
+        let origin = Origin {
+            https,
+            host: host.to_ascii_lowercase(),
+            port,
+        };
+        if !https && !origin.is_loopback() {
+            return Err(refused(
+                what,
+                "is not https: http is for this machine only (localhost, 127.0.0.0/8), because \
+                 secrets would be readable on the way",
+            ));
+        }
+        let path = match path.strip_prefix('?') {
+            Some(_) => format!("/{path}"),
+            None => path.to_owned(),
+        };
+        Ok(Url { origin, path })
+    }
+
+    /// `path` behind this base URL; or `path` itself if it is a full URL of the same origin.
+    pub(crate) fn join(&self, path: &str) -> Result<Url, Error> {
+        if path.starts_with('/') {
+            check_uri("path", path)?;
+            return Ok(Url {
+                origin: self.origin.clone(),
+                path: format!("{}{path}", self.path),
+            });
+        }
+        if !path.contains("://") {
+            check_uri("path", path)?;
+            return Err(refused(
+                "path",
+                "starts neither with `/` nor with the base URL's origin",
+            ));
+        }
+        let mut url = Url::parse("path", path)?;
+        if url.origin != self.origin {
+            return Err(refused(
+                "path",
+                format_args!(
+                    "is a URL of another origin ({}) than the base URL's ({}), where neither \
+                     token nor API key may go",
+                    url.origin, self.origin
+                ),
+            ));
+        }
+        if url.path.is_empty() {
+            url.path.push('/');
+        }
+        Ok(url)
+    }
+}
+
+/// `text` in the encoding of `application/x-www-form-urlencoded` ([RFC 6749, appendix
+/// B](https://www.rfc-editor.org/rfc/rfc6749#appendix-B)).
+pub(crate) fn form_encoded(text: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut encoded = String::with_capacity(text.len());
+    for &byte in text.as_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => {
+                encoded.push(byte.into());
+            }
+            b' ' => encoded.push('+'),
+            _ => {
+                encoded.push('%');
+                encoded.push(HEX[usize::from(byte >> 4)].into());
+                encoded.push(HEX[usize::from(byte & 15)].into());
+            }
+        }
+    }
+    encoded
+}
+
+/// Checks a client id or secret: printable ASCII ([RFC 6749, appendix
+/// A](https://www.rfc-editor.org/rfc/rfc6749#appendix-A)), no blank at either end.
+pub(crate) fn check_credential(what: &str, text: &str) -> Result<(), Error> {
+    check(what, text, |c| (' '..='~').contains(&c))?;
+    check_ends(what, text)
+}
+
+/// Checks an access token or an API key: visible ASCII, so that it can stand in a header field.
+pub(crate) fn check_visible(what: &str, text: &str) -> Result<(), Error> {
+    check(what, text, |c| c.is_ascii_graphic())
+}
+
+/// Checks a field value ([RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)),
+/// which may be empty.
+pub(crate) fn check_field_value(what: &str, text: &str) -> Result<(), Error> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    check(what, text, |c| c == '\t' || (' '..='~').contains(&c))?;
+    check_ends(what, text)
+}
+
+/// Checks a field name: a token of [RFC 9110, section
+/// 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2).
+pub(crate) fn check_field_name(what: &str, text: &str) -> Result<(), Error> {
+    check(what, text, is_token_character)
+}
+
+/// Checks a media type: `type/subtype`, perhaps with parameters.
+pub(crate) fn check_media_type(text: &str) -> Result<(), Error> {
+    let what = "media type";
+    check(what, text, |c| c == '\t' || (' '..='~').contains(&c))?;
+    check_ends(what, text)?;
+    let essence = text.split(';').next().unwrap_or_default().trim_end();
+    match essence.split_once('/') {
+        Some((kind, subtype))
+            if !kind.is_empty()
+                && !subtype.is_empty()
+                && kind.chars().chain(subtype.chars()).all(is_token_character) =>
+        {
+            Ok(())
+        }
+        _ => Err(refused(
+            what,
+            "is not of the form type/subtype, such as application/json",
+        )),
+    }
+}
+
+fn is_token_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
+}
+
+/// Checks that `text` holds characters of a URI only ([RFC 3986, section
+/// 2](https://www.rfc-editor.org/rfc/rfc3986#section-2)) and no fragment.
+fn check_uri(what: &str, text: &str) -> Result<(), Error> {
+    check(what, text, |c| {
+        c.is_ascii_alphanumeric() || "-._~:/?[]@!$&'()*+,;=%".contains(c)
+    })?;
+    let bytes = text.as_bytes();
+    for (i, _) in text.match_indices('%') {
+        let digits = bytes.get(i + 1..i + 3).unwrap_or_default();
+        if digits.len() < 2 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(refused(
+                what,
+                format_args!(
+                    "has a `%` as character {} without two hexadecimal digits behind it: write \
+                     %25 for a percent sign",
+                    i + 1
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_host(what: &str, host: &str) -> Result<(), Error> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    if host.is_empty() || host.len() > 253 || !host.split('.').all(label) {
+        return Err(refused(what, "has no valid host name"));
+    }
+    // A resolver reads `127.1`, `0x7f.0.0.1` or `2130706433` as an address, too.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_number = last.starts_with("0x") || last.starts_with("0X") || last.parse::<u64>().is_ok();
+    if is_number && host.parse::<Ipv4Addr>().is_err() {
+        return Err(refused(
+            what,
+            "has a host that is neither a name nor an IPv4 address in four decimal parts",
+        ));
+    }
+    Ok(())
+}
+
+fn check(what: &str, text: &str, is_good: impl Fn(char) -> bool) -> Result<(), Error> {
+    if text.is_empty() {
+        return Err(refused(what, "is empty"));
+    }
+    let Some((i, c)) = text.chars().enumerate().find(|(_, c)| !is_good(*c)) else {
+        return Ok(());
+    };
+    let (place, code) = (i + 1, u32::from(c));
+    let name = match c {
+        '\n' | '\r' => "a line break",
+        '\t' => "a tab",
+        ' ' => "a blank",
+        '#' => "a `#`",
+        c if c.is_control() => "a control character",
+        c if !c.is_ascii() => "not ASCII",
+        _ => "not allowed there",
+    };
+    Err(refused(
+        what,
+        format_args!("can't be sent: character {place} is {name} (U+{code:04X})"),
+    ))
+}
+
+fn check_ends(what: &str, text: &str) -> Result<(), Error> {
+    if text.trim().len() == text.len() {
+        return Ok(());
+    }
+    Err(refused(what, "starts or ends with a blank"))
+}
+
+fn refused(what: &str, why: impl fmt::Display) -> Error {
+    Error::invalid_input(format!("the {what} {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<T: fmt::Debug>(result: Result<T, Error>) -> String {
+        let error = result.expect_err("must be refused");
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
+        error.to_string()
+    }
+
+    #[test]
+    fn base_urls_that_are_accepted() {
+        for (text, origin, path) in [
+            ("https://api.jas.com", "https://api.jas.com", ""),
+            ("HTTPS://API.jas.com/", "https://api.jas.com", ""),
+            ("https://api.jas.com:443/x/", "https://api.jas.com", "/x"),
+            ("https://api.jas.com:8443", "https://api.jas.com:8443", ""),
+            ("https://10.0.0.7/v1", "https://10.0.0.7", "/v1"),
+            ("http://localhost:80", "http://localhost", ""),
+            ("http://127.0.0.9:8080//", "http://127.0.0.9:8080", ""),
+            ("https://a_b.example/%20", "https://a_b.example", "/%20"),
+        ] {
+            let url = Url::base(text).expect(text);
+            assert_eq!(
+                (url.origin.to_string().as_str(), url.path.as_str()),
+                (origin, path)
+            );
+        }
+    }
+
+    #[test]
+    fn base_urls_that_are_refused() {
+        for (text, why) in [
+            ("", "is empty"),
+            ("api.jas.com", "does not start with https://"),
+            ("ftp://api.jas.com", "does not start with https://"),
+            ("https://", "has no valid host name"),
+            ("https:///x", "has no valid host name"),
+            ("https://a..b", "has no valid host name"),
+            ("https://-a.b", "has no valid host name"),
+            ("https://a.b.", "has no valid host name"),
+            ("https://127.1", "has a host that is neither a name nor an IPv4 address in four decimal parts"),
+            ("https://0x7f000001", "has a host that is neither a name nor an IPv4 address in four decimal parts"),
+            ("https://a:0", "has a port that is not from 1 to 65535"),
+            ("https://a:65979", "has a port that is not from 1 to 65535"),
+            ("https://a:+443", "has a port that is not from 1 to 65535"),
+            ("https://a:", "has a port that is not from 1 to 65535"),
+            ("https://[::1]/", "has an IPv6 address as its host, which is not supported: use a host name"),
+            ("https://a/?q", "has a query, which it can't have"),
+            ("https://a?q", "has a query, which it can't have"),
+            ("https://a/#x", "can't be sent: character 11 is a `#` (U+0023)"),
+            ("https://a\r\n", "can't be sent: character 10 is a line break (U+000D)"),
+            ("https://é", "can't be sent: character 9 is not ASCII (U+00E9)"),
+            ("https://a b", "can't be sent: character 10 is a blank (U+0020)"),
+            ("https://a\\b", "can't be sent: character 10 is not allowed there (U+005C)"),
+            ("https://a/%2", "has a `%` as character 11 without two hexadecimal digits behind it: write %25 for a percent sign"),
+            ("http://127.0.0.9:pw@api.example.com/", "has user information before its host (`@`), which must not be sent"),
+            ("http://api.jas.com", "is not https: http is for this machine only (localhost, 127.0.0.0/8), because secrets would be readable on the way"),
+            ("http://localhost.evil.com", "is not https: http is for this machine only (localhost, 127.0.0.0/8), because secrets would be readable on the way"),
+            ("https://api.jas.com/x/oauth2/token", "is that of the token endpoint: leave its path out (https://api.jas.com/x)"),
+        ] {
+            assert_eq!(message(Url::base(text)), format!("the base URL {why}"), "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_are_put_behind_the_base_url() {
+        let base = Url::base("https://api.jas.com/gw").unwrap();
+        for (path, whole) in [
+            ("/a/b?c=d", "/gw/a/b?c=d"),
+            ("/", "/gw/"),
+            ("//evil.com/x", "/gw//evil.com/x"),
+            ("https://API.jas.com/next?page=2", "/next?page=2"),
+            ("HTTPS://api.jas.com:443", "/"),
+            ("https://api.jas.com?x", "/?x"),
+            ("/a?u=https://b/", "/gw/a?u=https://b/"),
+        ] {
+            assert_eq!(base.join(path).expect(path).path, whole);
+        }
+        for (path, why) in [
+            ("", "is empty"),
+            ("a", "starts neither with `/` nor with the base URL's origin"),
+            ("?a", "starts neither with `/` nor with the base URL's origin"),
+            ("/a#b", "can't be sent: character 3 is a `#` (U+0023)"),
+            ("/a\0", "can't be sent: character 3 is a control character (U+0000)"),
+            ("/a{", "can't be sent: character 3 is not allowed there (U+007B)"),
+            ("https://api.jas.com:444/", "is a URL of another origin (https://api.jas.com:444) than the base URL's (https://api.jas.com), where neither token nor API key may go"),
+            ("https://api.jas.com.evil.com/", "is a URL of another origin (https://api.jas.com.evil.com) than the base URL's (https://api.jas.com), where neither token nor API key may go"),
+        ] {
+            assert_eq!(message(base.join(path)), format!("the path {why}"), "{path}");
+        }
+    }
+
+    #[test]
+    fn form_encoding_follows_the_vectors_of_rfc_6749() {
+        // Appendix B: U+0020, U+0025, U+0026, U+002B, U+00A3 and U+20AC.
+        assert_eq!(form_encoded(" %&+£€"), "+%25%26%2B%C2%A3%E2%82%AC");
+        assert_eq!(form_encoded("aZ09*-._~"), "aZ09*-._%7E");
+    }
+
+    #[test]
+    fn credentials_fields_and_media_types() {
+        assert!(check_credential("x", " ").is_err());
+        assert!(check_credential("x", "a b\"\\").is_ok());
+        assert_eq!(
+            message(check_credential("client secret", "hush\n")),
+            "the client secret can't be sent: character 5 is a line break (U+000A)"
+        );
+        assert_eq!(
+            message(check_credential("client secret", "hush ")),
+            "the client secret starts or ends with a blank"
+        );
+        assert!(check_visible("x", "a b").is_err());
+        assert!(check_field_value("x", "").is_ok());
+        assert!(check_field_value("x", "a\tb c").is_ok());
+        assert!(check_field_value("x", "a\r\nb: c").is_err());
+        assert!(check_field_name("x", "x-y").is_ok());
+        assert!(check_field_name("x", "x:y").is_err());
+        assert!(check_field_name("x", "").is_err());
+        for good in [
+            "application/json",
+            "application/xml; charset=utf-8",
+            "a/b;c=\"d e\"",
+        ] {
+            assert!(check_media_type(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "json",
+            "/json",
+            "a/",
+            "a /b",
+            "a/b/c",
+            "a/b\r\nx: y",
+            " a/b",
+            "ä/b",
+        ] {
+            assert!(check_media_type(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_megabyte_of_anything_is_checked_without_a_panic() {
+        let base = Url::base("https://a").unwrap();
+        for c in ['a', '%', '/', ':', '@', '\0', 'é', '?', '['] {
+            let text: String = std::iter::repeat(c).take(1 << 20).collect();
+            let _ = Url::base(&text);
+            let _ = Url::base(&format!("https://{text}"));
+            let _ = base.join(&text);
+            let _ = base.join(&format!("/{text}"));
+            let _ = check_credential("x", &text);
+            let _ = check_visible("x", &text);
+            let _ = check_field_name("x", &text);
+            let _ = check_field_value("x", &text);
+            let _ = check_media_type(&text);
+        }
+    }
+}
