@@ -1,0 +1,322 @@
+//! A stand-in for the JAS gateway on loopback: token endpoint, tracking, bookings and documents
+//! as JAS describes them, with faults on demand. Plain HTTP/1.1, one connection per request.
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(unreachable_pub, reason = "pub is what tests use")]
+
+mod gateway;
+mod http;
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// The client identifier that the token endpoint knows; form encoding touches most of it.
+pub const CLIENT_ID: &str = "parcel desk+eu&id=7%2F/:a?#";
+/// The secret of that client; form encoding touches most of it.
+pub const CLIENT_SECRET: &str = "s3cr3t %41+&=/:;?#'<>@~*-._ end";
+/// The key that the APIs want in `x-api-key`.
+pub const API_KEY: &str = "sandbox-api-key-4711";
+
+/// How long a blocked thread goes without a look at whether the sandbox is being dropped.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// A running gateway. Dropping it ends every connection and joins every thread; it panics if
+/// one of them has panicked.
+pub struct Sandbox {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<bool>>,
+}
+
+impl Sandbox {
+    /// Starts a gateway on a free port of 127.0.0.1; its tokens live for 600 s.
+    pub fn start() -> Sandbox {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("the address of a listener");
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                lifetime: Duration::from_secs(600),
+                ..State::default()
+            }),
+            changed: Condvar::new(),
+            stopping: AtomicBool::new(false),
+        });
+        let acceptor = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&listener, &shared)
+        });
+        Sandbox {
+            address,
+            shared,
+            acceptor: Some(acceptor),
+        }
+    }
+
+    /// The base URL, `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Sets the lifetime of the tokens issued from now on; `expires_in` tells its whole seconds.
+    pub fn token_lifetime(&self, lifetime: Duration) {
+        self.shared.lock().lifetime = lifetime;
+    }
+
+    /// Sets the JSON text that token answers give as `expires_in`; an empty one leaves it out.
+    pub fn expires_in(&self, json: &str) {
+        self.shared.lock().expires_in = Some(json.to_owned());
+    }
+
+    /// Refuses every token issued so far from now on.
+    pub fn revoke(&self) {
+        self.shared.lock().tokens.clear();
+    }
+
+    /// Queues a fault: each request to `place` meets one, in order.
+    pub fn next(&self, place: Place, fault: Fault) {
+        self.shared.lock().queued[place as usize].push_back(fault);
+    }
+
+    /// Sets the fault of every request to `place` for which none is queued.
+    pub fn always(&self, place: Place, fault: Option<Fault>) {
+        self.shared.lock().standing[place as usize] = fault;
+    }
+
+    /// Everything received, in order of arrival; the content may still be on its way.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.lock().requests.clone()
+    }
+
+    /// How many requests to `place` have arrived: they count once their head is complete.
+    pub fn count(&self, place: Place) -> usize {
+        self.shared.lock().count(place)
+    }
+
+    /// Waits until [`Sandbox::count`] is at least `n`; panics after 10 s.
+    pub fn await_count(&self, place: Place, n: usize) {
+        let (state, waited) = self
+            .shared
+            .changed
+            .wait_timeout_while(self.shared.lock(), Duration::from_secs(10), |state| {
+                state.count(place) < n
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = state.count(place);
+        drop(state);
+        assert!(
+            !waited.timed_out(),
+            "{count} of {n} requests to {place:?} after 10 s"
+        );
+    }
+
+    /// How many creates have been executed.
+    pub fn bookings(&self) -> usize {
+        self.shared.lock().bookings
+    }
+
+    /// How many tokens have been issued.
+    pub fn tokens_issued(&self) -> usize {
+        self.shared.lock().issued
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let state = self.shared.lock();
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        drop(state);
+        self.shared.changed.notify_all();
+        let Some(acceptor) = self.acceptor.take() else {
+            return;
+        };
+        // A connection wakes the thread that accepts; again, should this one fail.
+        while TcpStream::connect_timeout(&self.address, SLICE).is_err() && !acceptor.is_finished() {
+        }
+        let panicked = acceptor.join().unwrap_or(true);
+        assert!(
+            !panicked || thread::panicking(),
+            "a thread of the sandbox panicked"
+        );
+    }
+}
+
+/// The two parts of the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The token endpoint, `/oauth2/token`.
+    Token,
+    /// Everything else.
+    Api,
+}
+
+/// What happens to a request instead of a good answer. Its content is read first in any case.
+#[derive(Clone)]
+pub enum Fault {
+    /// Answers with this status, these fields (and `Content-Length` and `Connection` unless
+    /// they are among them) and this content, and executes nothing.
+    Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
+    /// Writes these bytes and closes, executing nothing.
+    Raw(Vec<u8>),
+    /// Executes the request, sends that many bytes of the good answer and closes.
+    Cut(usize),
+    /// Executes the request, sends the head and that many bytes of the content, or nothing at
+    /// all, and stays silent until the client closes.
+    Stall(Option<usize>),
+    /// Waits for the gate, then goes on as usual.
+    Wait(Gate),
+    /// Executes the request and answers as usual with these fields added.
+    With(Vec<(&'static str, String)>),
+    /// Executes the request and sends the good answer a byte at a time with this pause.
+    Drip(Duration),
+    /// Executes the request and sends the good answer in chunks of this size.
+    Chunked(usize),
+    /// Executes the request and sends the good answer without a length, ended by closing.
+    UntilClose,
+}
+
+/// Holds up the requests that meet it until it is opened, for 20 s at most.
+#[derive(Clone)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// Makes a closed gate.
+    pub fn new() -> Gate {
+        Gate(Arc::new((Mutex::new(false), Condvar::new())))
+    }
+
+    /// Lets everything pass, now and later.
+    pub fn open(&self) {
+        *self.0 .0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0 .1.notify_all();
+    }
+
+    fn pass(&self, shared: &Shared) {
+        let start = Instant::now();
+        let mut open = self.0 .0.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*open && !shared.is_stopping() && start.elapsed() < Duration::from_secs(20) {
+            let woken = self.0 .1.wait_timeout(open, SLICE);
+            open = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// A request as it was received.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The part of the gateway it went to.
+    pub place: Place,
+    /// The method.
+    pub method: String,
+    /// The request target: path and query.
+    pub target: String,
+    /// The whole head, line ends included.
+    pub head: String,
+    /// The header fields, in order.
+    pub fields: Vec<(String, String)>,
+    /// The content, as far as it has been received.
+    pub content: Vec<u8>,
+}
+
+impl Request {
+    /// The value of the first field of this name, in any case.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.fields.iter();
+        fields
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// What the threads share.
+struct Shared {
+    state: Mutex<State>,
+    /// Tells of a request that has arrived, and of the end.
+    changed: Condvar,
+    stopping: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    requests: Vec<Request>,
+    queued: [VecDeque<Fault>; 2],
+    standing: [Option<Fault>; 2],
+    lifetime: Duration,
+    expires_in: Option<String>,
+    /// The tokens that are accepted, each with its expiry.
+    tokens: Vec<(String, Instant)>,
+    issued: usize,
+    bookings: usize,
+}
+
+impl State {
+    fn count(&self, place: Place) -> usize {
+        let requests = self.requests.iter();
+        requests.filter(|request| request.place == place).count()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Records a request whose head has arrived; gives its number and the fault that it meets.
+    fn record(&self, request: Request) -> (usize, Option<Fault>) {
+        let mut state = self.lock();
+        let place = request.place as usize;
+        let queued = state.queued[place].pop_front();
+        let fault = queued.or_else(|| state.standing[place].clone());
+        state.requests.push(request);
+        let number = state.requests.len() - 1;
+        drop(state);
+        self.changed.notify_all();
+        (number, fault)
+    }
+
+    /// Pauses for this long, or until the sandbox is dropped.
+    fn pause(&self, pause: Duration) {
+        let stopping = |_: &mut State| !self.is_stopping();
+        drop(
+            self.changed
+                .wait_timeout_while(self.lock(), pause, stopping),
+        );
+    }
+}
+
+/// Gives each connection a thread until the sandbox is dropped; tells whether one panicked.
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) -> bool {
+    let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    let mut panicked = false;
+    loop {
+        let accepted = listener.accept();
+        if shared.is_stopping() {
+            break;
+        }
+        // Threads that have ended are joined here, for each holds its stack until then.
+        let (ended, running) = threads.into_iter().partition(JoinHandle::is_finished);
+        threads = running;
+        panicked |= any_panicked(ended);
+        let Ok((stream, _)) = accepted else {
+            shared.pause(SLICE); // out of descriptors: some connection will end
+            continue;
+        };
+        let shared = Arc::clone(shared);
+        threads.push(thread::spawn(move || {
+            // A client that goes away is no fault of the gateway.
+            let _ = http::serve(&stream, &shared);
+        }));
+    }
+    any_panicked(threads) || panicked
+}
+
+fn any_panicked(threads: Vec<JoinHandle<()>>) -> bool {
+    let results = threads.into_iter().map(JoinHandle::join);
+    results.filter(Result::is_err).count() > 0
+}
