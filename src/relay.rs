@@ -369,16 +369,12 @@ fn carry_request(link: &Arc<Link>, client: &TcpStream) -> Option<JoinHandle<()>>
     while let Ok(n @ 1..) = link.receive(client, &mut buffer, &mut set) {
         if down.is_none() {
             let thread_link = Arc::clone(link);
-            match thread::Builder::new()
-                .stack_size(STACK)
-                .spawn(move || carry_down(&thread_link))
-            {
-                Ok(thread) => down = Some(thread),
-                Err(_) => {
-                    link.note(NO_THREAD);
-                    break;
-                }
-            }
+            let thread = thread::Builder::new().stack_size(STACK);
+            let Ok(thread) = thread.spawn(move || carry_down(&thread_link)) else {
+                link.note(NO_THREAD);
+                break;
+            };
+            down = Some(thread);
         }
         if !link.is_tls || records.show_application_data(&buffer[..n]) {
             link.note(REQUEST_BEGAN);

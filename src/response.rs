@@ -95,16 +95,16 @@ impl Response {
     /// not JSON of this type: a member that `T` needs is missing or of another type.
     pub fn json<T: miniserde::Deserialize>(self) -> Result<T, Error> {
         let label = self.content.label().to_owned();
-        let kind = self.header("content-type").unwrap_or("no media type");
-        let kind = crate::error::excerpt(kind, &[]);
         let text = self.text()?;
         miniserde::json::from_str(&text).map_err(|_| {
             let wanted = std::any::type_name::<T>();
-            let length = text.len();
-            unfit(
-                &label,
-                format_args!("({kind}, {length} bytes) is not JSON of the shape of {wanted}"),
-            )
+            // Nothing of the content itself: it may hold anything.
+            let what = match text.trim_start().chars().next() {
+                None => "is empty, not".to_owned(),
+                Some('<') => "looks like HTML or XML; it is not".to_owned(),
+                Some(_) => format!("({} bytes) is not", text.len()),
+            };
+            unfit(&label, format_args!("{what} JSON of the shape of {wanted}"))
         })
     }
 }

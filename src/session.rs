@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{field, Error, ErrorKind, Refusal};
+use crate::error::{excerpt, field, Error, ErrorKind, Refusal};
 use crate::exchange::{self, Deadline, Request};
 use crate::response::Response;
 use crate::retry::{self, decide, is_token_refused, Attempt, Next, Outcome};
@@ -343,6 +343,7 @@ impl Session {
         }
         let deadline = Deadline::after(self.timeout);
         let mut token = self.tokens.token(self.terms(deadline))?;
+        let first = token.clone();
         let mut repeats = 0;
         let mut was_renewed = false;
         // Of all attempts so far: what one may have done, a later one does not undo.
@@ -351,7 +352,7 @@ impl Session {
             let (error, outcome) = match self.send(&url, content, &token, deadline) {
                 Ok(answer) if (200..300).contains(&answer.status) => {
                     self.tokens.accept();
-                    return decoded(answer).map(Response::new);
+                    return self.decoded(answer, &token).map(Response::new);
                 }
                 Ok(answer) => {
                     let label = answer.content.label().to_owned();
@@ -361,7 +362,7 @@ impl Session {
                         token_refused: is_token_refused(refusal.status, &refusal.fields),
                         retry_after: refusal.retry_after,
                     };
-                    (self.refused(&label, refusal, &token), outcome)
+                    (self.refused(&label, refusal, [&first, &token]), outcome)
                 }
                 Err(failure) => {
                     let outcome = Outcome::Broken {
@@ -441,7 +442,7 @@ impl Session {
     }
 
     /// The error for an answer other than 2xx, with JAS's own advice.
-    fn refused(&self, label: &str, refusal: Refusal, token: &Token) -> Error {
+    fn refused(&self, label: &str, refusal: Refusal, tokens: [&Token; 2]) -> Error {
         let status = refusal.status;
         let advice = match status {
             400 => ": bad request, usually a missing or wrong media type",
@@ -455,9 +456,7 @@ impl Session {
             429 => ": too many requests for now",
             _ => "",
         };
-        let secret = &self.tokens.client().secret;
-        let key = self.api_key.as_deref().unwrap_or_default();
-        let detail = refusal.detail(&[token.value(), secret, key]);
+        let detail = refusal.detail(&self.secrets(tokens));
         Error::new(
             ErrorKind::Status,
             format!("{label}: answered with {status}{advice}{detail}"),
@@ -465,6 +464,30 @@ impl Session {
         // 4xx says that the request was not acted on; a redirect may follow what was done.
         .or_executed(!(400..500).contains(&status))
         .with_refusal(refusal)
+    }
+
+    /// Refuses a content coding that was not asked for: it would be taken for the content itself.
+    fn decoded(&self, answer: exchange::Answer, token: &Token) -> Result<exchange::Answer, Error> {
+        match field(&answer.fields, "content-encoding") {
+            Some(coding) if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") => {
+                let label = answer.content.label();
+                let coding = excerpt(coding, &self.secrets([token, token]));
+                let message =
+                    format!("{label}: the content is encoded ({coding}), which was not asked for");
+                Err(Error::new(ErrorKind::Exchange, message).or_executed(true))
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// What a server may echo, and no message may show.
+    fn secrets<'a>(&'a self, [first, token]: [&'a Token; 2]) -> [&'a str; 4] {
+        [
+            first.value(),
+            token.value(),
+            &self.tokens.client().secret,
+            self.api_key.as_deref().unwrap_or_default(),
+        ]
     }
 }
 
@@ -483,22 +506,6 @@ fn check_tls(url: &Url) -> Result<(), Error> {
          https-rustls-probe, or https-native-tls)",
         url.origin
     )))
-}
-
-/// Refuses a content coding that was not asked for: it would be taken for the content itself.
-fn decoded(answer: exchange::Answer) -> Result<exchange::Answer, Error> {
-    match field(&answer.fields, "content-encoding") {
-        Some(coding) if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") => {
-            let label = answer.content.label();
-            let coding = crate::error::excerpt(coding, &[]);
-            Err(Error::new(
-                ErrorKind::Exchange,
-                format!("{label}: the content is encoded ({coding}), which was not asked for"),
-            )
-            .or_executed(true))
-        }
-        _ => Ok(answer),
-    }
 }
 
 impl fmt::Debug for Session {

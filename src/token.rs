@@ -665,12 +665,107 @@ mod tests {
             let token = Token::new("a", second * lifetime, start);
             let margin = second * margin;
             assert!(
-                !token.is_due(start + second * due - second / 2, margin),
+                !token.is_due(start + second * (due - 1), margin),
                 "{lifetime}"
             );
             assert!(token.is_due(start + second * due, margin), "{lifetime}");
-            assert!(token.is_valid(start + second * lifetime - second / 2));
+            assert!(token.is_valid(start + second * (lifetime - 1)));
             assert!(!token.is_valid(start + second * lifetime));
         }
+    }
+
+    fn terms(timeout: Duration) -> Terms {
+        Terms {
+            deadline: Deadline::after(timeout),
+            renew_before: Duration::ZERO,
+            retries: 0,
+        }
+    }
+
+    #[test]
+    fn those_who_waited_share_the_outcome_even_a_token_without_a_lifetime() {
+        let tokens = tokens();
+        let now = Instant::now();
+        let denied = || Landing::Failure(Error::new(ErrorKind::Denied, "no"));
+        for landing in [
+            Landing::Token(Token::new("a", Duration::ZERO, now)),
+            denied(),
+            Landing::Nothing,
+        ] {
+            let expected = match &landing {
+                Landing::Token(token) => Some(Ok(token.value.to_string())),
+                Landing::Failure(error) => Some(Err(error.to_string())),
+                Landing::Nothing => None,
+            };
+            let pilot = tokens.take_off(&mut tokens.state());
+            let flight = Arc::clone(&pilot.flight);
+            std::thread::scope(|scope| {
+                let waiting: Vec<_> = (0..8)
+                    .map(|_| scope.spawn(|| tokens.wait(&flight, terms(Duration::from_secs(20)))))
+                    .collect();
+                pilot.land(landing);
+                for thread in waiting {
+                    let outcome = thread.join().expect("no panic").transpose();
+                    let outcome = outcome.map(|result| match result {
+                        Ok(token) => Ok(token.value.to_string()),
+                        Err(error) => Err(error.to_string()),
+                    });
+                    assert_eq!(outcome, expected);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_request_that_panics_leaves_nobody_waiting() {
+        let tokens = tokens();
+        let pilot = tokens.take_off(&mut tokens.state());
+        let flight = Arc::clone(&pilot.flight);
+        drop(pilot);
+        assert!(matches!(
+            tokens.wait(&flight, terms(Duration::from_secs(20))),
+            Ok(None)
+        ));
+        assert!(tokens.state().flight.is_none());
+    }
+
+    #[test]
+    fn a_replacement_is_not_replaced_until_a_call_is_accepted() {
+        let tokens = tokens();
+        tokens.hold("new", Duration::from_secs(60));
+        tokens.state().unproven = Some(Instant::now() + CALM);
+        let refused = tokens.state().held.clone().expect("the token held");
+        assert!(matches!(
+            tokens.replace(&refused, terms(Duration::ZERO)),
+            Ok(None)
+        ));
+        assert!(
+            tokens.held().is_some(),
+            "it is kept, in case the API recovers"
+        );
+        tokens.accept();
+        // It is dropped now, and there is no time to request another.
+        let error = tokens.replace(&refused, terms(Duration::ZERO)).err();
+        assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Timeout));
+        assert!(tokens.held().is_none());
+        // A token that another thread has replaced already is of no more interest.
+        tokens.hold("newer", Duration::from_secs(60));
+        let replaced = tokens.replace(&refused, terms(Duration::ZERO));
+        assert_eq!(
+            replaced.ok().flatten().map(|t| t.value.to_string()),
+            Some("newer".into())
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_forgotten_after_ten_seconds() {
+        let tokens = tokens();
+        let until = Instant::now() + CALM;
+        tokens.state().denied = Some((Error::new(ErrorKind::Denied, "no"), until));
+        let kind = |tokens: &Tokens| tokens.token(terms(Duration::ZERO)).err().map(|e| e.kind());
+        assert_eq!(kind(&tokens), Some(ErrorKind::Denied));
+        tokens.state().denied = Some((Error::new(ErrorKind::Denied, "no"), Instant::now()));
+        // A request is made, for which there is no time.
+        assert_eq!(kind(&tokens), Some(ErrorKind::Timeout));
     }
 }

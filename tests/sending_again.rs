@@ -1,0 +1,193 @@
+//! What is sent again and what never is: counted where it is received.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use jas_session::{Error, ErrorKind, Response, Session};
+
+mod sandbox;
+use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+
+const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
+const BOOKINGS: &str = "/bookings/v1/bookings";
+
+/// A session that has its token already.
+fn session(sandbox: &Sandbox) -> Session {
+    let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
+        .and_then(|session| session.api_key(API_KEY))
+        .expect("a session");
+    session.access_token().expect("a token");
+    session
+}
+
+fn book(session: &Session) -> Result<Response, Error> {
+    session.post(BOOKINGS, "application/json", "{}")
+}
+
+fn answer(status: u16, retry_after: Option<&str>) -> Fault {
+    let fields = retry_after.map(|value| ("Retry-After", value.to_owned()));
+    Fault::Answer(status, fields.into_iter().collect(), vec![])
+}
+
+#[test]
+fn a_plain_post_whose_answer_was_lost_cut_late_or_not_2xx_has_been_sent_exactly_once() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox).timeout(Duration::from_millis(400));
+    let statuses = [
+        300, 302, 303, 307, 400, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 596,
+    ];
+    let mut faults: Vec<_> = statuses
+        .into_iter()
+        .flat_map(|status| {
+            [
+                (answer(status, None), Some(status)),
+                (answer(status, Some("0")), Some(status)),
+            ]
+        })
+        .collect();
+    // The head of a good answer is longer than 60 bytes.
+    faults.extend([0, 1, 9, 15, 20, 60].map(|n| (Fault::Cut(n), None)));
+    faults.extend([None, Some(0)].map(|n| (Fault::Stall(n), None)));
+    for raw in [
+        "",
+        "\r\n\r\n",
+        "garbage",
+        "HTTP/1.1 100 Continue\r\nx: y\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n",
+    ] {
+        faults.push((Fault::Raw(raw.into()), None));
+    }
+    for (i, (fault, status)) in faults.into_iter().enumerate() {
+        let executes = matches!(fault, Fault::Cut(_) | Fault::Stall(_));
+        let (received, booked) = (sandbox.count(Place::Api), sandbox.bookings());
+        sandbox.next(Place::Api, fault);
+        let error = book(&session)
+            .and_then(Response::bytes)
+            .expect_err("no good answer");
+        assert_eq!(error.status(), status, "{i}: {error}");
+        assert_eq!(sandbox.count(Place::Api), received + 1, "{i}: {error}");
+        assert_eq!(
+            sandbox.bookings() - booked,
+            usize::from(executes),
+            "{i}: {error}"
+        );
+        let refused = status.is_some_and(|status| (400..500).contains(&status));
+        assert_eq!(error.may_have_executed(), !refused, "{i}: {error}");
+    }
+    assert_eq!(sandbox.count(Place::Token), 1);
+}
+
+#[test]
+fn calls_that_only_read_are_sent_again_and_succeed() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    for fault in [
+        Fault::Raw(vec![]),
+        Fault::Cut(9),
+        answer(429, Some("0")),
+        answer(403, Some("0")),
+        answer(502, Some("0")),
+        answer(503, Some("0")),
+        answer(504, Some("0")),
+    ] {
+        let before = sandbox.count(Place::Api);
+        sandbox.next(Place::Api, fault.clone());
+        assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
+        assert_eq!(sandbox.count(Place::Api), before + 2);
+        sandbox.next(Place::Api, fault);
+        let query = r#"{"houseBill":"PAR45176295"}"#;
+        let answer = session.post_idempotent("/tracking/v1/shipments", "application/json", query);
+        assert_eq!(answer.unwrap().status(), 200);
+        assert_eq!(sandbox.count(Place::Api), before + 4);
+    }
+}
+
+#[test]
+fn repetitions_are_counted_and_can_be_turned_off() {
+    let sandbox = Sandbox::start();
+    sandbox.always(Place::Api, Some(answer(503, Some("0"))));
+    let session = session(&sandbox);
+    for (session, attempts) in [
+        (session.clone(), 3),
+        (session.clone().retries(0), 1),
+        (session.clone().retries(5), 6),
+    ] {
+        let before = sandbox.count(Place::Api);
+        assert_eq!(session.get(SHIPMENT).unwrap_err().status(), Some(503));
+        assert_eq!(sandbox.count(Place::Api), before + attempts);
+    }
+}
+
+#[test]
+fn a_token_request_is_sent_again_when_the_endpoint_is_busy_or_breaks_off() {
+    let sandbox = Sandbox::start();
+    sandbox.next(Place::Token, answer(503, Some("0")));
+    sandbox.next(Place::Token, Fault::Cut(30));
+    let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET).unwrap();
+    session.access_token().unwrap();
+    assert_eq!(sandbox.count(Place::Token), 3);
+}
+
+#[test]
+fn a_pause_that_does_not_fit_into_the_time_is_left_to_the_caller() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox).timeout(Duration::from_secs(20));
+    sandbox.next(Place::Api, answer(429, Some("3600")));
+    let start = Instant::now();
+    let error = session.get(SHIPMENT).unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)));
+    assert_eq!(error.header("RETRY-AFTER"), Some("3600"));
+    assert_eq!(sandbox.count(Place::Api), 1);
+}
+
+#[test]
+fn what_never_reached_the_api_is_sent_again_even_if_it_is_a_plain_post() {
+    // A port that was free a moment ago: every connection is refused.
+    let url = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let session = Session::new(&url, "id", "secret")
+        .and_then(|session| session.resume("token", Duration::from_secs(60)))
+        .unwrap();
+    let start = Instant::now();
+    let error = book(&session).unwrap_err();
+    // Two pauses of 250 and 500 ms, a quarter less at the least.
+    assert!(start.elapsed() >= Duration::from_millis(562));
+    assert_eq!(error.kind(), ErrorKind::Exchange);
+    assert!(!error.may_have_executed());
+    let start = Instant::now();
+    book(&session.retries(0)).unwrap_err();
+    assert!(start.elapsed() < Duration::from_millis(562));
+}
+
+#[test]
+fn what_an_earlier_attempt_may_have_done_is_not_forgotten() {
+    let sandbox = Sandbox::start();
+    sandbox.next(Place::Api, Fault::Cut(9));
+    let error = session(&sandbox).get("/unknown").unwrap_err();
+    assert_eq!(error.status(), Some(404));
+    assert!(error.may_have_executed());
+    let error = session(&sandbox).get("/unknown").unwrap_err();
+    assert!(!error.may_have_executed());
+}
+
+#[test]
+fn no_time_means_no_request() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    let error = session.timeout(Duration::ZERO).get(SHIPMENT).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(!error.may_have_executed());
+    assert_eq!(sandbox.count(Place::Api), 0);
+}
+
+#[test]
+fn a_timeout_without_end_is_accepted() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox)
+        .timeout(Duration::MAX)
+        .renew_before(Duration::MAX);
+    assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
+}

@@ -1,0 +1,417 @@
+//! Token life: who requests it, who waits, when it is renewed, dropped and kept.
+
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jas_session::{Error, ErrorKind, Session};
+
+mod sandbox;
+use sandbox::{Fault, Gate, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+
+const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
+
+fn session(sandbox: &Sandbox) -> Session {
+    Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
+        .and_then(|session| session.api_key(API_KEY))
+        .expect("a session")
+}
+
+/// A session whose secret the sandbox does not know.
+fn denied_session(sandbox: &Sandbox) -> Session {
+    Session::new(&sandbox.url(), CLIENT_ID, "wrong").expect("a session")
+}
+
+/// What `n` threads get that all call at once.
+fn from_threads(n: usize, session: &Session) -> Vec<Result<u16, Error>> {
+    let start = Barrier::new(n);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..n)
+            .map(|_| {
+                scope.spawn(|| {
+                    start.wait();
+                    session.get(SHIPMENT).map(|answer| answer.status())
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|t| t.join().expect("no panic"))
+            .collect()
+    })
+}
+
+/// Waits until the token held has at most this left.
+fn wait_until_left(session: &Session, left: Duration) {
+    while session.held_token().is_some_and(|(_, l)| l > left) {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn refusal() -> Fault {
+    let challenge = "Bearer error=\"invalid_token\"".to_owned();
+    Fault::Answer(401, vec![("WWW-Authenticate", challenge)], vec![])
+}
+
+#[test]
+fn one_token_request_serves_a_hundred_waiting_threads() {
+    let sandbox = Sandbox::start();
+    let gate = Gate::new();
+    sandbox.next(Place::Token, Fault::Wait(gate.clone()));
+    let session = session(&sandbox);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            sandbox.await_count(Place::Token, 1);
+            gate.open();
+        });
+        for result in from_threads(100, &session) {
+            assert_eq!(result.unwrap(), 200);
+        }
+    });
+    assert_eq!(sandbox.count(Place::Token), 1);
+}
+
+#[test]
+fn waiting_threads_share_a_refusal_and_it_is_remembered() {
+    let sandbox = Sandbox::start();
+    let gate = Gate::new();
+    sandbox.next(Place::Token, Fault::Wait(gate.clone()));
+    let session = denied_session(&sandbox);
+    let mut messages = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            sandbox.await_count(Place::Token, 1);
+            gate.open();
+        });
+        for result in from_threads(20, &session) {
+            let error = result.unwrap_err();
+            assert_eq!(
+                (error.kind(), error.status()),
+                (ErrorKind::Denied, Some(403))
+            );
+            messages.push(error.to_string());
+        }
+    });
+    messages.push(session.access_token().unwrap_err().to_string());
+    messages.dedup();
+    assert_eq!(
+        messages,
+        [format!(
+            "token request to {}/oauth2/token: answered with 403: check the client id and the \
+             client secret, and that the application is subscribed to an API; the answer says: \
+             invalid_client: invalid credentials",
+            sandbox.url()
+        )]
+    );
+    assert_eq!(sandbox.count(Place::Token), 1);
+}
+
+#[test]
+fn a_silent_token_endpoint_costs_each_waiting_thread_its_own_timeout_and_few_requests() {
+    let sandbox = Sandbox::start();
+    sandbox.always(Place::Token, Some(Fault::Stall(None)));
+    let timeout = Duration::from_millis(300);
+    let session = session(&sandbox).timeout(timeout);
+    let start = Instant::now();
+    for result in from_threads(100, &session) {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(!error.may_have_executed());
+    }
+    assert!(start.elapsed() < timeout + Duration::from_millis(500));
+    assert!(sandbox.count(Place::Token) <= 3);
+}
+
+#[test]
+fn a_thread_with_more_time_goes_on_when_another_one_s_time_is_up() {
+    let sandbox = Sandbox::start();
+    sandbox.next(Place::Token, Fault::Stall(None));
+    let patient = session(&sandbox);
+    let hasty = patient.clone().timeout(Duration::from_millis(200));
+    thread::scope(|scope| {
+        let hasty = scope.spawn(move || hasty.get(SHIPMENT).unwrap_err().kind());
+        sandbox.await_count(Place::Token, 1);
+        assert_eq!(patient.get(SHIPMENT).unwrap().status(), 200);
+        assert_eq!(hasty.join().unwrap(), ErrorKind::Timeout);
+    });
+    assert_eq!(sandbox.count(Place::Token), 2);
+}
+
+#[test]
+fn a_due_token_is_renewed_by_one_thread_while_the_others_go_on() {
+    let sandbox = Sandbox::start();
+    sandbox.token_lifetime(Duration::from_secs(2));
+    let session = session(&sandbox);
+    let old = session.access_token().unwrap();
+    wait_until_left(&session, Duration::from_secs(1));
+    let gate = Gate::new();
+    sandbox.next(Place::Token, Fault::Wait(gate.clone()));
+    thread::scope(|scope| {
+        let renewer = scope.spawn(|| session.get(SHIPMENT).unwrap().status());
+        sandbox.await_count(Place::Token, 2);
+        assert_eq!(session.access_token().unwrap(), old);
+        assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
+        gate.open();
+        assert_eq!(renewer.join().unwrap(), 200);
+    });
+    assert_ne!(session.access_token().unwrap(), old);
+    assert_eq!(sandbox.count(Place::Token), 2);
+}
+
+#[test]
+fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_tried_again_at_once() {
+    let sandbox = Sandbox::start();
+    sandbox.token_lifetime(Duration::from_secs(1));
+    let session = session(&sandbox);
+    let old = session.access_token().unwrap();
+    for fault in [Fault::Raw(vec![]), Fault::Answer(400, vec![], vec![])] {
+        sandbox.next(Place::Token, fault);
+    }
+    wait_until_left(&session, Duration::from_millis(500));
+    for _ in 0..3 {
+        assert_eq!(session.access_token().unwrap(), old);
+    }
+    assert_eq!(sandbox.count(Place::Token), 2, "one attempt, and calm");
+    wait_until_left(&session, Duration::ZERO);
+    // The token is over: now a failure would be seen, and is not repeated when it is a refusal.
+    assert_eq!(
+        session.access_token().unwrap_err().kind(),
+        ErrorKind::Denied
+    );
+    assert_eq!(sandbox.count(Place::Token), 3);
+}
+
+#[test]
+fn a_refused_early_renewal_is_not_held_against_the_next_request() {
+    let sandbox = Sandbox::start();
+    sandbox.token_lifetime(Duration::from_secs(1));
+    let session = session(&sandbox);
+    session.access_token().unwrap();
+    sandbox.next(Place::Token, Fault::Answer(401, vec![], vec![]));
+    wait_until_left(&session, Duration::from_millis(500));
+    session.access_token().unwrap();
+    wait_until_left(&session, Duration::ZERO);
+    session.access_token().unwrap();
+    assert_eq!(sandbox.count(Place::Token), 3);
+}
+
+#[test]
+fn an_early_renewal_spends_at_most_a_quarter_of_the_time_and_ends_before_the_token() {
+    let sandbox = Sandbox::start();
+    sandbox.token_lifetime(Duration::from_secs(2));
+    let session = session(&sandbox).timeout(Duration::from_millis(1200));
+    session.access_token().unwrap();
+    sandbox.next(Place::Token, Fault::Stall(None));
+    wait_until_left(&session, Duration::from_secs(1));
+    let start = Instant::now();
+    assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(300), "{took:?}");
+    assert!(took < Duration::from_millis(800), "{took:?}");
+}
+
+#[test]
+fn a_refused_token_is_replaced_and_the_call_is_sent_once_more() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    let old = session.access_token().unwrap();
+    sandbox.revoke();
+    let answer = session
+        .post("/bookings/v1/bookings", "application/json", "{}")
+        .unwrap();
+    assert_eq!(answer.status(), 201);
+    assert_eq!(sandbox.bookings(), 1);
+    assert_eq!(
+        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
+        (2, 2)
+    );
+    let requests = sandbox.requests();
+    assert_eq!(
+        requests[1].field("authorization"),
+        Some(format!("Bearer {old}").as_str())
+    );
+    let new = session.held_token().unwrap().0;
+    assert_eq!(
+        requests[3].field("authorization"),
+        Some(format!("Bearer {new}").as_str())
+    );
+    assert_eq!(requests[1].content, requests[3].content);
+}
+
+#[test]
+fn a_token_refused_by_a_challenge_is_replaced_whatever_the_status() {
+    let sandbox = Sandbox::start();
+    let Fault::Answer(_, fields, _) = refusal() else {
+        unreachable!()
+    };
+    sandbox.next(Place::Api, Fault::Answer(403, fields, vec![]));
+    assert_eq!(session(&sandbox).get(SHIPMENT).unwrap().status(), 200);
+    assert_eq!(sandbox.count(Place::Token), 2);
+}
+
+#[test]
+fn another_403_never_renews() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox).api_key("wrong").unwrap();
+    for _ in 0..3 {
+        assert_eq!(session.get(SHIPMENT).unwrap_err().status(), Some(403));
+    }
+    assert_eq!(
+        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
+        (1, 3)
+    );
+}
+
+#[test]
+fn ten_thousand_refusals_do_not_become_ten_thousand_token_requests() {
+    let sandbox = Sandbox::start();
+    sandbox.always(Place::Api, Some(refusal()));
+    let session = session(&sandbox);
+    for _ in 0..200 {
+        assert_eq!(session.get(SHIPMENT).unwrap_err().status(), Some(401));
+    }
+    // The first call is sent with the first token and once more; the others once.
+    assert_eq!(
+        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
+        (2, 201)
+    );
+    // An accepted call shows that tokens are good: the next refusal is recovered from again.
+    sandbox.always(Place::Api, None);
+    assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
+    sandbox.revoke();
+    assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
+    assert_eq!(sandbox.count(Place::Token), 3);
+}
+
+#[test]
+fn threads_whose_token_was_refused_at_the_same_time_replace_it_once() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    session.access_token().unwrap();
+    let gate = Gate::new();
+    for _ in 0..16 {
+        sandbox.next(Place::Api, Fault::Wait(gate.clone()));
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            sandbox.await_count(Place::Api, 16);
+            sandbox.revoke();
+            gate.open();
+        });
+        for result in from_threads(16, &session) {
+            assert_eq!(result.unwrap(), 200);
+        }
+    });
+    assert_eq!(
+        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
+        (2, 32)
+    );
+}
+
+#[test]
+fn a_token_without_a_lifetime_is_good_for_the_call_that_requested_it() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    for json in ["0", "-5"] {
+        sandbox.expires_in(json);
+        let before = sandbox.count(Place::Token);
+        for _ in 0..2 {
+            assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
+            assert_eq!(session.held_token(), None);
+        }
+        assert_eq!(sandbox.count(Place::Token), before + 2);
+    }
+}
+
+#[test]
+fn expires_in_that_is_missing_counts_as_ten_minutes() {
+    let sandbox = Sandbox::start();
+    for (json, low, high) in [
+        ("", 590, 600),
+        ("null", 590, 600),
+        ("\"30\"", 25, 30),
+        ("1e30", 86_000, 86_400),
+    ] {
+        sandbox.expires_in(json);
+        let session = session(&sandbox);
+        session.access_token().unwrap();
+        let left = session.held_token().unwrap().1.as_secs_f64();
+        assert!(
+            left > f64::from(low) && left <= f64::from(high),
+            "{json}: {left}"
+        );
+    }
+}
+
+#[test]
+fn a_token_is_carried_over_from_an_earlier_process() {
+    let sandbox = Sandbox::start();
+    let (token, left) = {
+        let session = session(&sandbox);
+        session.access_token().unwrap();
+        session.held_token().unwrap()
+    };
+    let later = session(&sandbox).resume(&token, left).unwrap();
+    assert_eq!(later.get(SHIPMENT).unwrap().status(), 200);
+    assert_eq!(sandbox.count(Place::Token), 1);
+
+    let over = session(&sandbox).resume(&token, Duration::ZERO).unwrap();
+    assert_eq!(over.held_token(), None);
+    assert_eq!(over.get(SHIPMENT).unwrap().status(), 200);
+    assert_eq!(sandbox.count(Place::Token), 2);
+
+    sandbox.revoke();
+    let refused = session(&sandbox).resume(&token, Duration::MAX).unwrap();
+    assert!(refused.held_token().unwrap().1 <= Duration::from_secs(86_400));
+    assert_eq!(refused.get(SHIPMENT).unwrap().status(), 200);
+    assert_eq!(sandbox.count(Place::Token), 3);
+}
+
+#[test]
+fn invalidate_drops_only_the_token_it_names() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    let token = session.access_token().unwrap();
+    session.invalidate("another");
+    assert_eq!(session.access_token().unwrap(), token);
+    session.invalidate(&token);
+    assert_eq!(session.held_token(), None);
+    assert_ne!(session.access_token().unwrap(), token);
+}
+
+#[test]
+fn a_clone_shares_the_token_until_it_has_a_token_endpoint_of_its_own() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    let clone = session.clone().timeout(Duration::from_secs(5));
+    let token = clone.access_token().unwrap();
+    assert_eq!(session.held_token().unwrap().0, token);
+    let endpoint = format!("{}/oauth2/token", sandbox.url());
+    let apart = session.clone().token_endpoint(&endpoint).unwrap();
+    assert_eq!(apart.held_token(), None);
+    assert_ne!(apart.access_token().unwrap(), token);
+    assert_eq!(session.access_token().unwrap(), token);
+}
+
+#[test]
+fn the_token_endpoint_s_errors_are_sorted() {
+    let sandbox = Sandbox::start();
+    let retry_after = || vec![("Retry-After", "7".to_owned())];
+    for (status, fields, kind) in [
+        (400, vec![], ErrorKind::Denied),
+        (401, vec![], ErrorKind::Denied),
+        (403, vec![], ErrorKind::Denied),
+        (403, retry_after(), ErrorKind::Status),
+        (404, vec![], ErrorKind::Status),
+        (429, vec![], ErrorKind::Status),
+        (500, vec![], ErrorKind::Status),
+        (503, vec![], ErrorKind::Status),
+    ] {
+        sandbox.next(Place::Token, Fault::Answer(status, fields, b"why".to_vec()));
+        let error = session(&sandbox).retries(0).get(SHIPMENT).unwrap_err();
+        assert_eq!((error.kind(), error.status()), (kind, Some(status)));
+        assert_eq!(error.content(), Some(&b"why"[..]));
+        assert!(!error.may_have_executed());
+    }
+    assert_eq!(sandbox.count(Place::Api), 0);
+}
