@@ -1,4 +1,85 @@
-//! A blocking session for the JAS freight APIs.
+//! A blocking session for the JAS freight APIs: it requests an OAuth 2.0 access token (client
+//! credentials, [RFC 6749, section 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)),
+//! puts it on every call, renews it before it expires and after it was refused, and sends
+//! nothing twice that must not be.
+//!
+//! ```no_run
+//! use jas_session::Session;
+//!
+//! # fn main() -> Result<(), jas_session::Error> {
+//! let session = Session::new("https://api.example.com", "client id", "client secret")?
+//!     .api_key("api-key")?;
+//! let query = "<ShipmentQuery><HouseBill>PAR45176295</HouseBill></ShipmentQuery>";
+//! let status = session
+//!     .post_idempotent("/tracking/v1/shipments", "application/xml", query)?
+//!     .text()?;
+//! println!("{status}");
+//! # Ok(()) }
+//! ```
+//!
+//! # Errors
+//!
+//! An answer other than 2xx is an [`Error`], so that `?` never takes an error page for data.
+//! [`Error::kind`] sorts errors by who can mend them; [`Error::may_have_executed`] tells whether
+//! the API may have done what was asked all the same.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), jas_session::Error> {
+//! # let session = jas_session::Session::from_env()?;
+//! # let booking = "{}";
+//! match session.post("/bookings/v1/bookings", "application/json", booking) {
+//!     Ok(answer) => println!("booked: {}", answer.text()?),
+//!     Err(error) if error.may_have_executed() => {
+//!         println!("look whether it was booked before booking again: {error}");
+//!     }
+//!     Err(error) => println!("not booked: {error}"),
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! # Guarantees
+//!
+//! | promise | holds |
+//! |---|---|
+//! | A call, and the reading of its answer, ends within the timeout and half a second more | but for the time that the caller itself spends between reads; a thread that waits for a lock of the operating system can't be helped |
+//! | When a call has returned and its response is dropped, it has left no thread and no socket, and sends nothing more | but for a name look-up that the system's resolver has not ended, and for bytes that the operating system had taken over before |
+//! | A plain POST reaches the API at most once | it is sent a second time only after the API refused its token, or if the first certainly never reached it: the name was not resolved, there was no connection, or TLS was not set up |
+//! | [`may_have_executed`](Error::may_have_executed) is `false` only if the API did nothing | as far as a 4xx answer is true |
+//! | Content that is cut is an error | over TLS by rustls, and over plain HTTP with `Content-Length`. Not to be seen: a cut of a chunked content, or of the content of an answer without a length that is closed in order, over plain HTTP (which goes to this machine only); an orderly end of TLS (`close_notify`) within the header section or within a chunk; with native-tls on an OpenSSL before 3.0 any cut of such content |
+//! | An outage of the token endpoint that ends before the token does is seen by no caller | if the margin ([`Session::renew_before`]) is longer than the outage |
+//! | Secret, token and API key stand in no `Debug`, `Display`, log line or URL | where a server echoes one as it is, percent-encoded, or escaped for JSON or HTML; [`Error::content`] is what was received |
+//! | The token and the API key go to the origin of the base URL only, the secret to the token endpoint only | always; redirects are never followed |
+//! | Nothing that a server sends costs more memory than it announces: 20 KiB of header section, 64 KiB of error content, the [limit](Response::limit) of content | lines of a few bytes take up to 40 times their size while a head is read |
+//!
+//! # Features
+//!
+//! | feature | what it brings |
+//! |---|---|
+//! | `https-rustls` (default) | TLS by rustls with ring, and Mozilla's roots, compiled in |
+//! | `https-rustls-probe` | TLS by rustls with ring, and the roots of the system. With `https-rustls` also on, the compiled-in roots win: use `default-features = false` |
+//! | `https-native-tls` | TLS by the system's library (OpenSSL on Linux). With a rustls feature also on, rustls wins |
+//! | `log` | tells the `log` crate, under the target `jas_session`, about token requests and renewals (`info`, `debug`), refusals and repetitions (`warn`) |
+//!
+//! Features of minreq that another crate in the graph turns on hold for this crate, too; with
+//! its `urlencoding`, every `%` in a path would be encoded a second time.
+//!
+//! With rustls, ring becomes the process's cryptography provider at the first call, unless the
+//! application has installed one before
+//! ([`CryptoProvider::install_default`](https://docs.rs/rustls/0.23/rustls/crypto/struct.CryptoProvider.html#method.install_default)).
+//!
+//! # What a call costs
+//!
+//! Each call makes a connection of its own: three round trips with TLS, where a client that
+//! keeps connections open needs one after its first. Calls from several threads run side by
+//! side, and [`Session::held_token`] with [`Session::resume`] saves the token request of a job
+//! that is started often.
+//!
+//! Bytes go through a relay on 127.0.0.1, which is how a call is ended in time: minreq, which
+//! does HTTP, hands out no handle on its socket. That is two short-lived threads and one hop over
+//! the loopback interface, which must be up. A POST needs three times the size of its content in
+//! memory, the caller's copy included. TLS runs on the caller's stack: leave 100 KiB in a debug
+//! build, 40 KiB in a release build. A time in which the device is suspended does not count: a
+//! token that expired in the meantime is refused, and replaced.
 
 /// Tells the `log` crate, if the feature is on.
 #[cfg(feature = "log")]
@@ -23,6 +104,11 @@ pub use error::{Error, ErrorKind};
 pub use miniserde;
 pub use response::Response;
 pub use session::Session;
+
+// Has the compiler check the README's lines.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 /// What requests say they come from, unless `Session::header` replaces it.
 const USER_AGENT: &str = concat!("jas-session/", env!("CARGO_PKG_VERSION"));

@@ -38,7 +38,7 @@ const OWNED: [&str; 8] = [
 /// # fn main() -> Result<(), jas_session::Error> {
 /// # #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe", feature = "https-native-tls"))] {
 /// let session = Session::new("https://api.example.com", "my client id", "my client secret")?
-///     .api_key("my API key")?
+///     .api_key("my-api-key")?
 ///     .timeout(Duration::from_secs(20));
 /// # }
 /// # Ok(()) }
