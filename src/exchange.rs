@@ -154,11 +154,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
         Err(cause) => return Err(unanswered(&label, deadline, &relay, cause)),
     };
     let fail = |message: &str| {
-        let error = if relay.is_time_up() {
-            deadline.error(&label, "before the answer was complete")
-        } else {
-            broken(&label, message)
-        };
+        let error = cut_short(&label, deadline, &relay).unwrap_or_else(|| broken(&label, message));
         passing(error.or_executed(relay.has_request_begun()))
     };
     if lazy.status_code == 503 && lazy.reason_phrase == "Server did not provide a status line" {
@@ -437,6 +433,25 @@ fn host_refused(label: &str) -> Error {
     )
 }
 
+/// Why the relay ended the exchange before its head was complete, if it did.
+fn cut_short(label: &str, deadline: Deadline, relay: &Relay) -> Option<Error> {
+    if relay.is_time_up() {
+        let when = if relay.has_request_begun() {
+            "before the answer was complete"
+        } else {
+            "before the request was sent"
+        };
+        return Some(deadline.error(label, when));
+    }
+    if relay.has_no_thread() {
+        return Some(host_refused(label));
+    }
+    relay.is_over_limit().then(|| {
+        let message = format!("the answer's header section is longer than {HEAD_LIMIT} bytes");
+        broken(label, message)
+    })
+}
+
 /// Why `send_lazy` failed; `None` is a panic.
 fn unanswered(
     label: &str,
@@ -445,20 +460,8 @@ fn unanswered(
     cause: Option<minreq::Error>,
 ) -> Failure {
     let was_sent = relay.has_request_begun();
-    if relay.is_time_up() {
-        let when = if was_sent {
-            "before the answer was complete"
-        } else {
-            "before the request was sent"
-        };
-        return passing(deadline.error(label, when).or_executed(was_sent));
-    }
-    if relay.has_no_thread() {
-        return passing(host_refused(label));
-    }
-    if relay.is_over_limit() {
-        let message = format!("the answer's header section is longer than {HEAD_LIMIT} bytes");
-        return passing(broken(label, message).or_executed(was_sent));
+    if let Some(error) = cut_short(label, deadline, relay) {
+        return passing(error.or_executed(was_sent));
     }
     let Some(cause) = cause else {
         return passing(broken(label, "minreq panicked").or_executed(was_sent));

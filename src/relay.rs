@@ -376,7 +376,8 @@ fn carry_request(link: &Arc<Link>, client: &TcpStream) -> Option<JoinHandle<()>>
             };
             down = Some(thread);
         }
-        if !link.is_tls || records.show_application_data(&buffer[..n]) {
+        let begins = !link.is_tls || records.show_application_data(&buffer[..n]);
+        if begins && !link.has_seen(REQUEST_BEGAN) {
             link.note(REQUEST_BEGAN);
             link.mark(Some(HEAD_LIMIT), true);
         }
