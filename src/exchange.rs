@@ -558,8 +558,8 @@ fn refused_by_rustls(label: &str, was_sent: bool, cause: io::Error) -> Failure {
 /// native-tls tells a refusal from a connection that broke off by what is below its error only.
 #[cfg(feature = "https-native-tls")]
 fn refused_by_native_tls(label: &str, cause: &dyn std::error::Error) -> Failure {
-    let below = std::iter::successors(cause.source(), |error| error.source());
-    let is_final = !below.into_iter().any(|error| error.is::<io::Error>());
+    let mut below = std::iter::successors(cause.source(), |error| error.source());
+    let is_final = !below.any(<dyn std::error::Error>::is::<io::Error>);
     let message = "the TLS handshake failed: the server's certificate was refused, or the two \
                    don't agree on TLS, or the connection broke off";
     Failure {
