@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 use std::net::ToSocketAddrs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{mpsc, Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{mpsc, Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -78,8 +78,9 @@ pub(crate) enum Failure {
 
 /// What both threads and the caller share.
 struct Link {
-    server: TcpStream,
-    client: OnceLock<TcpStream>,
+    /// The sockets while the exchange lasts. Only the threads hold them longer: minreq's write
+    /// that waits for a full window ends when they are closed, not when they are shut down.
+    sockets: Mutex<Vec<Arc<TcpStream>>>,
     is_tls: bool,
     deadline: Instant,
     seen: AtomicU8,
@@ -110,9 +111,9 @@ impl Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Failure::Host)?;
         listener.set_nonblocking(true).map_err(Failure::Host)?;
         let port = listener.local_addr().map_err(Failure::Host)?.port();
+        let server = Arc::new(server);
         let link = Arc::new(Link {
-            server,
-            client: OnceLock::new(),
+            sockets: Mutex::new(vec![Arc::clone(&server)]),
             is_tls: origin.https,
             deadline,
             seen: AtomicU8::new(0),
@@ -138,7 +139,7 @@ impl Relay {
         let thread_link = Arc::clone(&link);
         let up = thread::Builder::new()
             .stack_size(STACK)
-            .spawn(move || carry_up(&thread_link, listener, greeting.as_bytes()))
+            .spawn(move || carry_up(&thread_link, server, listener, greeting.as_bytes()))
             .map_err(Failure::Host)?;
         Ok(Relay {
             link,
@@ -219,16 +220,19 @@ impl Link {
         self.seen.load(Ordering::SeqCst) & what != 0
     }
 
-    /// Closes both ways, so that every read on either socket ends.
+    /// Gives both sockets up, and ends every read on them.
     fn end(&self) {
         self.note(ENDED);
-        let _ = self.server.shutdown(Shutdown::Both);
-        if let Some(client) = self.client.get() {
-            let _ = client.shutdown(Shutdown::Both);
+        for socket in self.sockets().drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
         }
         // Behind the lock, so that nobody has looked before and waits after.
         drop(self.flow());
         self.mark.notify_all();
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Vec<Arc<TcpStream>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn flow(&self) -> MutexGuard<'_, Flow> {
@@ -341,18 +345,22 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// Carries the request, from minreq to the server. Starts and joins the thread that carries the
 /// answer.
-fn carry_up(link: &Arc<Link>, listener: TcpListener, greeting: &[u8]) {
-    if let Some(client) = accept(link, &listener, greeting) {
-        drop(listener);
-        let client = link.client.get_or_init(|| client);
-        let mut down = None;
+fn carry_up(link: &Arc<Link>, server: Arc<TcpStream>, listener: TcpListener, greeting: &[u8]) {
+    let client = accept(link, &listener, greeting);
+    drop(listener);
+    if let Some(client) = client {
+        let client = Arc::new(client);
+        link.sockets().push(Arc::clone(&client));
         // minreq reads the answer to its CONNECT in one piece of at most 256 bytes, and would
         // take a piece of exactly 256 for an unfinished one. Nothing may follow it before
         // minreq's next bytes.
-        if link.time_left().is_ok() && link.deliver(client, b"HTTP/1.1 200 OK\r\n\r\n").is_ok() {
-            down = carry_request(link, client);
-        }
+        let answer = b"HTTP/1.1 200 OK\r\n\r\n";
+        let down = match link.time_left().and_then(|_| link.deliver(&client, answer)) {
+            Ok(()) => carry_request(link, &server, &client),
+            Err(Stop) => None,
+        };
         link.end();
+        drop((server, client));
         if let Some(down) = down {
             let _ = down.join();
         }
@@ -360,7 +368,11 @@ fn carry_up(link: &Arc<Link>, listener: TcpListener, greeting: &[u8]) {
     link.end();
 }
 
-fn carry_request(link: &Arc<Link>, client: &TcpStream) -> Option<JoinHandle<()>> {
+fn carry_request(
+    link: &Arc<Link>,
+    server: &Arc<TcpStream>,
+    client: &Arc<TcpStream>,
+) -> Option<JoinHandle<()>> {
     let mut buffer = [0; BUFFER];
     let mut set = Duration::ZERO;
     let mut records = Records::default();
@@ -368,9 +380,10 @@ fn carry_request(link: &Arc<Link>, client: &TcpStream) -> Option<JoinHandle<()>>
     let mut down = None;
     while let Ok(n @ 1..) = link.receive(client, &mut buffer, &mut set) {
         if down.is_none() {
-            let thread_link = Arc::clone(link);
+            let shared = (Arc::clone(link), Arc::clone(server), Arc::clone(client));
             let thread = thread::Builder::new().stack_size(STACK);
-            let Ok(thread) = thread.spawn(move || carry_down(&thread_link)) else {
+            let Ok(thread) = thread.spawn(move || carry_down(&shared.0, &shared.1, &shared.2))
+            else {
                 link.note(NO_THREAD);
                 break;
             };
@@ -383,21 +396,18 @@ fn carry_request(link: &Arc<Link>, client: &TcpStream) -> Option<JoinHandle<()>>
         }
         // A server that has refused a large content may stop reading and answer: what minreq
         // still writes is dropped, so that it comes to read that answer.
-        is_refused = is_refused || link.deliver(&link.server, &buffer[..n]).is_err();
+        is_refused = is_refused || link.deliver(server, &buffer[..n]).is_err();
     }
     down
 }
 
 /// Carries the answer, from the server to minreq.
-fn carry_down(link: &Link) {
-    let Some(client) = link.client.get() else {
-        return;
-    };
+fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
     let mut buffer = [0; BUFFER];
     let mut set = Duration::ZERO;
     let mut head = Head::default();
     while let Ok(room) = link.room() {
-        match link.receive(&link.server, &mut buffer[..room], &mut set) {
+        match link.receive(server, &mut buffer[..room], &mut set) {
             Ok(0) => {
                 link.note(SERVER_CLOSED);
                 let _ = client.shutdown(Shutdown::Write);
