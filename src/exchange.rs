@@ -418,9 +418,11 @@ fn unconnected(label: &str, deadline: Deadline, failure: relay::Failure) -> Erro
         relay::Failure::NotResolvedInTime => {
             deadline.error(label, "before the host name was resolved")
         }
-        relay::Failure::NotConnected(cause) => {
-            broken(label, "no connection to the host could be made").with_source(cause)
-        }
+        relay::Failure::NotConnected(cause) => broken(
+            label,
+            "no connection to the host could be made: check host, port and firewall",
+        )
+        .with_source(cause),
         relay::Failure::NotConnectedInTime => deadline.error(label, "before a connection was made"),
         relay::Failure::Host(cause) => host_refused(label).with_source(cause),
     }

@@ -448,6 +448,9 @@ impl Session {
             400 => ": bad request, usually a missing or wrong media type",
             401 => ": the access token is missing, invalid or expired",
             403 if refusal.retry_after.is_some() => ": too many requests for now",
+            403 if self.api_key.is_none() => {
+                ": no API key (x-api-key) was sent: set it with Session::api_key, or JAS_API_KEY"
+            }
             403 => {
                 ": the credentials or the API key (x-api-key) are invalid, or the subscription to \
                  this API is missing"

@@ -292,6 +292,12 @@ fn check(what: &str, text: &str, is_good: impl Fn(char) -> bool) -> Result<(), E
     let Some((i, c)) = text.chars().enumerate().find(|(_, c)| !is_good(*c)) else {
         return Ok(());
     };
+    if i > 0 && text.ends_with('\n') && text.trim_end_matches(['\r', '\n']).chars().count() == i {
+        return Err(refused(
+            what,
+            "ends with a line break, as the content of a file does: trim it",
+        ));
+    }
     let (place, code) = (i + 1, u32::from(c));
     let name = match c {
         '\n' | '\r' => "a line break",
@@ -370,7 +376,8 @@ mod tests {
             ("https://a/?q", "has a query, which it can't have"),
             ("https://a?q", "has a query, which it can't have"),
             ("https://a/#x", "can't be sent: character 11 is a `#` (U+0023)"),
-            ("https://a\r\n", "can't be sent: character 10 is a line break (U+000D)"),
+            ("https://a\r\n", "ends with a line break, as the content of a file does: trim it"),
+            ("https://a\n/", "can't be sent: character 10 is a line break (U+000A)"),
             ("https://é", "can't be sent: character 9 is not ASCII (U+00E9)"),
             ("https://a b", "can't be sent: character 10 is a blank (U+0020)"),
             ("https://a\\b", "can't be sent: character 10 is not allowed there (U+005C)"),
@@ -425,7 +432,7 @@ mod tests {
         assert!(check_credential("x", "a b\"\\").is_ok());
         assert_eq!(
             message(check_credential("client secret", "hush\n")),
-            "the client secret can't be sent: character 5 is a line break (U+000A)"
+            "the client secret ends with a line break, as the content of a file does: trim it"
         );
         assert_eq!(
             message(check_credential("client secret", "hush ")),

@@ -50,7 +50,7 @@ fn a_session_is_made_from_the_environment() {
     std::env::set_var("JAS_CLIENT_SECRET", "hush\n");
     assert_eq!(
         message(),
-        "the client secret can't be sent: character 5 is a line break (U+000A)"
+        "the client secret ends with a line break, as the content of a file does: trim it"
     );
     #[cfg(unix)]
     {

@@ -119,7 +119,7 @@ fn one_message_of_each_kind() {
     assert_eq!(error.kind(), ErrorKind::Exchange);
     assert_eq!(
         error.to_string(),
-        format!("token request to {dead}/oauth2/token: no connection to the host could be made")
+        format!("token request to {dead}/oauth2/token: no connection to the host could be made: check host, port and firewall")
     );
     let source = error
         .source()
