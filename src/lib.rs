@@ -67,6 +67,56 @@
 //! application has installed one before
 //! ([`CryptoProvider::install_default`](https://docs.rs/rustls/0.23/rustls/crypto/struct.CryptoProvider.html#method.install_default)).
 //!
+//! # Common mistakes
+//!
+#![doc = include_str!("mistakes.md")]
+//!
+//! # Your own tests
+//!
+//! A batch job can be tested without JAS: `http` is accepted for this machine, and a few lines
+//! of the standard library answer as JAS would.
+//!
+//! ```
+//! use std::io::{BufRead, BufReader, Read, Write};
+//! use std::net::TcpListener;
+//! use jas_session::Session;
+//!
+//! /// Answers each request with what `answer` makes of its first line.
+//! fn stub(answer: impl Fn(&str) -> (u16, &'static str) + Send + 'static) -> String {
+//!     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+//!     let url = format!("http://{}", listener.local_addr().unwrap());
+//!     std::thread::spawn(move || {
+//!         for stream in listener.incoming() {
+//!             let mut stream = BufReader::new(stream.unwrap());
+//!             let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
+//!             stream.read_line(&mut first).unwrap();
+//!             while stream.read_line(&mut line).unwrap() > 2 {
+//!                 if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+//!                     length = value.trim().parse().unwrap();
+//!                 }
+//!                 line.clear();
+//!             }
+//!             stream.read_exact(&mut vec![0; length]).unwrap();
+//!             let (status, content) = answer(&first);
+//!             let head = format!("HTTP/1.1 {status} -\r\nContent-Length: {}\r\n\r\n", content.len());
+//!             stream.get_mut().write_all((head + content).as_bytes()).unwrap();
+//!         }
+//!     });
+//!     url
+//! }
+//!
+//! # fn main() -> Result<(), jas_session::Error> {
+//! let url = stub(|request| match request.split(' ').nth(1) {
+//!     Some("/oauth2/token") => (200, r#"{"access_token":"t","token_type":"Bearer"}"#),
+//!     Some("/tracking/v1/shipments/S1") => (200, r#"{"milestones":[]}"#),
+//!     _ => (404, ""),
+//! });
+//! let session = Session::new(&url, "id", "secret")?;
+//! assert_eq!(session.get("/tracking/v1/shipments/S1")?.text()?, r#"{"milestones":[]}"#);
+//! assert_eq!(session.get("/tracking/v1/shipments/S2").unwrap_err().status(), Some(404));
+//! # Ok(()) }
+//! ```
+//!
 //! # What a call costs
 //!
 //! Each call makes a connection of its own: three round trips with TLS, where a client that

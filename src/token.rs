@@ -410,7 +410,8 @@ impl Tokens {
         } else if status == 404 || status == 405 {
             (
                 ErrorKind::Status,
-                ": check the base URL or the token endpoint's URL",
+                ": no token endpoint is there: check the base URL, or give the endpoint's own URL \
+                 with Session::token_endpoint, or JAS_TOKEN_ENDPOINT",
             )
         } else {
             (ErrorKind::Status, "")
