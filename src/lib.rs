@@ -39,17 +39,7 @@
 //!
 //! # Guarantees
 //!
-//! | promise | holds |
-//! |---|---|
-//! | A call, and the reading of its answer, ends within the timeout and half a second more | but for the time that the caller itself spends between reads; a thread that waits for a lock of the operating system can't be helped |
-//! | When a call has returned and its response is dropped, it has left no thread and no socket, and sends nothing more | but for a name look-up that the system's resolver has not ended, and for bytes that the operating system had taken over before |
-//! | A plain POST reaches the API at most once | it is sent a second time only after the API refused its token, or if the first certainly never reached it: the name was not resolved, there was no connection, or TLS was not set up |
-//! | [`may_have_executed`](Error::may_have_executed) is `false` only if the API did nothing | as far as a 4xx answer is true |
-//! | Content that is cut is an error | over TLS by rustls, and over plain HTTP with `Content-Length`. Not to be seen: a cut of a chunked content, or of the content of an answer without a length that is closed in order, over plain HTTP (which goes to this machine only); an orderly end of TLS (`close_notify`) within the header section or within a chunk; with native-tls on an OpenSSL before 3.0 any cut of such content |
-//! | An outage of the token endpoint that ends before the token does is seen by no caller | if the margin ([`Session::renew_before`]) is longer than the outage |
-//! | Secret, token and API key stand in no `Debug`, `Display`, log line or URL | where a server echoes one as it is, percent-encoded, or escaped for JSON or HTML; [`Error::content`] is what was received |
-//! | The token and the API key go to the origin of the base URL only, the secret to the token endpoint only | always; redirects are never followed |
-//! | Nothing that a server sends costs more memory than it announces: 20 KiB of header section, 64 KiB of error content, the [limit](Response::limit) of content | lines of a few bytes take up to 40 times their size while a head is read |
+#![doc = include_str!("guarantees.md")]
 //!
 //! # Features
 //!

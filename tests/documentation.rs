@@ -1,4 +1,4 @@
-//! The commonest mistakes, each made as a new user would, and held against the documented table.
+//! What the documentation says: the commonest mistakes, each made as a new user would, and its tables.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -106,6 +106,13 @@ fn each_mistake_ends_in_the_documented_message() {
     }
     check("variables are not set", Session::from_env().err());
     assert_eq!(TABLE.lines().count(), 2 + 16);
+}
+
+#[test]
+fn the_readme_has_the_guarantees_of_the_documentation_and_is_short() {
+    let readme = include_str!("../README.md");
+    assert!(readme.contains(include_str!("../src/guarantees.md")));
+    assert!(readme.lines().count() <= 150);
 }
 
 #[cfg(feature = "https-rustls")]
