@@ -34,9 +34,12 @@ const RESOLVER_STACK: usize = 256 * 1024;
 const HANDSHAKE_LIMIT: usize = 64 * 1024;
 
 /// How much a server may send before the head of its answer is complete, or before one read of
-/// chunked content is, so that neither header fields nor trailers grow without end. It has to
-/// hold a whole TLS record of 16 KiB, because nothing of a record can be read before its end.
+/// chunked content is, so that neither header fields nor trailers grow without end.
 pub(crate) const HEAD_LIMIT: usize = 20 * 1024;
+
+/// The longest TLS record ([RFC 8446, section
+/// 5.2](https://www.rfc-editor.org/rfc/rfc8446#section-5.2)).
+const RECORD: usize = 5 + 16 * 1024 + 256;
 
 /// How long minreq may take to come to the end of a head that has reached the limit.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -156,12 +159,12 @@ impl Relay {
     /// Says that the head of the answer has been read. Content is not limited unless it is
     /// chunked: there, trailers may follow.
     pub(crate) fn pass_head(&self, is_chunked: bool) {
-        self.link.mark(is_chunked.then_some(HEAD_LIMIT), false);
+        self.link.mark(is_chunked.then(|| self.link.limit()), false);
     }
 
     /// Says that a read of chunked content begins or is over.
     pub(crate) fn mark_read(&self, begins: bool) {
-        self.link.mark(Some(HEAD_LIMIT), begins);
+        self.link.mark(Some(self.link.limit()), begins);
     }
 
     /// The call's time was up before the exchange was over.
@@ -237,6 +240,12 @@ impl Link {
 
     fn flow(&self) -> MutexGuard<'_, Flow> {
         self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `HEAD_LIMIT` as bytes of the connection: its last byte may stand at the start of a TLS
+    /// record, of which nothing can be read before its end.
+    fn limit(&self) -> usize {
+        HEAD_LIMIT + if self.is_tls { RECORD } else { 0 }
     }
 
     fn mark(&self, limit: Option<usize>, is_reading: bool) {
@@ -392,7 +401,7 @@ fn carry_request(
         let begins = !link.is_tls || records.show_application_data(&buffer[..n]);
         if begins && !link.has_seen(REQUEST_BEGAN) {
             link.note(REQUEST_BEGAN);
-            link.mark(Some(HEAD_LIMIT), true);
+            link.mark(Some(link.limit()), true);
         }
         // A server that has refused a large content may stop reading and answer: what minreq
         // still writes is dropped, so that it comes to read that answer.
@@ -423,10 +432,14 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
                 }
             }
             Err(Stop) => {
-                if !link.has_seen(ENDED | TIME_UP) {
-                    link.note(RESET);
+                if link.has_seen(ENDED | TIME_UP) {
+                    break;
                 }
-                break;
+                link.note(RESET);
+                // minreq may still be writing a content that the server has refused: it has to
+                // come to read the answer.
+                let _ = client.shutdown(Shutdown::Write);
+                return;
             }
         }
     }

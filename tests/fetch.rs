@@ -1,0 +1,107 @@
+//! The example `fetch`: what it writes where, and its exit statuses, as a script sees them.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+mod sandbox;
+use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+
+/// Runs `fetch`, which Cargo has built beside the tests, with `input` as its standard input.
+fn fetch(sandbox: &Sandbox, secret: &str, arguments: &[&str], input: &str) -> Output {
+    let mut path = std::env::current_exe().expect("this test's path");
+    path.pop();
+    path.pop();
+    path.push("examples/fetch");
+    let mut child = Command::new(&path)
+        .args(arguments)
+        .env("JAS_URL", sandbox.url())
+        .env("JAS_CLIENT_ID", CLIENT_ID)
+        .env("JAS_CLIENT_SECRET", secret)
+        .env("JAS_API_KEY", API_KEY)
+        .env_remove("JAS_TOKEN_ENDPOINT")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{path:?} (cargo build --example fetch): {error}"));
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // It may end without reading any of it.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    child.wait_with_output().expect("its output")
+}
+
+#[test]
+fn the_answer_goes_to_standard_output() {
+    let sandbox = Sandbox::start();
+    let large = fetch(
+        &sandbox,
+        CLIENT_SECRET,
+        &["get", "/documents/v1/large?bytes=3000000"],
+        "",
+    );
+    assert_eq!(
+        (large.status.code(), large.stdout.len()),
+        (Some(0), 3_000_000)
+    );
+    assert_eq!(sandbox.requests()[1].method, "GET");
+
+    let query = "<ShipmentQuery><HouseBill>PAR45176295</HouseBill></ShipmentQuery>";
+    let arguments = ["query", "/tracking/v1/shipments", "application/xml", "-"];
+    // A query is sent again.
+    sandbox.next(Place::Api, Fault::Raw(vec![]));
+    let answer = fetch(&sandbox, CLIENT_SECRET, &arguments, query);
+    assert_eq!(answer.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&answer.stdout).contains("S505185992"));
+    assert_eq!(
+        sandbox.requests().last().expect("a request").content,
+        query.as_bytes()
+    );
+
+    let help = fetch(&sandbox, "", &["--help"], "");
+    assert_eq!(help.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&help.stdout).contains("Exit status:"));
+}
+
+#[test]
+fn the_exit_status_says_what_to_do() {
+    let sandbox = Sandbox::start();
+    let book = ["post", "/bookings/v1/bookings", "application/json", "-"];
+    let shipment = ["get", "/tracking/v1/shipments/S505185992"];
+    let wrong = |place, status| {
+        sandbox.next(place, Fault::Answer(status, vec![], b"<why>".to_vec()));
+    };
+    let run = |arguments: &[&str], secret| {
+        let output = fetch(&sandbox, secret, arguments, "{}");
+        assert!(output.stdout.is_empty());
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(errors.starts_with("error: "), "{errors}");
+        (output.status.code().expect("no signal"), errors)
+    };
+    assert_eq!(run(&[], CLIENT_SECRET).0, 2);
+    assert_eq!(run(&["get", "/a", "b"], CLIENT_SECRET).0, 2);
+    assert_eq!(run(&["get", "a"], CLIENT_SECRET).0, 2);
+    assert_eq!(run(&shipment, "").0, 2);
+    assert_eq!(
+        run(&["post", "/a", "a/b", "/no/such/file"], CLIENT_SECRET).0,
+        1
+    );
+    assert_eq!(run(&shipment, "wrong").0, 3);
+    wrong(Place::Api, 418);
+    let (status, errors) = run(&shipment, CLIENT_SECRET);
+    assert_eq!(status, 4);
+    assert!(errors.ends_with("<why>\n"), "{errors}");
+    for _ in 0..3 {
+        sandbox.next(Place::Api, Fault::Raw(vec![]));
+    }
+    assert_eq!(run(&shipment, CLIENT_SECRET).0, 5);
+    wrong(Place::Api, 400);
+    assert_eq!(run(&book, CLIENT_SECRET).0, 4);
+    wrong(Place::Api, 500);
+    assert_eq!(run(&book, CLIENT_SECRET).0, 6);
+    sandbox.next(Place::Api, Fault::Cut(0));
+    assert_eq!(run(&book, CLIENT_SECRET).0, 6);
+    sandbox.next(Place::Api, Fault::Cut(0));
+    assert_eq!(run(&book, CLIENT_SECRET).0, 6);
+    assert_eq!(sandbox.bookings(), 2);
+}

@@ -1,0 +1,811 @@
+//! What the session keeps to over TLS, against servers that do not.
+#![cfg(all(
+    target_os = "linux", // /proc tells what is left behind
+    any(feature = "https-rustls", feature = "https-rustls-probe")
+))]
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use jas_session::{Error, ErrorKind, Session};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::crypto::{ring, CryptoProvider};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// Where a child process finds the URLs that it is to call, parted by blanks.
+const URLS: &str = "JAS_SESSION_TEST_URLS";
+
+/// Every wait of a test that is to end by itself is given up after this.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The timeout of the calls that run into it, and how much later they may end.
+const TIMEOUT: Duration = Duration::from_millis(300);
+const LATE: Duration = Duration::from_millis(500);
+
+// Handshakes that do not come about
+
+#[cfg(feature = "https-rustls")]
+#[test]
+fn an_unknown_issuer_is_final_and_the_message_names_the_feature() {
+    let server = Server::tls(Authority::new().config("localhost", Days::Now), |_| {
+        Vec::new()
+    });
+    let url = server.url();
+    let error = session(&url).retries(2).get("/").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exchange);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "GET {url}/: the issuer of the server's certificate is not among the compiled-in \
+             roots; the feature https-rustls-probe uses this system's roots instead (with \
+             default-features = false)"
+        )
+    );
+    assert!(!error.may_have_executed());
+    let error = Session::new(&url, "id", "secret")
+        .unwrap()
+        .post("/", "text/plain", "create");
+    assert!(!error.unwrap_err().may_have_executed());
+    assert_eq!(server.ended().len(), 2);
+}
+
+#[test]
+fn a_stalled_handshake_ends_in_time_and_leaves_nothing_behind() {
+    if let [good, rest @ ..] = &urls()[..] {
+        let _ = text(good); // what is set up once is there
+        let before = (threads(), sockets());
+        for url in rest {
+            let start = Instant::now();
+            let error = session(url)
+                .timeout(TIMEOUT)
+                .post("/", "text/plain", "create")
+                .unwrap_err();
+            assert_in_time(start, &error);
+            assert!(!error.may_have_executed());
+            assert_eq!(
+                error.to_string(),
+                format!("POST {url}/: the time of 300ms was up before the request was sent")
+            );
+            assert_nothing_left(before);
+        }
+        return;
+    }
+    let silent = Server::start(|mut stream| until_closed(&mut stream));
+    // The header of a handshake record, and a drip of what it announces.
+    let drip = Server::start(|mut stream| {
+        let bytes = [22, 3, 3, 0x3f, 0xff, 2, 0, 0x3f, 0xfb].into_iter();
+        for byte in bytes.chain(std::iter::repeat(3)) {
+            if stream.write_all(&[byte]).is_err() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        until_closed(&mut stream)
+    });
+    let untrusted = Server::tls(Authority::new().config("localhost", Days::Now), |_| {
+        Vec::new()
+    });
+    let urls = [untrusted.url(), silent.url(), drip.url()];
+    let test = "a_stalled_handshake_ends_in_time_and_leaves_nothing_behind";
+    assert_passes(this_test_alone(test, &urls));
+    for server in [silent, drip] {
+        let received = server.ended();
+        assert_eq!(received.len(), 1);
+        assert_eq!(record_types(&received[0]), [22]);
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_tls_is_final() {
+    for garbage in [
+        &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..],
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        &[0; 64],
+        &[21, 3, 3, 0, 2, 2, 40], // alert: handshake_failure
+    ] {
+        let garbage = garbage.to_vec();
+        let server = Server::start(move |mut stream| {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&garbage);
+            until_closed(&mut stream)
+        });
+        let url = server.url();
+        let error = session(&url).retries(2).get("/").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exchange);
+        assert_eq!(
+            error.to_string(),
+            format!("GET {url}/: the server and this device don't agree on TLS")
+        );
+        assert!(!error.may_have_executed());
+        assert_eq!(server.ended().len(), 1);
+    }
+}
+
+#[test]
+fn a_close_inside_the_handshake_is_sent_again() {
+    let server = Server::start(|mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        Vec::new()
+    });
+    let error = session(&server.url()).retries(1).get("/").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exchange);
+    assert!(!error.may_have_executed());
+    assert_eq!(server.ended().len(), 2);
+}
+
+#[test]
+fn an_application_keeps_its_own_provider() {
+    if let [url] = &urls()[..] {
+        let mut own = ring::default_provider();
+        own.cipher_suites.truncate(1);
+        let kept = own.cipher_suites.clone();
+        own.install_default().unwrap();
+        let _ = text(url);
+        let provider = CryptoProvider::get_default().unwrap();
+        assert_eq!(provider.cipher_suites, kept);
+        return;
+    }
+    let server = Server::tls(Authority::new().config("localhost", Days::Now), |_| {
+        Vec::new()
+    });
+    let test = "an_application_keeps_its_own_provider";
+    assert_passes(this_test_alone(test, &[server.url()]));
+    assert_eq!(server.ended().len(), 1);
+}
+
+#[test]
+fn ring_does_the_cryptography_unless_told_otherwise() {
+    if let [url] = &urls()[..] {
+        assert!(CryptoProvider::get_default().is_none());
+        let _ = text(url);
+        let provider = CryptoProvider::get_default().unwrap();
+        let names = format!("{:?}", provider.kx_groups);
+        assert_eq!(names, format!("{:?}", ring::default_provider().kx_groups));
+        return;
+    }
+    let server = Server::tls(Authority::new().config("localhost", Days::Now), |_| {
+        Vec::new()
+    });
+    let test = "ring_does_the_cryptography_unless_told_otherwise";
+    assert_passes(this_test_alone(test, &[server.url()]));
+    assert_eq!(server.ended().len(), 1);
+}
+
+/// With the system's roots, which `SSL_CERT_FILE` replaces in the children.
+#[cfg(not(feature = "https-rustls"))]
+mod trusted {
+    use super::*;
+
+    #[test]
+    fn a_token_is_requested_and_calls_are_made_over_tls() {
+        if let [tls13, tls12] = &urls()[..] {
+            for url in [tls13, tls12] {
+                let session = Session::new(url, "id", "secret").unwrap();
+                let response = session.get("/shipments").unwrap();
+                assert_eq!(response.text().unwrap(), "GET /shipments HTTP/1.1");
+                let response = session.post("/bookings", "text/plain", "create").unwrap();
+                assert_eq!(response.text().unwrap(), "POST /bookings HTTP/1.1");
+            }
+            return;
+        }
+        let authority = Authority::new();
+        let config = authority.config("localhost", Days::Now);
+        let old = authority.config_of("localhost", Days::Now, &[&rustls::version::TLS12]);
+        let servers = [config, old].map(|config| {
+            Server::tls(config, |stream| {
+                let received = request(stream);
+                let line = String::from_utf8(received.clone()).unwrap();
+                let line = line.lines().next().unwrap();
+                let token = r#"{"access_token":"abc","token_type":"Bearer","expires_in":600}"#;
+                let is_token = line.starts_with("POST /oauth2/token ");
+                finish(stream, &answer(if is_token { token } else { line }));
+                received
+            })
+        });
+        let urls = servers.each_ref().map(Server::url);
+        let test = "trusted::a_token_is_requested_and_calls_are_made_over_tls";
+        assert_passes(authority.trusting(this_test_alone(test, &urls)));
+        for server in servers {
+            assert_eq!(server.ended().len(), 3);
+        }
+    }
+
+    #[test]
+    fn refused_certificates_are_final_and_each_message_says_why() {
+        if let [expired, early, other, unknown] = &urls()[..] {
+            let clock = ", or this device's clock is wrong: it says DDDD-DD-DD DD:DD UTC";
+            for (url, why) in [
+                (
+                    expired,
+                    format!("the server's certificate has expired{clock}"),
+                ),
+                (
+                    early,
+                    format!("the server's certificate is not valid yet{clock}"),
+                ),
+                (
+                    other,
+                    "the server's certificate is for another host name".into(),
+                ),
+                (
+                    unknown,
+                    "the issuer of the server's certificate is not among this system's roots"
+                        .into(),
+                ),
+            ] {
+                let error = session(url).retries(2).get("/").unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Exchange);
+                assert!(!error.may_have_executed());
+                let message = error.to_string();
+                let said = message.strip_prefix(&format!("GET {url}/: ")).unwrap();
+                let said = said.replace(|c: char| c.is_ascii_digit(), "D");
+                assert_eq!(said, why);
+            }
+            return;
+        }
+        let authority = Authority::new();
+        let servers = [
+            authority.config("localhost", Days::Past),
+            authority.config("localhost", Days::Future),
+            authority.config("api.example.com", Days::Now),
+            Authority::new().config("localhost", Days::Now),
+        ]
+        .map(|config| Server::tls(config, |_| Vec::new()));
+        let urls = servers.each_ref().map(Server::url);
+        let test = "trusted::refused_certificates_are_final_and_each_message_says_why";
+        assert_passes(authority.trusting(this_test_alone(test, &urls)));
+        for server in servers {
+            assert_eq!(server.ended().len(), 1);
+        }
+    }
+
+    #[test]
+    fn an_answer_cut_without_close_notify_is_an_error() {
+        const CONTENT: &str = "all of the content";
+        let framed = [
+            String::from_utf8(answer(CONTENT)).unwrap(),
+            format!("HTTP/1.1 200 OK\r\nServer: x\r\n\r\n{CONTENT}"),
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nall of\r\nc\r\n the \
+             content\r\n0\r\n\r\n"
+                .into(),
+        ];
+        if let [url] = &urls()[..] {
+            for (i, all) in framed.iter().enumerate() {
+                // Only a content with a length is whole without close_notify.
+                let whole = all.len() - usize::from(i == 0);
+                for cut in (0..=whole).filter(|cut| cut % 3 == 0 || whole - cut < 6) {
+                    let mut session = session(url);
+                    session = session.header("X-Cut", &format!("{i} {cut}")).unwrap();
+                    let result = session.get("/").and_then(jas_session::Response::bytes);
+                    if i == 2 && cut == whole {
+                        assert_eq!(result.unwrap(), CONTENT.as_bytes());
+                        continue;
+                    }
+                    let error = result.expect_err(&format!("{i} {cut}"));
+                    assert_eq!(error.kind(), ErrorKind::Exchange, "{i} {cut}");
+                    assert!(error.may_have_executed());
+                }
+                let whole = session(url).header("X-Cut", &format!("{i} 999")).unwrap();
+                let response = whole.get("/").unwrap();
+                assert_eq!(response.text().unwrap(), CONTENT);
+            }
+            return;
+        }
+        let authority = Authority::new();
+        let server = Server::tls(authority.config("localhost", Days::Now), move |stream| {
+            let received = request(stream);
+            let text = String::from_utf8_lossy(&received);
+            let (_, rest) = text.split_once("X-Cut: ").unwrap();
+            let numbers: Vec<usize> = rest
+                .split_whitespace()
+                .map_while(|n| n.parse().ok())
+                .collect();
+            let all = framed[numbers[0]].as_bytes();
+            if let Some(begin) = all.get(..numbers[1]) {
+                stream.write_all(begin).unwrap();
+                let _ = stream.sock.shutdown(std::net::Shutdown::Write);
+                let _ = until_closed(&mut stream.sock);
+            } else {
+                finish(stream, all);
+            }
+            received
+        });
+        let test = "trusted::an_answer_cut_without_close_notify_is_an_error";
+        assert_passes(authority.trusting(this_test_alone(test, &[server.url()])));
+    }
+
+    #[test]
+    fn stalls_behind_the_handshake_end_in_time_and_may_have_executed() {
+        if let [good, rest @ ..] = &urls()[..] {
+            assert_eq!(text(good).unwrap(), "good");
+            let before = (threads(), sockets());
+            for url in rest {
+                let start = Instant::now();
+                let session = session(url).timeout(TIMEOUT);
+                let result = session.post("/", "text/plain", "create");
+                let error = result.and_then(jas_session::Response::bytes).unwrap_err();
+                assert_in_time(start, &error);
+                assert!(error.may_have_executed());
+                assert_nothing_left(before);
+            }
+            return;
+        }
+        let authority = Authority::new();
+        let config = || authority.config("localhost", Days::Now);
+        let good = Server::tls(config(), |stream| {
+            let received = request(stream);
+            finish(stream, &answer("good"));
+            received
+        });
+        let silent = Server::tls(config(), |stream| {
+            let received = request(stream);
+            [received, rest(stream)].concat()
+        });
+        // Whole records, each a byte of the head; and a byte at a time of one record, of the
+        // head's and of the content's.
+        let small = Server::tls(config(), |stream| {
+            let received = request(stream);
+            let bytes = b"HTTP/1.1 200 OK\r\nX-A: ".iter();
+            for byte in bytes.chain(std::iter::repeat(&b'x')) {
+                if stream.write_all(&[*byte]).is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            received
+        });
+        let [head, content] = [0, 1].map(|sent| {
+            Server::tls(config(), move |stream| {
+                let received = request(stream);
+                if sent > 0 {
+                    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n";
+                    stream.write_all(head).unwrap();
+                }
+                stream.conn.writer().write_all(&[b'x'; 9000]).unwrap();
+                let mut record = Vec::new();
+                while stream.conn.wants_write() {
+                    stream.conn.write_tls(&mut record).unwrap();
+                }
+                for byte in record {
+                    if stream.sock.write_all(&[byte]).is_err() {
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(10));
+                }
+                received
+            })
+        });
+        let servers = [good, silent, small, head, content];
+        let urls = servers.each_ref().map(Server::url);
+        let test = "trusted::stalls_behind_the_handshake_end_in_time_and_may_have_executed";
+        assert_passes(authority.trusting(this_test_alone(test, &urls)));
+        for server in servers {
+            assert_eq!(server.ended().len(), 1);
+        }
+    }
+
+    #[test]
+    fn long_heads_and_contents_pass_in_large_records() {
+        const LENGTHS: [usize; 3] = [1_000, 15_000, 20_000];
+        let content = "x".repeat(1 << 20);
+        if let [url] = &urls()[..] {
+            let failed: Vec<_> = LENGTHS
+                .into_iter()
+                .filter_map(|length| {
+                    let session = session(url)
+                        .header("X-Length", &length.to_string())
+                        .unwrap();
+                    match session.get("/").and_then(jas_session::Response::text) {
+                        Ok(text) => {
+                            assert!(text == content);
+                            None
+                        }
+                        Err(error) => Some((length, error.to_string())),
+                    }
+                })
+                .collect();
+            assert_eq!(failed, []);
+            return;
+        }
+        let authority = Authority::new();
+        let server = Server::tls(authority.config("localhost", Days::Now), move |stream| {
+            let received = request(stream);
+            let text = String::from_utf8_lossy(&received);
+            let (_, rest) = text.split_once("X-Length: ").unwrap();
+            let length: usize = rest.lines().next().unwrap().parse().unwrap();
+            let begin = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-A: ",
+                content.len()
+            );
+            let value = "y".repeat(length - begin.len() - 4);
+            finish(
+                stream,
+                format!("{begin}{value}\r\n\r\n{content}").as_bytes(),
+            );
+            received
+        });
+        let test = "trusted::long_heads_and_contents_pass_in_large_records";
+        assert_passes(authority.trusting(this_test_alone(test, &[server.url()])));
+    }
+
+    #[test]
+    fn chunks_pass_however_they_lie_in_records() {
+        let sizes = [1, 100, 4096, 8000, 16_000, 40_000];
+        // The second ends before the line end of a chunk of 4096, and the third is a full one.
+        let records = [47, 4102, 16_384, 1369, 4229, 8_000];
+        if let [url] = &urls()[..] {
+            for (i, size) in sizes.iter().enumerate() {
+                let session = session(url).header("X-Case", &i.to_string()).unwrap();
+                let text = session.get("/").unwrap().text().unwrap();
+                assert_eq!(text.len(), 200_000, "{size}");
+            }
+            return;
+        }
+        let authority = Authority::new();
+        let server = Server::tls(authority.config("localhost", Days::Now), move |stream| {
+            let received = request(stream);
+            let text = String::from_utf8_lossy(&received);
+            let (_, rest) = text.split_once("X-Case: ").unwrap();
+            let size = sizes[rest.lines().next().unwrap().parse::<usize>().unwrap()];
+            let mut all = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+            for chunk in vec![b'x'; 200_000].chunks(size) {
+                all.extend(format!("{:x}\r\n", chunk.len()).bytes());
+                all.extend(chunk);
+                all.extend(b"\r\n");
+            }
+            all.extend(b"0\r\n\r\n");
+            let mut left = &all[..];
+            for record in records.iter().cycle() {
+                let (record, rest) = left.split_at((*record).min(left.len()));
+                stream.write_all(record).unwrap();
+                left = rest;
+                if left.is_empty() {
+                    break;
+                }
+            }
+            finish(stream, b"");
+            received
+        });
+        let test = "trusted::chunks_pass_however_they_lie_in_records";
+        assert_passes(authority.trusting(this_test_alone(test, &[server.url()])));
+    }
+}
+
+// Helpers
+
+type Stream = StreamOwned<ServerConnection, TcpStream>;
+
+/// A server on a free port of `localhost` with a thread for each connection. Dropping it joins
+/// all of them, and panics if one of them has.
+struct Server {
+    address: SocketAddr,
+    is_stopping: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<Vec<Vec<u8>>>>,
+}
+
+impl Server {
+    /// `serve` gives what it has received.
+    fn start(serve: impl Fn(TcpStream) -> Vec<u8> + Send + Sync + 'static) -> Server {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&is_stopping);
+        let acceptor = thread::spawn(move || {
+            thread::scope(|scope| {
+                let mut connections = Vec::new();
+                loop {
+                    let (stream, _) = listener.accept().unwrap();
+                    if stopping.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    stream.set_nodelay(true).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                    let serve = &serve;
+                    connections.push(scope.spawn(move || serve(stream)));
+                }
+                let received = connections.into_iter().map(|thread| thread.join().unwrap());
+                received.collect()
+            })
+        });
+        Server {
+            address,
+            is_stopping,
+            acceptor: Some(acceptor),
+        }
+    }
+
+    /// `serve` runs once the handshake has succeeded.
+    fn tls(
+        config: Arc<ServerConfig>,
+        serve: impl Fn(&mut Stream) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Server {
+        Server::start(move |mut stream| {
+            let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            while connection.is_handshaking() {
+                if connection.complete_io(&mut stream).is_err() {
+                    let _ = until_closed(&mut stream);
+                    return Vec::new();
+                }
+            }
+            serve(&mut StreamOwned::new(connection, stream))
+        })
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    /// What each connection has received, once all have ended.
+    fn ended(mut self) -> Vec<Vec<u8>> {
+        self.end().unwrap()
+    }
+
+    fn end(&mut self) -> thread::Result<Vec<Vec<u8>>> {
+        let Some(acceptor) = self.acceptor.take() else {
+            return Ok(Vec::new());
+        };
+        self.is_stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        acceptor.join()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let ended = self.end();
+        assert!(ended.is_ok() || thread::panicking(), "the server panicked");
+    }
+}
+
+/// When a certificate is valid.
+#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "the compiled-in roots need one of them")]
+enum Days {
+    Past,
+    Now,
+    Future,
+}
+
+/// An issuer of certificates.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate, for a file.
+    #[allow(dead_code, reason = "the compiled-in roots can't be changed")]
+    pem: String,
+    #[cfg(not(feature = "https-rustls"))]
+    directory: Directory,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([]).unwrap();
+        // Issuers of one name would be told apart by their signatures only.
+        let name = format!("issuer {:?}", rcgen::PublicKeyData::der_bytes(&key));
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = params.self_signed(&key).unwrap();
+        let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, own.der());
+        let lines: Vec<_> = base64
+            .as_bytes()
+            .chunks(64)
+            .map(String::from_utf8_lossy)
+            .collect();
+        Authority {
+            issuer: Issuer::new(params, key),
+            pem: format!(
+                "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+                lines.join("\n")
+            ),
+            #[cfg(not(feature = "https-rustls"))]
+            directory: Directory::new(),
+        }
+    }
+
+    /// A server's side, with a certificate for `host`.
+    fn config(&self, host: &str, days: Days) -> Arc<ServerConfig> {
+        self.config_of(host, days, rustls::ALL_VERSIONS)
+    }
+
+    fn config_of(
+        &self,
+        host: &str,
+        days: Days,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Arc<ServerConfig> {
+        let (first, last) = match days {
+            Days::Past => (2001, 2002),
+            Days::Now => (2001, 2999),
+            Days::Future => (2998, 2999),
+        };
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(first, 1, 1);
+        params.not_after = rcgen::date_time_ymd(last, 1, 1);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key);
+        Arc::new(config.unwrap())
+    }
+
+    /// A process whose only root is this one.
+    #[cfg(not(feature = "https-rustls"))]
+    fn trusting(&self, mut child: Command) -> Command {
+        let file = self.directory.0.join("root.pem");
+        fs::write(&file, &self.pem).unwrap();
+        let empty = self.directory.0.join("empty");
+        fs::create_dir(&empty).unwrap();
+        child.env("SSL_CERT_FILE", file).env("SSL_CERT_DIR", empty);
+        child
+    }
+}
+
+/// A directory of this test's own, gone when it is dropped.
+#[cfg(not(feature = "https-rustls"))]
+struct Directory(std::path::PathBuf);
+
+#[cfg(not(feature = "https-rustls"))]
+impl Directory {
+    fn new() -> Directory {
+        use std::sync::atomic::AtomicUsize;
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let n = COUNT.fetch_add(1, Ordering::SeqCst);
+        let name = format!("jas-session-tls-{}-{n}", std::process::id());
+        let path = env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Directory(path)
+    }
+}
+
+#[cfg(not(feature = "https-rustls"))]
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One request: head and content.
+#[allow(dead_code, reason = "no handshake succeeds with the compiled-in roots")]
+fn request(stream: &mut Stream) -> Vec<u8> {
+    let mut received = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&received);
+        if let Some((head, content)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .split_once("Content-Length: ")
+                .map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
+            if content.len() >= length {
+                return received;
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(n @ 1..) => received.extend_from_slice(&buffer[..n]),
+            _ => return received,
+        }
+    }
+}
+
+/// Sends the rest of an answer, and closes in order.
+#[allow(dead_code, reason = "no handshake succeeds with the compiled-in roots")]
+fn finish(stream: &mut Stream, bytes: &[u8]) {
+    let _ = stream.write_all(bytes);
+    stream.conn.send_close_notify();
+    let _ = stream.flush();
+    let _ = stream.sock.shutdown(std::net::Shutdown::Write);
+    let _ = until_closed(&mut stream.sock);
+}
+
+/// Everything more until the client closes.
+#[allow(dead_code, reason = "no handshake succeeds with the compiled-in roots")]
+fn rest(stream: &mut Stream) -> Vec<u8> {
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received);
+    received
+}
+
+/// Everything more until the client closes; a reset is a close, too.
+fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut received = Vec::new();
+    match stream.read_to_end(&mut received) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the client stays"),
+        _ => received,
+    }
+}
+
+/// The content types of TLS records.
+fn record_types(mut bytes: &[u8]) -> Vec<u8> {
+    let mut types = Vec::new();
+    while let [kind, _, _, high, low, rest @ ..] = bytes {
+        types.push(*kind);
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        bytes = rest.get(length..).unwrap_or_default();
+    }
+    types
+}
+
+/// An answer with a length.
+#[allow(dead_code, reason = "no handshake succeeds with the compiled-in roots")]
+fn answer(content: &str) -> Vec<u8> {
+    let length = content.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{content}").into_bytes()
+}
+
+/// A session that holds a token and sends nothing again.
+fn session(url: &str) -> Session {
+    let session = Session::new(url, "id", "secret").unwrap();
+    let session = session.resume("token", Duration::from_secs(600)).unwrap();
+    session.retries(0).timeout(PATIENCE)
+}
+
+/// The content of a GET.
+fn text(url: &str) -> Result<String, Error> {
+    session(url).get("/")?.text()
+}
+
+fn assert_in_time(start: Instant, error: &Error) {
+    let took = start.elapsed();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+    assert!(took >= TIMEOUT && took < TIMEOUT + LATE, "{took:?}");
+    println!("ended after {took:?}");
+}
+
+/// Compares the threads and the sockets of this process with what they were.
+fn assert_nothing_left(before: (usize, usize)) {
+    // A thread that has been joined is listed for a moment more.
+    let start = Instant::now();
+    while threads() != before.0 && start.elapsed() < PATIENCE {
+        thread::yield_now();
+    }
+    assert_eq!((threads(), sockets()), before);
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+fn sockets() -> usize {
+    let files = fs::read_dir("/proc/self/fd").unwrap();
+    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    links
+        .filter(|link| link.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+/// The URLs that this process, a child, is to call; else none.
+fn urls() -> Vec<String> {
+    let urls = env::var(URLS).unwrap_or_default();
+    urls.split_whitespace().map(str::to_owned).collect()
+}
+
+/// This test in a process of its own, in which it finds `urls`. It trusts the system's roots.
+fn this_test_alone(test: &str, urls: &[String]) -> Command {
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    child.env(URLS, urls.join(" "));
+    child.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+    child
+}
+
+fn assert_passes(mut child: Command) {
+    let output = child.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("test result: ok. 1 passed"), "{said}");
+    println!("{said}");
+}
