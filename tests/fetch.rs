@@ -23,7 +23,9 @@ fn fetch(sandbox: &Sandbox, secret: &str, arguments: &[&str], input: &str) -> Ou
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("{path:?} (cargo build --example fetch): {error}"));
+        .unwrap_or_else(|error| {
+            panic!("{} (cargo build --example fetch): {error}", path.display())
+        });
     let mut stdin = child.stdin.take().expect("a pipe");
     // It may end without reading any of it.
     let _ = stdin.write_all(input.as_bytes());
