@@ -18,9 +18,11 @@ pub struct Error(Box<Inner>);
 pub enum ErrorKind {
     /// The caller: a URL, a field, a setting or an environment variable. Nothing was sent.
     InvalidInput,
-    /// The credentials: the token endpoint refused them, or the request for a token.
+    /// The credentials, or the token endpoint's URL: the endpoint refused the request for a
+    /// token. [`Error::status`] is its answer's, not the API's.
     Denied,
-    /// See [`Error::status`]: the server answered, but not with 2xx.
+    /// See [`Error::status`]: the API answered, but not with 2xx; or the token endpoint is busy
+    /// or out of order (429, 5xx, 403 with `Retry-After`).
     Status,
     /// The call's time was up ([`Session::timeout`](crate::Session::timeout)).
     Timeout,
@@ -142,33 +144,55 @@ impl Error {
 impl Refusal {
     /// What the answer says of its reason, for the end of a message.
     pub(crate) fn detail(&self, secrets: &[&str]) -> String {
+        let mut detail = match self.retry_after {
+            Some(wait) => format!("; it asks to wait {wait:?}"),
+            None => String::new(),
+        };
         if let (300..=399, Some(location)) = (self.status, field(&self.fields, "location")) {
-            return match location.split_once("//") {
-                Some((_, rest)) => {
-                    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-                    let host = authority.rsplit('@').next().unwrap_or_default();
-                    let host = excerpt(host, secrets);
-                    format!("; it redirects to {host}, which is never followed")
-                }
-                None => "; it redirects to another path, which is never followed".to_owned(),
-            };
+            return detail + &redirect(location, secrets);
         }
         let Ok(text) = std::str::from_utf8(&self.content) else {
-            return String::new();
+            return detail;
         };
         let reason: Reason = miniserde::json::from_str(text).unwrap_or_default();
         let parts = [reason.error, reason.error_description, reason.message];
         let known: Vec<_> = parts.into_iter().flatten().collect();
         let text = if known.is_empty() {
-            text.to_owned()
+            // Redacted before anything is taken out of it.
+            without_tags(&redact(text, secrets))
         } else {
             known.join(": ")
         };
-        match excerpt(&text, secrets) {
-            text if text.is_empty() => text,
-            text => format!("; the answer says: {text}"),
+        let text = excerpt(&text, secrets);
+        if !text.is_empty() {
+            detail.push_str("; the answer says: ");
+            detail.push_str(&text);
         }
+        detail
     }
+}
+
+fn redirect(location: &str, secrets: &[&str]) -> String {
+    let Some((_, rest)) = location.split_once("//") else {
+        return "; it redirects to another path, which is never followed".to_owned();
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = excerpt(host, secrets);
+    format!("; it redirects to {host}, which is never followed")
+}
+
+/// The text of an HTML or XML page; other text as it is.
+fn without_tags(text: &str) -> String {
+    if !text.trim_start().starts_with('<') {
+        return text.to_owned();
+    }
+    let mut plain = String::new();
+    for part in text.split('<') {
+        plain.push(' ');
+        plain.push_str(part.split_once('>').map_or("", |(_, behind)| behind));
+    }
+    plain
 }
 
 /// Where JSON answers give their reason: [RFC 6749, section

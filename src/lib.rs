@@ -69,41 +69,55 @@
 //! ```
 //! use std::io::{BufRead, BufReader, Read, Write};
 //! use std::net::TcpListener;
-//! use jas_session::Session;
+//! use std::time::Duration;
+//! use jas_session::{ErrorKind, Session};
 //!
-//! /// Answers each request with what `answer` makes of its first line.
-//! fn stub(answer: impl Fn(&str) -> (u16, &'static str) + Send + 'static) -> String {
+//! /// Answers each request, one after another, with what `answer` makes of its head and its
+//! /// content: status and header fields, and content.
+//! fn stub(answer: impl Fn(&str, &str) -> (&'static str, String) + Send + 'static) -> String {
 //!     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
 //!     let url = format!("http://{}", listener.local_addr().unwrap());
 //!     std::thread::spawn(move || {
 //!         for stream in listener.incoming() {
 //!             let mut stream = BufReader::new(stream.unwrap());
-//!             let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
-//!             stream.read_line(&mut first).unwrap();
-//!             while stream.read_line(&mut line).unwrap() > 2 {
-//!                 if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+//!             let (mut head, mut length) = (String::new(), 0);
+//!             while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap() > 0 {
+//!                 let line = head.lines().last().unwrap().to_lowercase();
+//!                 if let Some(value) = line.strip_prefix("content-length:") {
 //!                     length = value.trim().parse().unwrap();
 //!                 }
-//!                 line.clear();
 //!             }
-//!             stream.read_exact(&mut vec![0; length]).unwrap();
-//!             let (status, content) = answer(&first);
-//!             let head = format!("HTTP/1.1 {status} -\r\nContent-Length: {}\r\n\r\n", content.len());
-//!             stream.get_mut().write_all((head + content).as_bytes()).unwrap();
+//!             let mut content = vec![0; length];
+//!             stream.read_exact(&mut content).unwrap();
+//!             let (status, content) = answer(&head, &String::from_utf8_lossy(&content));
+//!             let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", content.len());
+//!             stream.get_mut().write_all((head + &content).as_bytes()).unwrap();
 //!         }
 //!     });
 //!     url
 //! }
 //!
 //! # fn main() -> Result<(), jas_session::Error> {
-//! let url = stub(|request| match request.split(' ').nth(1) {
-//!     Some("/oauth2/token") => (200, r#"{"access_token":"t","token_type":"Bearer"}"#),
-//!     Some("/tracking/v1/shipments/S1") => (200, r#"{"milestones":[]}"#),
-//!     _ => (404, ""),
+//! let url = stub(|head, content| match head.split(' ').nth(1) {
+//!     Some("/oauth2/token") => {
+//!         let token = r#"{"access_token":"t","token_type":"Bearer","expires_in":600}"#;
+//!         ("200 OK", token.to_owned())
+//!     }
+//!     Some("/tracking/v1/shipments") if content.contains("PAR45176295") => {
+//!         ("200 OK\r\nContent-Type: application/xml", "<shipment/>".to_owned())
+//!     }
+//!     Some("/tracking/v1/shipments") => ("404 Not Found", String::new()),
+//!     _ => ("429 Too Many Requests\r\nRetry-After: 3600", String::new()),
 //! });
 //! let session = Session::new(&url, "id", "secret")?;
-//! assert_eq!(session.get("/tracking/v1/shipments/S1")?.text()?, r#"{"milestones":[]}"#);
-//! assert_eq!(session.get("/tracking/v1/shipments/S2").unwrap_err().status(), Some(404));
+//! let track = |bill: &str| {
+//!     session.post_idempotent("/tracking/v1/shipments", "application/xml", bill)
+//! };
+//! assert_eq!(track("<HouseBill>PAR45176295</HouseBill>")?.text()?, "<shipment/>");
+//! let error = track("<HouseBill>X</HouseBill>").unwrap_err();
+//! assert_eq!((error.kind(), error.status()), (ErrorKind::Status, Some(404)));
+//! let error = session.get("/documents").unwrap_err();
+//! assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)));
 //! # Ok(()) }
 //! ```
 //!

@@ -138,6 +138,9 @@ impl Session {
     /// Sets the URL that tokens are requested from: by default the base URL +
     /// `/oauth2/token`. The session starts without a token, and shares none with earlier clones.
     ///
+    /// The answer has to be JSON with `access_token` and `token_type` (`Bearer`, in any case);
+    /// without `expires_in` a token is taken to live ten minutes, as JAS documents.
+    ///
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the URL can't be used.
@@ -166,7 +169,8 @@ impl Session {
     }
 
     /// Sets a header field of every API call, never of a token request. It replaces an earlier
-    /// value, and the session's own `User-Agent` and `Accept`.
+    /// value, and the session's own `User-Agent` (`jas-session/VERSION`) and `Accept` (the media
+    /// type of a POST, else `*/*`).
     ///
     /// # Errors
     ///
@@ -211,8 +215,13 @@ impl Session {
         self
     }
 
-    /// Sets how many times a request that may be sent again is sent again: 2 by default. One
-    /// more after a refused token is not counted.
+    /// Sets how many times a request that may be sent again is sent again: 2 by default. It
+    /// counts for the token request and for the call by itself; the one more after a refused
+    /// token is not counted.
+    ///
+    /// The pause before it is what the answer's `Retry-After` asks for, else 250 ms, doubled each
+    /// time, a quarter more or less. A pause that does not fit into what is left of the
+    /// [`timeout`](Session::timeout) is not made: the error is returned at once.
     #[must_use = "a setting returns the session"]
     pub fn retries(mut self, n: u32) -> Session {
         self.retries = n;
@@ -268,6 +277,7 @@ impl Session {
     /// Sends a POST that only reads, such as JAS's status queries, and so may be sent again
     /// ([RFC 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): after a
     /// broken exchange, or when the server is busy, up to [`retries`](Session::retries) times.
+    /// Content that breaks off while the [`Response`] is read is not sent for again.
     ///
     /// # Errors
     ///

@@ -399,22 +399,21 @@ impl Tokens {
         let label = self.label();
         let status = refusal.status;
         let detail = refusal.detail(&[&self.client.secret]);
-        let is_denied =
-            matches!(status, 400 | 401) || status == 403 && refusal.retry_after.is_none();
-        let (kind, advice) = if is_denied {
-            (
+        let is_busy =
+            matches!(status, 429 | 500..) || status == 403 && refusal.retry_after.is_some();
+        let (kind, advice) = match status {
+            _ if is_busy => (ErrorKind::Status, ""),
+            400 | 401 | 403 => (
                 ErrorKind::Denied,
                 ": check the client id and the client secret, and that the application is \
                  subscribed to an API",
-            )
-        } else if status == 404 || status == 405 {
-            (
-                ErrorKind::Status,
+            ),
+            // Not `Status`: a caller must not take this 404 for one of the API.
+            _ => (
+                ErrorKind::Denied,
                 ": no token endpoint is there: check the base URL, or give the endpoint's own URL \
                  with Session::token_endpoint, or JAS_TOKEN_ENDPOINT",
-            )
-        } else {
-            (ErrorKind::Status, "")
+            ),
         };
         Error::new(
             kind,

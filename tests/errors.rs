@@ -187,11 +187,11 @@ fn statuses_come_with_advice_and_with_what_the_answer_says() {
     for (fault, message) in [
         (
             answer(400, &[], "<error>\r\n  <text>no\tContent-Type</text>\n</error>"),
-            "400: bad request, usually a missing or wrong media type; the answer says: <error> <text>no Content-Type</text> </error>",
+            "400: bad request, usually a missing or wrong media type; the answer says: no Content-Type",
         ),
         (
             answer(403, &[("Retry-After", "5")], ""),
-            "403: too many requests for now",
+            "403: too many requests for now; it asks to wait 5s",
         ),
         (
             answer(404, &[], r#"{"error":"not_found","error_description":"no such shipment"}"#),
@@ -199,7 +199,7 @@ fn statuses_come_with_advice_and_with_what_the_answer_says() {
         ),
         (
             answer(429, &[("Retry-After", "5")], "slow down"),
-            "429: too many requests for now; the answer says: slow down",
+            "429: too many requests for now; it asks to wait 5s; the answer says: slow down",
         ),
         (answer(500, &[], ""), "500"),
         (answer(596, &[], "Service Not Found"), "596; the answer says: Service Not Found"),
