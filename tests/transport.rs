@@ -207,8 +207,10 @@ fn a_redirect_is_never_followed_and_the_error_names_its_host() {
         assert_eq!(
             error.to_string(),
             format!(
-                "token request to {url}/oauth2/token: answered with {status}; it redirects to \
-                 {host}, which is never followed"
+                "token request to {url}/oauth2/token: answered with {status}: no token endpoint is \
+                 there: check the base URL, or give the endpoint's own URL with \
+                 Session::token_endpoint, or JAS_TOKEN_ENDPOINT; it redirects to {host}, which is \
+                 never followed"
             )
         );
         assert_eq!(server.ended().len(), 2);
