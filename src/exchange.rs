@@ -20,6 +20,9 @@ pub(crate) struct Deadline {
 /// Longer timeouts are as good as none, and would overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// What requests say they come from, unless `Session::header` replaces it.
+pub(crate) const USER_AGENT: &str = concat!("jas-session/", env!("CARGO_PKG_VERSION"));
+
 /// How much of the content of an answer that refused is kept.
 const KEPT: u64 = 64 * 1024;
 

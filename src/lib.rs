@@ -146,6 +146,7 @@ macro_rules! tell {
 }
 
 mod error;
+mod excerpt;
 mod exchange;
 mod relay;
 mod response;
@@ -163,6 +164,3 @@ pub use session::Session;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}
-
-/// What requests say they come from, unless `Session::header` replaces it.
-const USER_AGENT: &str = concat!("jas-session/", env!("CARGO_PKG_VERSION"));

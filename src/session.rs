@@ -2,15 +2,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{excerpt, field, Error, ErrorKind, Refusal};
-use crate::exchange::{self, Deadline, Request};
+use crate::error::{field, Error, ErrorKind, Refusal};
+use crate::excerpt::{excerpt, reason};
+use crate::exchange::{self, Deadline, Request, USER_AGENT};
 use crate::response::Response;
 use crate::retry::{self, decide, is_token_refused, Attempt, Next, Outcome};
 use crate::token::{Client, Terms, Token, Tokens};
 use crate::url::{
     check_credential, check_field_name, check_field_value, check_media_type, check_visible, Url,
 };
-use crate::USER_AGENT;
 
 /// What the session puts on a request by itself.
 const OWNED: [&str; 8] = [
@@ -469,7 +469,7 @@ impl Session {
             429 => ": too many requests for now",
             _ => "",
         };
-        let detail = refusal.detail(&self.secrets(tokens));
+        let detail = reason(&refusal, &self.secrets(tokens));
         Error::new(
             ErrorKind::Status,
             format!("{label}: answered with {status}{advice}{detail}"),

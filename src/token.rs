@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use miniserde::de::{Deserialize, Visitor};
 use miniserde::make_place;
 
-use crate::error::{excerpt, Error, ErrorKind, Refusal};
-use crate::exchange::{self, Deadline, Request};
+use crate::error::{Error, ErrorKind, Refusal};
+use crate::excerpt::{excerpt, reason};
+use crate::exchange::{self, Deadline, Request, USER_AGENT};
 use crate::retry::{self, decide, Attempt, Next, Outcome};
 use crate::url::{check_visible, form_encoded, Url};
-use crate::USER_AGENT;
 
 /// The lifetime of a token whose answer does not tell (JAS documents ten minutes).
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
@@ -398,7 +398,7 @@ impl Tokens {
     fn refused(&self, refusal: Refusal) -> Error {
         let label = self.label();
         let status = refusal.status;
-        let detail = refusal.detail(&[&self.client.secret]);
+        let detail = reason(&refusal, &[&self.client.secret]);
         let is_busy =
             matches!(status, 429 | 500..) || status == 403 && refusal.retry_after.is_some();
         let (kind, advice) = match status {

@@ -1,0 +1,99 @@
+//! The feature `log`: what is told at which level, and that nothing secret is.
+#![cfg(feature = "log")]
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use jas_session::Session;
+
+mod sandbox;
+use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Recorder;
+
+impl log::Log for Recorder {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target() == "jas_session"
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let line = format!("{} {}", record.level(), record.args());
+            LINES.lock().expect("no panic").push(line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
+    log::set_logger(&Recorder).expect("the only logger");
+    log::set_max_level(log::LevelFilter::Trace);
+    let sandbox = Sandbox::start();
+    let url = sandbox.url();
+    let told = || std::mem::take(&mut *LINES.lock().expect("no panic")).join("\n");
+    let shipment = "/tracking/v1/shipments/S505185992";
+
+    let session = Session::new(&url, CLIENT_ID, CLIENT_SECRET)
+        .and_then(|session| session.api_key(API_KEY))
+        .expect("a session");
+    let old = session.access_token().unwrap();
+    let mut all = told();
+    let requested = format!(
+        "DEBUG requesting a token from {url}/oauth2/token\nINFO token received, good for 600s"
+    );
+    assert_eq!(all, requested);
+
+    sandbox.revoke();
+    session.get(shipment).unwrap();
+    let lines = told();
+    assert_eq!(
+        lines,
+        format!("WARN the token was refused; requesting another\n{requested}")
+    );
+    all += &lines;
+
+    let echo = format!(
+        "{CLIENT_SECRET} {API_KEY} {}",
+        session.access_token().unwrap()
+    );
+    let busy = vec![("Retry-After", "0".to_owned())];
+    sandbox.next(Place::Api, Fault::Answer(503, busy, echo.into()));
+    session.get(shipment).unwrap();
+    let lines = told();
+    assert_eq!(
+        lines,
+        format!(
+            "WARN GET {url}{shipment}: answered with 503; it asks to wait 0ns; the answer says: \
+             [redacted] [redacted] [redacted]; again in 0ns"
+        )
+    );
+    all += &lines;
+
+    sandbox.token_lifetime(Duration::from_secs(1));
+    session.invalidate(&session.access_token().unwrap());
+    session.access_token().unwrap();
+    while session
+        .held_token()
+        .is_some_and(|(_, left)| left > Duration::from_millis(500))
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    sandbox.next(Place::Token, Fault::Raw(CLIENT_SECRET.into()));
+    session.access_token().unwrap();
+    let lines = told();
+    let last = lines.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("WARN the token could not be renewed yet: token request to"),
+        "{last}"
+    );
+    all += &lines;
+
+    let new = session.access_token().unwrap();
+    for secret in [CLIENT_SECRET, API_KEY, &old, &new] {
+        assert!(!all.contains(secret), "{secret} in {all}");
+    }
+}
