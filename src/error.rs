@@ -84,7 +84,9 @@ impl Error {
     /// How long the server asks to wait before the next try (`Retry-After`, [RFC 9110, section
     /// 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)), uncapped.
     ///
-    /// An HTTP-date is measured against the `Date` field of the same answer.
+    /// An HTTP-date is measured against the `Date` field of the same answer. Ask
+    /// [`may_have_executed`](Error::may_have_executed) before sending a create again: a 503 may
+    /// have both. Not every rate limit says how long: see [`status`](Error::status) for 429, too.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.refusal.as_ref()?.retry_after
@@ -93,7 +95,8 @@ impl Error {
     /// Whether the API may have done what was asked, or may still do it, although no good answer
     /// arrived.
     ///
-    /// `false` is a promise: nothing of the request was acted on, and it may be sent again.
+    /// `false`: nothing of the request was acted on, as far as a 4xx answer tells (409 may mean
+    /// that an earlier request was). `true` after a good answer that could not be read, too.
     #[must_use]
     pub fn may_have_executed(&self) -> bool {
         self.0.may_have_executed

@@ -1,7 +1,6 @@
 //! Text of a server made fit for a message: short, on one line, and without secrets.
 
 use crate::error::{field, Refusal};
-use crate::url::form_encoded;
 
 /// What an answer that refused says of its reason, for the end of a message.
 pub(crate) fn reason(refusal: &Refusal, secrets: &[&str]) -> String {
@@ -22,9 +21,9 @@ pub(crate) fn reason(refusal: &Refusal, secrets: &[&str]) -> String {
         // Redacted before anything is taken out of it.
         without_tags(&redact(text, secrets))
     } else {
-        known.join(": ")
+        redact(&known.join(": "), secrets)
     };
-    let text = excerpt(&text, secrets);
+    let text = clean(&text);
     if !text.is_empty() {
         detail.push_str("; the answer says: ");
         detail.push_str(&text);
@@ -34,12 +33,14 @@ pub(crate) fn reason(refusal: &Refusal, secrets: &[&str]) -> String {
 
 /// Where an answer redirects to; `location` is redacted already, before it is cut.
 fn redirect(location: &str) -> String {
-    let Some((_, rest)) = location.split_once("//") else {
+    let (before, rest) = location.split_once("//").unwrap_or(("/", ""));
+    // A `//` in the query, or further down the path, begins no authority.
+    if before.contains(['/', '?', '#']) {
         return "; it redirects to another path, which is never followed".to_owned();
-    };
+    }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
-    let host = excerpt(host, &[]);
+    let host = clean(host);
     format!("; it redirects to {host}, which is never followed")
 }
 
@@ -71,10 +72,13 @@ const REDACTED: &str = "[redacted]";
 /// The most characters of remote text that a message shows.
 const EXCERPT: usize = 200;
 
-/// Remote text made fit for a message: secrets redacted, blanks and control characters folded
-/// into single blanks, and cut.
+/// Remote text made fit for a message: secrets redacted, then made short and one line.
 pub(crate) fn excerpt(text: &str, secrets: &[&str]) -> String {
-    let text = redact(text, secrets);
+    clean(&redact(text, secrets))
+}
+
+/// `text` with blanks and control characters folded into single blanks, and cut.
+fn clean(text: &str) -> String {
     let mut clean = String::new();
     let mut count = 0;
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
@@ -95,37 +99,86 @@ pub(crate) fn excerpt(text: &str, secrets: &[&str]) -> String {
     clean
 }
 
-/// `text` without the secrets, in each form in which a server may echo them.
+/// `text` without the secrets, each of which is ASCII, in whatever form they are echoed.
 fn redact(text: &str, secrets: &[&str]) -> String {
-    let mut text = text.to_owned();
+    // Marked first, because one may begin within another.
+    let mut is_secret = vec![false; text.len()];
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        let form = form_encoded(secret);
-        let escaped = secret.replace('\\', "\\\\").replace('"', "\\\"");
-        let html = secret
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('>', "&gt;");
-        let forms = [
-            form.replace('+', "%20"),
-            form,
-            escaped.replace('/', "\\/"),
-            escaped,
-            html.replace('"', "&quot;"),
-            html,
-            (*secret).to_owned(),
-        ];
-        for form in &forms {
-            if text.contains(form.as_str()) {
-                text = text.replace(form.as_str(), REDACTED);
+        for start in 0..text.len() {
+            if let Some(length) = echo(secret.as_bytes(), &text.as_bytes()[start..]) {
+                is_secret[start..start + length].fill(true);
             }
         }
     }
-    text
+    let mut clean = String::new();
+    let mut was_secret = false;
+    for (i, c) in text.char_indices() {
+        if !is_secret[i] {
+            clean.push(c);
+        } else if !was_secret {
+            clean.push_str(REDACTED);
+        }
+        was_secret = is_secret[i];
+    }
+    clean
+}
+
+/// How long the secret is that `text` starts with, if it does: each of its characters as it is,
+/// or escaped for a URL, a form, JSON, HTML or XML.
+fn echo(secret: &[u8], text: &[u8]) -> Option<usize> {
+    // A `%` may stand for itself or begin an escape: several readings go on side by side.
+    let mut ends = vec![0];
+    for &byte in secret {
+        let mut next = Vec::new();
+        for end in ends {
+            for length in forms(byte, &text[end..]).into_iter().flatten() {
+                if !next.contains(&(end + length)) {
+                    next.push(end + length);
+                }
+            }
+        }
+        if next.is_empty() {
+            return None;
+        }
+        ends = next;
+    }
+    ends.into_iter().max()
+}
+
+/// The lengths of all forms of `byte` that `text` starts with.
+fn forms(byte: u8, text: &[u8]) -> [Option<usize>; 2] {
+    let plain = text.first() == Some(&byte) || byte == b' ' && text.first() == Some(&b'+');
+    let escaped = match text {
+        [b'%', digits @ ..] => (number(digits.get(..2), 16) == Some(byte)).then_some(3),
+        [b'\\', b'u', digits @ ..] if number(digits.get(..4), 16) == Some(byte) => Some(6),
+        [b'\\', other, ..] => (*other == byte).then_some(2),
+        [b'&', rest @ ..] => {
+            let end = rest.iter().take(10).position(|&other| other == b';');
+            let meant = end.and_then(|end| match &rest[..end] {
+                [b'#', b'x' | b'X', digits @ ..] => number(Some(digits), 16),
+                [b'#', digits @ ..] => number(Some(digits), 10),
+                b"amp" => Some(b'&'),
+                b"lt" => Some(b'<'),
+                b"gt" => Some(b'>'),
+                b"quot" => Some(b'"'),
+                b"apos" => Some(b'\''),
+                _ => None,
+            });
+            end.filter(|_| meant == Some(byte)).map(|end| end + 2)
+        }
+        _ => None,
+    };
+    [plain.then_some(1), escaped]
+}
+
+fn number(digits: Option<&[u8]>, radix: u32) -> Option<u8> {
+    let digits = std::str::from_utf8(digits?).ok()?;
+    u8::try_from(u32::from_str_radix(digits, radix).ok()?).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{excerpt, reason, Refusal, REDACTED};
+    use super::{excerpt, reason, redact, Refusal, REDACTED};
 
     #[test]
     fn excerpt_redacts_every_form_of_a_secret_before_it_cuts() {
@@ -138,11 +191,36 @@ mod tests {
             "p w+\\/\\\"<x>",
             "p w+/\"&lt;x&gt;",
             "p w+/&quot;&lt;x&gt;",
+            "p%20w%2b%2f%22%3cx%3e",
+            "p w\\u002B\\/\\u0022\\u003cx\\u003E",
+            "p w&#43;&#x2F;&#34;&lt;x&#62;",
         ] {
             let text = format!("{}{echoed} rest", "a".repeat(195));
             let shown = excerpt(&text, &[secret]);
             assert_eq!(shown, format!("{}{}...", "a".repeat(195), &REDACTED[..5]));
         }
+    }
+
+    #[test]
+    fn a_secret_of_one_letter_does_not_make_a_message_grow() {
+        let refusal = Refusal {
+            status: 500,
+            fields: vec![],
+            content: b"e red e".to_vec(),
+            retry_after: None,
+        };
+        let text = reason(&refusal, &["e", "d", "red"]);
+        assert_eq!(text, "; the answer says: [redacted] [redacted] [redacted]");
+    }
+
+    #[test]
+    fn secrets_that_overlap_are_redacted_whole() {
+        let secrets = ["jas", "jas-9f8e", "8e7d", "%25a"];
+        assert_eq!(redact("a jas-9f8e7d b", &secrets), "a [redacted] b");
+        assert_eq!(
+            redact("jasjas %25a %2525a é", &secrets),
+            "[redacted] [redacted] [redacted] é"
+        );
     }
 
     #[test]

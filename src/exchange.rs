@@ -160,6 +160,12 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
         let error = cut_short(&label, deadline, &relay).unwrap_or_else(|| broken(&label, message));
         passing(error.or_executed(relay.has_request_begun()))
     };
+    // An end of the stream that is ours would look like the end of the head.
+    if relay.has_head_ended() != Some(true) {
+        if let Some(error) = cut_short(&label, deadline, &relay) {
+            return Err(passing(error.or_executed(relay.has_request_begun())));
+        }
+    }
     if lazy.status_code == 503 && lazy.reason_phrase == "Server did not provide a status line" {
         // minreq makes this up, of an empty answer, too.
         return Err(fail("there was no answer, or one that is not HTTP"));
@@ -169,9 +175,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
         return Err(fail("the answer broke off in its header section"));
     }
     if !(200..1000).contains(&lazy.status_code) {
-        return Err(fail(
-            "the answer's status code is not a final one (200 to 599)",
-        ));
+        return Err(fail("the answer's status code is not a final one"));
     }
     let fields: Vec<_> = lazy
         .headers
@@ -183,6 +187,12 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
         204 | 304 => Framing::Length(0),
         _ => framing(&fields).map_err(fail)?,
     };
+    if let (200..=299, Some(message)) = (lazy.status_code, coding(&fields)) {
+        return Err(Failure {
+            error: broken(&label, message).or_executed(true),
+            is_final: true,
+        });
+    }
     relay.pass_head(framing == Framing::Chunked);
     let to_come = if let Framing::Length(length) = framing {
         length
@@ -291,7 +301,14 @@ impl Content {
                 self.to_come = self.to_come.saturating_sub(n as u64);
                 Ok(n)
             }
-            Err(cause) => Err(self.read_error(cause)),
+            Err(cause) => {
+                // minreq wraps what happens between chunks once more.
+                let kind = match cause.get_ref().and_then(|inner| inner.downcast_ref()) {
+                    Some(minreq::Error::IoError(inner)) => inner.kind(),
+                    _ => cause.kind(),
+                };
+                Err(self.read_error(io::Error::new(kind, cause)))
+            }
         };
         // The connection is given back as soon as it has no more to give.
         let is_done = matches!(self.framing, Framing::Length(_)) && self.to_come == 0;
@@ -314,11 +331,11 @@ impl Content {
         };
         let is_whole = match self.framing {
             Framing::Length(_) => self.to_come == 0,
-            // minreq takes a cut for the end, too. Over TLS the library reports a cut by itself;
-            // else a reset or our own deadline shows it.
+            // rustls reports a cut by itself.
+            _ if relay.has_head_ended().is_none() && HAS_RUSTLS => true,
+            // minreq takes a cut for the end, too: a reset or our own deadline shows it.
             Framing::Chunked => !relay.is_reset() && !relay.is_time_up(),
-            Framing::UntilClose if relay.has_head_ended().is_some() => relay.has_server_closed(),
-            Framing::UntilClose => !relay.is_time_up(),
+            Framing::UntilClose => relay.has_server_closed(),
         };
         if is_whole && !relay.is_over_limit() {
             return Ok(());
@@ -351,8 +368,15 @@ impl Content {
     }
 }
 
+/// Whether rustls speaks TLS for minreq.
+const HAS_RUSTLS: bool = cfg!(any(
+    feature = "https-rustls",
+    feature = "https-rustls-probe"
+));
+
 /// Runs a call into minreq; its panics become the error that `panicked` gives. (With `panic =
-/// "abort"` there is nothing to catch; none is known that a server can cause.)
+/// "abort"` there is nothing to catch. The only one known needs the relay to close its listener
+/// between minreq's connection and its CONNECT, which the relay avoids.)
 fn unpanicked<T, E>(
     call: impl FnOnce() -> Result<T, E>,
     panicked: impl FnOnce() -> E,
@@ -367,6 +391,24 @@ fn target(path: &str) -> &str {
     } else {
         path
     }
+}
+
+/// Refuses a content coding, which was not asked for: it would be taken for the content itself.
+fn coding(fields: &[(String, String)]) -> Option<String> {
+    let (_, coding) = fields.iter().find(|(name, value)| {
+        name.eq_ignore_ascii_case("content-encoding")
+            && !value.is_empty()
+            && !value.eq_ignore_ascii_case("identity")
+    })?;
+    // A name that is not known is not shown: a server may have put anything there.
+    let known = ["gzip", "deflate", "compress", "br", "zstd"];
+    let name = known
+        .into_iter()
+        .find(|known| known.eq_ignore_ascii_case(coding));
+    let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+    Some(format!(
+        "the content is encoded{name}, which was not asked for"
+    ))
 }
 
 fn framing(fields: &[(String, String)]) -> Result<Framing, &'static str> {
@@ -482,7 +524,12 @@ fn unanswered(
             is_final: true,
         },
         #[cfg(feature = "https-native-tls")]
-        minreq::Error::NativeTlsCreateConnection(cause) => refused_by_native_tls(label, &cause),
+        minreq::Error::NativeTlsCreateConnection(cause) => {
+            let mut failure = refused_by_native_tls(label, &cause);
+            // OpenSSL reports a close in the handshake like a refusal.
+            failure.is_final &= !relay.has_server_closed() && !relay.is_reset();
+            failure
+        }
         minreq::Error::IoError(cause) => passing(
             broken(
                 label,
@@ -493,6 +540,9 @@ fn unanswered(
         ),
         minreq::Error::MalformedContentLength => {
             passing(broken(label, BAD_LENGTH).or_executed(was_sent))
+        }
+        cause if !was_sent => {
+            passing(broken(label, "the relay or its connection can't be used").with_source(cause))
         }
         cause => passing(
             broken(label, "the answer is not valid HTTP")

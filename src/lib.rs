@@ -23,16 +23,55 @@
 //! [`Error::kind`] sorts errors by who can mend them; [`Error::may_have_executed`] tells whether
 //! the API may have done what was asked all the same.
 //!
+//! A booking job has to look in this order:
+//!
 //! ```no_run
+//! use jas_session::{miniserde, Session}; // in each module that derives
+//!
+//! #[derive(miniserde::Serialize)]
+//! struct Booking { reference: String, pieces: u32 }
+//!
+//! #[derive(miniserde::Deserialize)]
+//! struct Booked {
+//!     #[serde(rename = "bookingNumber")] // miniserde knows `rename`, on a field, and no other
+//!     number: String,
+//! }
+//!
 //! # fn main() -> Result<(), jas_session::Error> {
-//! # let session = jas_session::Session::from_env()?;
-//! # let booking = "{}";
-//! match session.post("/bookings/v1/bookings", "application/json", booking) {
-//!     Ok(answer) => println!("booked: {}", answer.text()?),
-//!     Err(error) if error.may_have_executed() => {
-//!         println!("look whether it was booked before booking again: {error}");
+//! let session = Session::from_env()?;
+//! let booking = Booking { reference: "PO-4711".into(), pieces: 3 };
+//! match session.post_json("/bookings/v1/bookings", &booking).and_then(|answer| answer.json::<Booked>()) {
+//!     Ok(booked) => println!("{} is booked as {}", booking.reference, booked.number),
+//!     // First: a 503 may have both this and a `Retry-After`; so does an answer that can't be read.
+//!     Err(error) if error.may_have_executed() => println!("look before booking again: {error}"),
+//!     Err(error) if matches!(error.status(), Some(429)) || error.retry_after().is_some() => {
+//!         println!("not booked; again in {:?}", error.retry_after());
 //!     }
 //!     Err(error) => println!("not booked: {error}"),
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! # Jobs that run often
+//!
+//! A token can be kept from one run to the next. What is left of its life does not stand still
+//! between them, so keep the time at which it ends, in a file that nobody else can read.
+//!
+//! ```no_run
+//! # use jas_session::Session;
+//! use std::time::{Duration, SystemTime};
+//!
+//! # fn keep(token: &str, until: SystemTime) {}
+//! # fn kept() -> Option<(String, SystemTime)> { None }
+//! # fn main() -> Result<(), jas_session::Error> {
+//! let mut session = Session::from_env()?;
+//! if let Some((token, until)) = kept() {
+//!     // A time that is over is as good as no token; a refused token is replaced.
+//!     session = session.resume(&token, until.duration_since(SystemTime::now()).unwrap_or_default())?;
+//! }
+//! session.get("/tracking/v1/shipments/S505185992")?;
+//! if let Some((token, left)) = session.held_token() {
+//!     keep(&token, SystemTime::now() + left);
 //! }
 //! # Ok(()) }
 //! ```
@@ -91,7 +130,8 @@
 //!             stream.read_exact(&mut content).unwrap();
 //!             let (status, content) = answer(&head, &String::from_utf8_lossy(&content));
 //!             let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", content.len());
-//!             stream.get_mut().write_all((head + &content).as_bytes()).unwrap();
+//!             // The client may have gone.
+//!             let _ = stream.get_mut().write_all((head + &content).as_bytes());
 //!         }
 //!     });
 //!     url
@@ -100,7 +140,7 @@
 //! # fn main() -> Result<(), jas_session::Error> {
 //! let url = stub(|head, content| match head.split(' ').nth(1) {
 //!     Some("/oauth2/token") => {
-//!         let token = r#"{"access_token":"t","token_type":"Bearer","expires_in":600}"#;
+//!         let token = r#"{"access_token":"a-token-for-tests","token_type":"Bearer"}"#;
 //!         ("200 OK", token.to_owned())
 //!     }
 //!     Some("/tracking/v1/shipments") if content.contains("PAR45176295") => {
@@ -109,7 +149,7 @@
 //!     Some("/tracking/v1/shipments") => ("404 Not Found", String::new()),
 //!     _ => ("429 Too Many Requests\r\nRetry-After: 3600", String::new()),
 //! });
-//! let session = Session::new(&url, "id", "secret")?;
+//! let session = Session::new(&url, "id", "a-secret-for-tests")?;
 //! let track = |bill: &str| {
 //!     session.post_idempotent("/tracking/v1/shipments", "application/xml", bill)
 //! };

@@ -98,6 +98,10 @@ struct Flow {
     limit: Option<usize>,
     /// minreq is waiting for bytes, or busy with them; else the caller is.
     is_reading: bool,
+    /// A part of the request is being sent, so that minreq may not have come to read yet.
+    is_sending: bool,
+    /// When anything was carried, or marked, last.
+    last: Instant,
 }
 
 /// The exchange has ended, its time is up, or a socket is broken.
@@ -128,6 +132,8 @@ impl Relay {
                     HEAD_LIMIT
                 }),
                 is_reading: true,
+                is_sending: false,
+                last: Instant::now(),
             }),
             mark: Condvar::new(),
         });
@@ -175,7 +181,7 @@ impl Relay {
     /// A part of the request may have reached the server. Over TLS that is encrypted data: in
     /// TLS 1.3 the client's last handshake message counts, too, because it looks the same.
     pub(crate) fn has_request_begun(&self) -> bool {
-        self.link.has_seen(REQUEST_BEGAN)
+        self.link.has_seen(REQUEST_BEGAN) && !self.has_no_thread()
     }
 
     /// The answer's header section has ended (`None` over TLS, where the relay can't see it).
@@ -249,11 +255,12 @@ impl Link {
     }
 
     fn mark(&self, limit: Option<usize>, is_reading: bool) {
-        *self.flow() = Flow {
-            delivered: 0,
-            limit,
-            is_reading,
-        };
+        let mut flow = self.flow();
+        flow.delivered = 0;
+        flow.limit = limit;
+        flow.is_reading = is_reading;
+        flow.last = Instant::now();
+        drop(flow);
         self.mark.notify_all();
     }
 
@@ -271,7 +278,6 @@ impl Link {
 
     /// Waits until minreq may be handed more, and tells how much: a part of the buffer at most.
     fn room(&self) -> Result<usize, Stop> {
-        let mut patience = PATIENCE;
         let mut flow = self.flow();
         loop {
             let left = self.time_left()?;
@@ -281,28 +287,27 @@ impl Link {
             if room > 0 {
                 return Ok(room.min(BUFFER));
             }
-            let before = Instant::now();
-            let wait = if flow.is_reading {
-                left.min(patience)
+            let patience = if flow.is_reading && !flow.is_sending {
+                PATIENCE.saturating_sub(flow.last.elapsed())
             } else {
                 left
             };
-            let is_reading = flow.is_reading;
-            flow = self
-                .mark
-                .wait_timeout(flow, wait)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-            if is_reading {
-                patience = patience.saturating_sub(before.elapsed());
-                if patience.is_zero() && flow.delivered > 0 && flow.is_reading {
-                    self.note(OVER_LIMIT);
-                    return Err(Stop);
-                }
-            } else {
-                patience = PATIENCE;
+            if patience.is_zero() {
+                self.note(OVER_LIMIT);
+                return Err(Stop);
             }
+            let waited = self.mark.wait_timeout(flow, left.min(patience));
+            flow = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Notes that a part of the request is on its way, or has gone.
+    fn sending(&self, is_sending: bool) {
+        let mut flow = self.flow();
+        flow.is_sending = is_sending;
+        flow.last = Instant::now();
+        drop(flow);
+        self.mark.notify_all();
     }
 
     /// Reads what there is. `set` is the socket's timeout, kept between calls.
@@ -355,26 +360,36 @@ fn is_passing(error: &io::Error) -> bool {
 /// Carries the request, from minreq to the server. Starts and joins the thread that carries the
 /// answer.
 fn carry_up(link: &Arc<Link>, server: Arc<TcpStream>, listener: TcpListener, greeting: &[u8]) {
+    // Whatever happens here, minreq is not left waiting.
+    let _end = End(link);
     let client = accept(link, &listener, greeting);
     drop(listener);
-    if let Some(client) = client {
-        let client = Arc::new(client);
-        link.sockets().push(Arc::clone(&client));
-        // minreq reads the answer to its CONNECT in one piece of at most 256 bytes, and would
-        // take a piece of exactly 256 for an unfinished one. Nothing may follow it before
-        // minreq's next bytes.
-        let answer = b"HTTP/1.1 200 OK\r\n\r\n";
-        let down = match link.time_left().and_then(|_| link.deliver(&client, answer)) {
-            Ok(()) => carry_request(link, &server, &client),
-            Err(Stop) => None,
-        };
-        link.end();
-        drop((server, client));
-        if let Some(down) = down {
-            let _ = down.join();
-        }
-    }
+    let Some(client) = client.map(Arc::new) else {
+        return;
+    };
+    link.sockets().push(Arc::clone(&client));
+    // minreq reads the answer to its CONNECT in one piece of at most 256 bytes, and would take a
+    // piece of exactly 256 for an unfinished one. Nothing may follow it before minreq's next
+    // bytes.
+    let answer = b"HTTP/1.1 200 OK\r\n\r\n";
+    let down = match link.time_left().and_then(|_| link.deliver(&client, answer)) {
+        Ok(()) => carry_request(link, &server, &client),
+        Err(Stop) => None,
+    };
     link.end();
+    drop((server, client));
+    if let Some(down) = down {
+        let _ = down.join();
+    }
+}
+
+/// Ends the link when a thread ends.
+struct End<'a>(&'a Link);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 fn carry_request(
@@ -388,6 +403,11 @@ fn carry_request(
     let mut is_refused = false;
     let mut down = None;
     while let Ok(n @ 1..) = link.receive(client, &mut buffer, &mut set) {
+        let begins = !link.is_tls || records.show_application_data(&buffer[..n]);
+        if begins && !link.has_seen(REQUEST_BEGAN) {
+            link.note(REQUEST_BEGAN);
+            link.mark(Some(link.limit()), true);
+        }
         if down.is_none() {
             let shared = (Arc::clone(link), Arc::clone(server), Arc::clone(client));
             let thread = thread::Builder::new().stack_size(STACK);
@@ -398,14 +418,11 @@ fn carry_request(
             };
             down = Some(thread);
         }
-        let begins = !link.is_tls || records.show_application_data(&buffer[..n]);
-        if begins && !link.has_seen(REQUEST_BEGAN) {
-            link.note(REQUEST_BEGAN);
-            link.mark(Some(link.limit()), true);
-        }
         // A server that has refused a large content may stop reading and answer: what minreq
         // still writes is dropped, so that it comes to read that answer.
+        link.sending(true);
         is_refused = is_refused || link.deliver(server, &buffer[..n]).is_err();
+        link.sending(false);
     }
     down
 }
@@ -426,7 +443,10 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
                 if !link.is_tls && head.ends(&buffer[..n]) {
                     link.note(HEAD_ENDED);
                 }
-                link.flow().delivered += n;
+                let mut flow = link.flow();
+                flow.delivered += n;
+                flow.last = Instant::now();
+                drop(flow);
                 if link.deliver(client, &buffer[..n]).is_err() {
                     break;
                 }

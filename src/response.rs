@@ -18,7 +18,9 @@ const LIMIT: u64 = 1024 * 1024;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let session = jas_session::Session::from_env()?;
 /// let mut document = session.get("/documents/v1/PAR45176295.pdf")?;
-/// std::io::copy(&mut document, &mut std::fs::File::create("PAR45176295.pdf")?)?;
+/// // Renamed when it is whole: a download that breaks off leaves no file of that name.
+/// std::io::copy(&mut document, &mut std::fs::File::create("PAR45176295.part")?)?;
+/// std::fs::rename("PAR45176295.part", "PAR45176295.pdf")?;
 /// # Ok(()) }
 /// ```
 pub struct Response {

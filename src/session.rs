@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{field, Error, ErrorKind, Refusal};
-use crate::excerpt::{excerpt, reason};
+use crate::excerpt::reason;
 use crate::exchange::{self, Deadline, Request, USER_AGENT};
 use crate::response::Response;
 use crate::retry::{self, decide, is_token_refused, Attempt, Next, Outcome};
@@ -29,7 +29,8 @@ const OWNED: [&str; 8] = [
 /// A session is made once and used for all calls, from any number of threads: they share one
 /// token. A clone shares the token, too, and has settings of its own.
 ///
-/// Settings take the session and return it, in any order, and are checked at once:
+/// Settings take the session and return it, in any order (but [`resume`](Session::resume) comes
+/// after [`token_endpoint`](Session::token_endpoint)), and are checked at once:
 ///
 /// ```
 /// use std::time::Duration;
@@ -200,7 +201,7 @@ impl Session {
 
     /// Sets how long one call may take: 60 seconds by default. It bounds all of a call, from
     /// waiting for a token to the last byte of the content that the caller reads. With zero,
-    /// every call fails at once.
+    /// every call fails at once. For one call, `session.clone().timeout(...)` has the same token.
     #[must_use = "a setting returns the session"]
     pub fn timeout(mut self, timeout: Duration) -> Session {
         self.timeout = timeout;
@@ -362,7 +363,7 @@ impl Session {
             let (error, outcome) = match self.send(&url, content, &token, deadline) {
                 Ok(answer) if (200..300).contains(&answer.status) => {
                     self.tokens.accept();
-                    return self.decoded(answer, &token).map(Response::new);
+                    return Ok(Response::new(answer));
                 }
                 Ok(answer) => {
                     let label = answer.content.label().to_owned();
@@ -477,20 +478,6 @@ impl Session {
         // 4xx says that the request was not acted on; a redirect may follow what was done.
         .or_executed(!(400..500).contains(&status))
         .with_refusal(refusal)
-    }
-
-    /// Refuses a content coding that was not asked for: it would be taken for the content itself.
-    fn decoded(&self, answer: exchange::Answer, token: &Token) -> Result<exchange::Answer, Error> {
-        match field(&answer.fields, "content-encoding") {
-            Some(coding) if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") => {
-                let label = answer.content.label();
-                let coding = excerpt(coding, &self.secrets([token, token]));
-                let message =
-                    format!("{label}: the content is encoded ({coding}), which was not asked for");
-                Err(Error::new(ErrorKind::Exchange, message).or_executed(true))
-            }
-            _ => Ok(answer),
-        }
     }
 
     /// What a server may echo, and no message may show.

@@ -23,6 +23,12 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// soon.
 const CALM: Duration = Duration::from_secs(10);
 
+/// A renewed token that does not live longer by this (or a quarter of the lifetime) is no gain.
+const LEAST_GAIN: Duration = Duration::from_secs(1);
+
+/// A caller with less time than this for an early renewal leaves it to others.
+const SHORTEST_RENEWAL: Duration = Duration::from_millis(50);
+
 /// How much of an answer of the token endpoint is read.
 const ANSWER_LIMIT: u64 = 64 * 1024;
 
@@ -135,7 +141,8 @@ impl Tokens {
             if let Some(token) = held {
                 let may_renew =
                     state.flight.is_none() && state.next_early.is_none_or(|at| now >= at);
-                if !may_renew || !token.is_due(now, terms.renew_before) {
+                let has_time = terms.deadline.left() / 4 >= SHORTEST_RENEWAL;
+                if !may_renew || !has_time || !token.is_due(now, terms.renew_before) {
                     return Ok(token);
                 }
                 let pilot = self.take_off(&mut state);
@@ -179,11 +186,14 @@ impl Tokens {
             if state.unproven.is_some_and(|until| now < until) {
                 return Ok(None);
             }
-            tell!(warn, "the token was refused; requesting another");
             state.held = None;
             state.unproven = Some(now + CALM);
         }
+        // A logger may ask for the token held.
         drop(state);
+        if is_held {
+            tell!(warn, "the token was refused; requesting another");
+        }
         self.token(terms).map(Some)
     }
 
@@ -233,6 +243,12 @@ impl Tokens {
         let part =
             (terms.deadline.left() / 4).min(held.expiry.saturating_duration_since(Instant::now()));
         match self.request(terms.deadline.within(part), 0) {
+            // Some endpoints hand out the same token until it is over.
+            Ok(token) if token.expiry < held.expiry + (held.lifetime / 4).min(LEAST_GAIN) => {
+                tell!(info, "the token is good for no longer yet");
+                self.state().next_early = Some(Instant::now() + CALM);
+                pilot.land(Landing::Nothing);
+            }
             Ok(token) => {
                 tell!(info, "token renewed");
                 pilot.land(Landing::Token(token));

@@ -208,7 +208,11 @@ fn statuses_come_with_advice_and_with_what_the_answer_says() {
             "302; it redirects to evil.example:8443, which is never followed",
         ),
         (
-            answer(307, &[("Location", "/login")], ""),
+            answer(308, &[("Location", "//evil.example?a")], ""),
+            "308; it redirects to evil.example, which is never followed",
+        ),
+        (
+            answer(307, &[("Location", "/login?next=https://evil.example/")], ""),
             "307; it redirects to another path, which is never followed",
         ),
     ] {

@@ -1,7 +1,7 @@
 //! The feature `log`: what is told at which level, and that nothing secret is.
 #![cfg(feature = "log")]
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use jas_session::Session;
@@ -9,6 +9,7 @@ use jas_session::Session;
 mod sandbox;
 use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
+static SESSION: OnceLock<Session> = OnceLock::new();
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Recorder;
@@ -20,6 +21,8 @@ impl log::Log for Recorder {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
+            // A logger may use the session: nothing is told under a lock.
+            let _ = SESSION.get().map(Session::held_token);
             let line = format!("{} {}", record.level(), record.args());
             LINES.lock().expect("no panic").push(line);
         }
@@ -40,6 +43,7 @@ fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
     let session = Session::new(&url, CLIENT_ID, CLIENT_SECRET)
         .and_then(|session| session.api_key(API_KEY))
         .expect("a session");
+    SESSION.set(session.clone()).expect("set once");
     let old = session.access_token().unwrap();
     let mut all = told();
     let requested = format!(

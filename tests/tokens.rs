@@ -196,6 +196,36 @@ fn a_refused_early_renewal_is_not_held_against_the_next_request() {
 }
 
 #[test]
+fn a_renewed_token_that_lives_no_longer_does_not_replace_the_one_held() {
+    let sandbox = Sandbox::start();
+    sandbox.token_lifetime(Duration::from_secs(2));
+    let session = session(&sandbox);
+    let old = session.access_token().unwrap();
+    wait_until_left(&session, Duration::from_secs(1));
+    for json in ["0", "1"] {
+        sandbox.expires_in(json);
+        assert_eq!(session.access_token().unwrap(), old);
+    }
+    assert_eq!(
+        sandbox.count(Place::Token),
+        2,
+        "and it is not tried again at once"
+    );
+}
+
+#[test]
+fn a_call_without_time_does_not_spoil_the_early_renewal_of_others() {
+    let sandbox = Sandbox::start();
+    sandbox.token_lifetime(Duration::from_secs(2));
+    let session = session(&sandbox);
+    let old = session.access_token().unwrap();
+    wait_until_left(&session, Duration::from_secs(1));
+    let hasty = session.clone().timeout(Duration::ZERO);
+    assert_eq!(hasty.get(SHIPMENT).unwrap_err().kind(), ErrorKind::Timeout);
+    assert_ne!(session.access_token().unwrap(), old);
+}
+
+#[test]
 fn an_early_renewal_spends_at_most_a_quarter_of_the_time_and_ends_before_the_token() {
     let sandbox = Sandbox::start();
     sandbox.token_lifetime(Duration::from_secs(2));

@@ -293,7 +293,7 @@ fn an_interim_answer_is_not_taken_for_the_final_one() {
         assert_eq!(error.kind(), ErrorKind::Exchange);
         assert_eq!(
             error.to_string(),
-            format!("GET {url}/: the answer's status code is not a final one (200 to 599)")
+            format!("GET {url}/: the answer's status code is not a final one")
         );
         assert!(error.may_have_executed());
     }
@@ -558,6 +558,26 @@ fn an_early_refusal_of_a_large_content_is_seen() {
         assert_eq!(error.content(), Some(&b"at most 1 MB"[..]));
         assert!(!error.may_have_executed());
     }
+}
+
+#[test]
+fn a_long_answer_that_comes_before_a_slow_server_has_read_all_is_whole() {
+    let long = "x".repeat(60_000);
+    let good = answer("201 Created", "", &long);
+    let server = Server::start(move |stream| {
+        let mut begin = [0; 1024];
+        stream.read_exact(&mut begin).unwrap();
+        stream.write_all(&good).unwrap();
+        // Longer than a head that has reached the limit may take.
+        thread::sleep(Duration::from_millis(1200));
+        let _ = until_closed(stream);
+        begin.to_vec()
+    });
+    let content = vec![b'x'; 16 << 20];
+    let answer = session(&server.url())
+        .post("/bookings", "text/plain", &content)
+        .unwrap();
+    assert_eq!((answer.status(), answer.text().unwrap()), (201, long));
 }
 
 #[test]
