@@ -4,40 +4,33 @@
     any(feature = "https-rustls", feature = "https-rustls-probe")
 ))]
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
-use jas_session::{Error, ErrorKind, Session};
+use jas_session::{ErrorKind, Session};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::crypto::{ring, CryptoProvider};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// Where a child process finds the URLs that it is to call, parted by blanks.
-const URLS: &str = "JAS_SESSION_TEST_URLS";
-
-/// Every wait of a test that is to end by itself is given up after this.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The timeout of the calls that run into it, and how much later they may end.
-const TIMEOUT: Duration = Duration::from_millis(300);
-const LATE: Duration = Duration::from_millis(500);
+mod wire;
+use wire::{
+    assert_in_time, assert_passes, session, sockets, text, this_test_alone, threads, until_closed,
+    urls, Server, PATIENCE, TIMEOUT,
+};
 
 // Handshakes that do not come about
 
 #[cfg(feature = "https-rustls")]
 #[test]
 fn an_unknown_issuer_is_final_and_the_message_names_the_feature() {
-    let server = Server::tls(Authority::new().config("localhost", Days::Now), |_| {
+    let server = tls(Authority::new().config("localhost", Days::Now), |_| {
         Vec::new()
     });
-    let url = server.url();
+    let url = https(&server);
     let error = session(&url).retries(2).get("/").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exchange);
     assert_eq!(
@@ -77,9 +70,9 @@ fn a_stalled_handshake_ends_in_time_and_leaves_nothing_behind() {
         }
         return;
     }
-    let silent = Server::start(|mut stream| until_closed(&mut stream));
+    let silent = Server::start(until_closed);
     // The header of a handshake record, and a drip of what it announces.
-    let drip = Server::start(|mut stream| {
+    let drip = Server::start(|stream| {
         let bytes = [22, 3, 3, 0x3f, 0xff, 2, 0, 0x3f, 0xfb].into_iter();
         for byte in bytes.chain(std::iter::repeat(3)) {
             if stream.write_all(&[byte]).is_err() {
@@ -87,12 +80,12 @@ fn a_stalled_handshake_ends_in_time_and_leaves_nothing_behind() {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        until_closed(&mut stream)
+        until_closed(stream)
     });
-    let untrusted = Server::tls(Authority::new().config("localhost", Days::Now), |_| {
+    let untrusted = tls(Authority::new().config("localhost", Days::Now), |_| {
         Vec::new()
     });
-    let urls = [untrusted.url(), silent.url(), drip.url()];
+    let urls = [https(&untrusted), https(&silent), https(&drip)];
     let test = "a_stalled_handshake_ends_in_time_and_leaves_nothing_behind";
     assert_passes(this_test_alone(test, &urls));
     for server in [silent, drip] {
@@ -111,12 +104,12 @@ fn an_answer_that_is_not_tls_is_final() {
         &[21, 3, 3, 0, 2, 2, 40], // alert: handshake_failure
     ] {
         let garbage = garbage.to_vec();
-        let server = Server::start(move |mut stream| {
+        let server = Server::start(move |stream| {
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(&garbage);
-            until_closed(&mut stream)
+            until_closed(stream)
         });
-        let url = server.url();
+        let url = https(&server);
         let error = session(&url).retries(2).get("/").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exchange);
         assert_eq!(
@@ -130,11 +123,11 @@ fn an_answer_that_is_not_tls_is_final() {
 
 #[test]
 fn a_close_inside_the_handshake_is_sent_again() {
-    let server = Server::start(|mut stream| {
+    let server = Server::start(|stream| {
         let _ = stream.read(&mut [0; 4096]);
         Vec::new()
     });
-    let error = session(&server.url()).retries(1).get("/").unwrap_err();
+    let error = session(&https(&server)).retries(1).get("/").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exchange);
     assert!(!error.may_have_executed());
     assert_eq!(server.ended().len(), 2);
@@ -152,11 +145,11 @@ fn an_application_keeps_its_own_provider() {
         assert_eq!(provider.cipher_suites, kept);
         return;
     }
-    let server = Server::tls(Authority::new().config("localhost", Days::Now), |_| {
+    let server = tls(Authority::new().config("localhost", Days::Now), |_| {
         Vec::new()
     });
     let test = "an_application_keeps_its_own_provider";
-    assert_passes(this_test_alone(test, &[server.url()]));
+    assert_passes(this_test_alone(test, &[https(&server)]));
     assert_eq!(server.ended().len(), 1);
 }
 
@@ -170,17 +163,18 @@ fn ring_does_the_cryptography_unless_told_otherwise() {
         assert_eq!(names, format!("{:?}", ring::default_provider().kx_groups));
         return;
     }
-    let server = Server::tls(Authority::new().config("localhost", Days::Now), |_| {
+    let server = tls(Authority::new().config("localhost", Days::Now), |_| {
         Vec::new()
     });
     let test = "ring_does_the_cryptography_unless_told_otherwise";
-    assert_passes(this_test_alone(test, &[server.url()]));
+    assert_passes(this_test_alone(test, &[https(&server)]));
     assert_eq!(server.ended().len(), 1);
 }
 
 /// With the system's roots, which `SSL_CERT_FILE` replaces in the children.
 #[cfg(not(feature = "https-rustls"))]
 mod trusted {
+    use super::wire::request;
     use super::*;
 
     #[test]
@@ -199,7 +193,7 @@ mod trusted {
         let config = authority.config("localhost", Days::Now);
         let old = authority.config_of("localhost", Days::Now, &[&rustls::version::TLS12]);
         let servers = [config, old].map(|config| {
-            Server::tls(config, |stream| {
+            tls(config, |stream| {
                 let received = request(stream);
                 let line = String::from_utf8(received.clone()).unwrap();
                 let line = line.lines().next().unwrap();
@@ -209,7 +203,7 @@ mod trusted {
                 received
             })
         });
-        let urls = servers.each_ref().map(Server::url);
+        let urls = servers.each_ref().map(https);
         let test = "trusted::a_token_is_requested_and_calls_are_made_over_tls";
         assert_passes(authority.trusting(this_test_alone(test, &urls)));
         for server in servers {
@@ -257,8 +251,8 @@ mod trusted {
             authority.config("api.example.com", Days::Now),
             Authority::new().config("localhost", Days::Now),
         ]
-        .map(|config| Server::tls(config, |_| Vec::new()));
-        let urls = servers.each_ref().map(Server::url);
+        .map(|config| tls(config, |_| Vec::new()));
+        let urls = servers.each_ref().map(https);
         let test = "trusted::refused_certificates_are_final_and_each_message_says_why";
         assert_passes(authority.trusting(this_test_alone(test, &urls)));
         for server in servers {
@@ -299,7 +293,7 @@ mod trusted {
             return;
         }
         let authority = Authority::new();
-        let server = Server::tls(authority.config("localhost", Days::Now), move |stream| {
+        let server = tls(authority.config("localhost", Days::Now), move |stream| {
             let received = request(stream);
             let text = String::from_utf8_lossy(&received);
             let (_, rest) = text.split_once("X-Cut: ").unwrap();
@@ -318,7 +312,7 @@ mod trusted {
             received
         });
         let test = "trusted::an_answer_cut_without_close_notify_is_an_error";
-        assert_passes(authority.trusting(this_test_alone(test, &[server.url()])));
+        assert_passes(authority.trusting(this_test_alone(test, &[https(&server)])));
     }
 
     #[test]
@@ -339,18 +333,18 @@ mod trusted {
         }
         let authority = Authority::new();
         let config = || authority.config("localhost", Days::Now);
-        let good = Server::tls(config(), |stream| {
+        let good = tls(config(), |stream| {
             let received = request(stream);
             finish(stream, &answer("good"));
             received
         });
-        let silent = Server::tls(config(), |stream| {
+        let silent = tls(config(), |stream| {
             let received = request(stream);
             [received, rest(stream)].concat()
         });
         // Whole records, each a byte of the head; and a byte at a time of one record, of the
         // head's and of the content's.
-        let small = Server::tls(config(), |stream| {
+        let small = tls(config(), |stream| {
             let received = request(stream);
             let bytes = b"HTTP/1.1 200 OK\r\nX-A: ".iter();
             for byte in bytes.chain(std::iter::repeat(&b'x')) {
@@ -362,7 +356,7 @@ mod trusted {
             received
         });
         let [head, content] = [0, 1].map(|sent| {
-            Server::tls(config(), move |stream| {
+            tls(config(), move |stream| {
                 let received = request(stream);
                 if sent > 0 {
                     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n";
@@ -383,7 +377,7 @@ mod trusted {
             })
         });
         let servers = [good, silent, small, head, content];
-        let urls = servers.each_ref().map(Server::url);
+        let urls = servers.each_ref().map(https);
         let test = "trusted::stalls_behind_the_handshake_end_in_time_and_may_have_executed";
         assert_passes(authority.trusting(this_test_alone(test, &urls)));
         for server in servers {
@@ -415,7 +409,7 @@ mod trusted {
             return;
         }
         let authority = Authority::new();
-        let server = Server::tls(authority.config("localhost", Days::Now), move |stream| {
+        let server = tls(authority.config("localhost", Days::Now), move |stream| {
             let received = request(stream);
             let text = String::from_utf8_lossy(&received);
             let (_, rest) = text.split_once("X-Length: ").unwrap();
@@ -432,7 +426,7 @@ mod trusted {
             received
         });
         let test = "trusted::long_heads_and_contents_pass_in_large_records";
-        assert_passes(authority.trusting(this_test_alone(test, &[server.url()])));
+        assert_passes(authority.trusting(this_test_alone(test, &[https(&server)])));
     }
 
     #[test]
@@ -449,7 +443,7 @@ mod trusted {
             return;
         }
         let authority = Authority::new();
-        let server = Server::tls(authority.config("localhost", Days::Now), move |stream| {
+        let server = tls(authority.config("localhost", Days::Now), move |stream| {
             let received = request(stream);
             let text = String::from_utf8_lossy(&received);
             let (_, rest) = text.split_once("X-Case: ").unwrap();
@@ -474,7 +468,7 @@ mod trusted {
             received
         });
         let test = "trusted::chunks_pass_however_they_lie_in_records";
-        assert_passes(authority.trusting(this_test_alone(test, &[server.url()])));
+        assert_passes(authority.trusting(this_test_alone(test, &[https(&server)])));
     }
 }
 
@@ -482,87 +476,28 @@ mod trusted {
 
 type Stream = StreamOwned<ServerConnection, TcpStream>;
 
-/// A server on a free port of `localhost` with a thread for each connection. Dropping it joins
-/// all of them, and panics if one of them has.
-struct Server {
-    address: SocketAddr,
-    is_stopping: Arc<AtomicBool>,
-    acceptor: Option<JoinHandle<Vec<Vec<u8>>>>,
-}
-
-impl Server {
-    /// `serve` gives what it has received.
-    fn start(serve: impl Fn(TcpStream) -> Vec<u8> + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        let is_stopping = Arc::new(AtomicBool::new(false));
-        let stopping = Arc::clone(&is_stopping);
-        let acceptor = thread::spawn(move || {
-            thread::scope(|scope| {
-                let mut connections = Vec::new();
-                loop {
-                    let (stream, _) = listener.accept().unwrap();
-                    if stopping.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    stream.set_nodelay(true).unwrap();
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-                    let serve = &serve;
-                    connections.push(scope.spawn(move || serve(stream)));
-                }
-                let received = connections.into_iter().map(|thread| thread.join().unwrap());
-                received.collect()
-            })
-        });
-        Server {
-            address,
-            is_stopping,
-            acceptor: Some(acceptor),
-        }
-    }
-
-    /// `serve` runs once the handshake has succeeded.
-    fn tls(
-        config: Arc<ServerConfig>,
-        serve: impl Fn(&mut Stream) -> Vec<u8> + Send + Sync + 'static,
-    ) -> Server {
-        Server::start(move |mut stream| {
-            let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
-            while connection.is_handshaking() {
-                if connection.complete_io(&mut stream).is_err() {
-                    let _ = until_closed(&mut stream);
-                    return Vec::new();
-                }
+/// A server whose `serve` runs once the handshake has succeeded.
+fn tls(
+    config: Arc<ServerConfig>,
+    serve: impl Fn(&mut Stream) -> Vec<u8> + Send + Sync + 'static,
+) -> Server {
+    Server::handing_over(move |mut stream| {
+        let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        while connection.is_handshaking() {
+            if connection.complete_io(&mut stream).is_err() {
+                let _ = until_closed(&mut stream);
+                return Vec::new();
             }
-            serve(&mut StreamOwned::new(connection, stream))
-        })
-    }
-
-    fn url(&self) -> String {
-        format!("https://localhost:{}", self.address.port())
-    }
-
-    /// What each connection has received, once all have ended.
-    fn ended(mut self) -> Vec<Vec<u8>> {
-        self.end().unwrap()
-    }
-
-    fn end(&mut self) -> thread::Result<Vec<Vec<u8>>> {
-        let Some(acceptor) = self.acceptor.take() else {
-            return Ok(Vec::new());
-        };
-        self.is_stopping.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        acceptor.join()
-    }
+        }
+        serve(&mut StreamOwned::new(
+            connection,
+            stream.try_clone().unwrap(),
+        ))
+    })
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let ended = self.end();
-        assert!(ended.is_ok() || thread::panicking(), "the server panicked");
-    }
+fn https(server: &Server) -> String {
+    format!("https://localhost:{}", server.address.port())
 }
 
 /// When a certificate is valid.
@@ -644,11 +579,11 @@ impl Authority {
 
     /// A process whose only root is this one.
     #[cfg(not(feature = "https-rustls"))]
-    fn trusting(&self, mut child: Command) -> Command {
+    fn trusting(&self, mut child: std::process::Command) -> std::process::Command {
         let file = self.directory.0.join("root.pem");
-        fs::write(&file, &self.pem).unwrap();
+        std::fs::write(&file, &self.pem).unwrap();
         let empty = self.directory.0.join("empty");
-        fs::create_dir(&empty).unwrap();
+        std::fs::create_dir(&empty).unwrap();
         child.env("SSL_CERT_FILE", file).env("SSL_CERT_DIR", empty);
         child
     }
@@ -663,10 +598,10 @@ impl Directory {
     fn new() -> Directory {
         use std::sync::atomic::AtomicUsize;
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let n = COUNT.fetch_add(1, Ordering::SeqCst);
+        let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let name = format!("jas-session-tls-{}-{n}", std::process::id());
-        let path = env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
         Directory(path)
     }
 }
@@ -674,29 +609,7 @@ impl Directory {
 #[cfg(not(feature = "https-rustls"))]
 impl Drop for Directory {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// One request: head and content.
-#[allow(dead_code, reason = "no handshake succeeds with the compiled-in roots")]
-fn request(stream: &mut Stream) -> Vec<u8> {
-    let mut received = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let text = String::from_utf8_lossy(&received);
-        if let Some((head, content)) = text.split_once("\r\n\r\n") {
-            let length = head
-                .split_once("Content-Length: ")
-                .map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
-            if content.len() >= length {
-                return received;
-            }
-        }
-        match stream.read(&mut buffer) {
-            Ok(n @ 1..) => received.extend_from_slice(&buffer[..n]),
-            _ => return received,
-        }
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -718,15 +631,6 @@ fn rest(stream: &mut Stream) -> Vec<u8> {
     received
 }
 
-/// Everything more until the client closes; a reset is a close, too.
-fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
-    let mut received = Vec::new();
-    match stream.read_to_end(&mut received) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the client stays"),
-        _ => received,
-    }
-}
-
 /// The content types of TLS records.
 fn record_types(mut bytes: &[u8]) -> Vec<u8> {
     let mut types = Vec::new();
@@ -745,25 +649,6 @@ fn answer(content: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{content}").into_bytes()
 }
 
-/// A session that holds a token and sends nothing again.
-fn session(url: &str) -> Session {
-    let session = Session::new(url, "id", "secret").unwrap();
-    let session = session.resume("token", Duration::from_secs(600)).unwrap();
-    session.retries(0).timeout(PATIENCE)
-}
-
-/// The content of a GET.
-fn text(url: &str) -> Result<String, Error> {
-    session(url).get("/")?.text()
-}
-
-fn assert_in_time(start: Instant, error: &Error) {
-    let took = start.elapsed();
-    assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
-    assert!(took >= TIMEOUT && took < TIMEOUT + LATE, "{took:?}");
-    println!("ended after {took:?}");
-}
-
 /// Compares the threads and the sockets of this process with what they were.
 fn assert_nothing_left(before: (usize, usize)) {
     // A thread that has been joined is listed for a moment more.
@@ -772,40 +657,4 @@ fn assert_nothing_left(before: (usize, usize)) {
         thread::yield_now();
     }
     assert_eq!((threads(), sockets()), before);
-}
-
-fn threads() -> usize {
-    fs::read_dir("/proc/self/task").unwrap().count()
-}
-
-fn sockets() -> usize {
-    let files = fs::read_dir("/proc/self/fd").unwrap();
-    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-    links
-        .filter(|link| link.to_string_lossy().starts_with("socket:"))
-        .count()
-}
-
-/// The URLs that this process, a child, is to call; else none.
-fn urls() -> Vec<String> {
-    let urls = env::var(URLS).unwrap_or_default();
-    urls.split_whitespace().map(str::to_owned).collect()
-}
-
-/// This test in a process of its own, in which it finds `urls`. It trusts the system's roots.
-fn this_test_alone(test: &str, urls: &[String]) -> Command {
-    let mut child = Command::new(env::current_exe().unwrap());
-    child.args(["--exact", test, "--nocapture", "--test-threads=1"]);
-    child.env(URLS, urls.join(" "));
-    child.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
-    child
-}
-
-fn assert_passes(mut child: Command) {
-    let output = child.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("test result: ok. 1 passed"), "{said}");
-    println!("{said}");
 }

@@ -1,30 +1,24 @@
 //! What the transport keeps to, shown over plain HTTP against servers that do not.
 #![cfg(target_os = "linux")] // /proc tells what is left behind
 
-mod sandbox;
-
-use std::collections::HashSet;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{mpsc, Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::sync::{mpsc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use jas_session::{Error, ErrorKind, Session};
+
+mod sandbox;
+mod wire;
 use sandbox::{Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
-
-/// Where a child process finds the URLs that it is to call, parted by blanks.
-const URLS: &str = "JAS_SESSION_TEST_URLS";
-
-/// Every wait of a test that is to end by itself is given up after this.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The timeout of the calls that run into it, and how much later they may end.
-const TIMEOUT: Duration = Duration::from_millis(300);
-const LATE: Duration = Duration::from_millis(500);
+use wire::{
+    assert_in_time, assert_passes, inodes, request, respond, session, sockets, text,
+    this_test_alone, threads, until_closed, urls, Server, LATE, PATIENCE, TIMEOUT,
+};
 
 /// The most that the relay lets pass before a head has ended.
 const HEAD_LIMIT: usize = 20 * 1024;
@@ -823,128 +817,6 @@ fn strangers_at_the_relay_get_nothing_and_stop_nothing() {
 
 // Helpers
 
-/// A server on a free port of 127.0.0.1 with a thread for each connection. Dropping it joins all
-/// of them, and panics if one of them has.
-struct Server {
-    address: SocketAddr,
-    is_stopping: Arc<AtomicBool>,
-    acceptor: Option<JoinHandle<Vec<Vec<u8>>>>,
-}
-
-impl Server {
-    /// `serve` gives what it has received.
-    fn start(serve: impl Fn(&mut TcpStream) -> Vec<u8> + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        let is_stopping = Arc::new(AtomicBool::new(false));
-        let stopping = Arc::clone(&is_stopping);
-        let acceptor = thread::spawn(move || {
-            thread::scope(|scope| {
-                let mut connections = Vec::new();
-                loop {
-                    let (mut stream, _) = listener.accept().unwrap();
-                    if stopping.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    stream.set_nodelay(true).unwrap();
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-                    let serve = &serve;
-                    connections.push(scope.spawn(move || serve(&mut stream)));
-                }
-                let received = connections.into_iter().map(|thread| thread.join().unwrap());
-                received.collect()
-            })
-        });
-        Server {
-            address,
-            is_stopping,
-            acceptor: Some(acceptor),
-        }
-    }
-
-    /// Answers each request with these bytes, and closes.
-    fn answering(bytes: &[u8]) -> Server {
-        let bytes = bytes.to_vec();
-        Server::start(move |stream| {
-            let received = request(stream);
-            respond(stream, &bytes);
-            let _ = stream.shutdown(Shutdown::Write);
-            [received, until_closed(stream)].concat()
-        })
-    }
-
-    /// Answers each request with these bytes, and waits for the client to close.
-    fn keeping_open(bytes: &[u8]) -> Server {
-        let bytes = bytes.to_vec();
-        Server::start(move |stream| {
-            let received = request(stream);
-            respond(stream, &bytes);
-            [received, until_closed(stream)].concat()
-        })
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    /// What each connection has received, once all have ended.
-    fn ended(mut self) -> Vec<Vec<u8>> {
-        self.end().unwrap()
-    }
-
-    fn end(&mut self) -> thread::Result<Vec<Vec<u8>>> {
-        let Some(acceptor) = self.acceptor.take() else {
-            return Ok(Vec::new());
-        };
-        self.is_stopping.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        acceptor.join()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let ended = self.end();
-        assert!(ended.is_ok() || thread::panicking(), "the server panicked");
-    }
-}
-
-/// One request: head and content.
-fn request(stream: &mut TcpStream) -> Vec<u8> {
-    let mut received = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let text = String::from_utf8_lossy(&received);
-        if let Some((head, content)) = text.split_once("\r\n\r\n") {
-            let length = head
-                .split_once("Content-Length: ")
-                .map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
-            if content.len() >= length {
-                return received;
-            }
-        }
-        match stream.read(&mut buffer) {
-            Ok(n @ 1..) => received.extend_from_slice(&buffer[..n]),
-            _ => return received,
-        }
-    }
-}
-
-/// Everything more until the client closes; a reset is a close, too.
-fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
-    let mut received = Vec::new();
-    match stream.read_to_end(&mut received) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the client stays"),
-        _ => received,
-    }
-}
-
-/// The client may have gone already.
-fn respond(stream: &mut TcpStream, bytes: &[u8]) {
-    let _ = stream.write_all(bytes);
-}
-
 /// An answer with a length.
 fn answer(status: &str, fields: &str, content: &str) -> Vec<u8> {
     let length = content.len();
@@ -966,71 +838,11 @@ fn head_of(length: usize, line_end: &str, line: usize) -> String {
     head
 }
 
-/// A session that holds a token and sends nothing again.
-fn session(url: &str) -> Session {
-    let session = Session::new(url, "id", "secret").unwrap();
-    let session = session.resume("token", Duration::from_secs(600)).unwrap();
-    session.retries(0).timeout(PATIENCE)
-}
-
-/// The content of a GET.
-fn text(url: &str) -> Result<String, Error> {
-    session(url).get("/")?.text()
-}
-
 fn assert_broken(error: &Error, server: &Server, message: &str) {
     assert_eq!(error.kind(), ErrorKind::Exchange);
     let url = server.url();
     assert_eq!(error.to_string(), format!("GET {url}/: {message}"));
     assert!(error.may_have_executed());
-}
-
-fn assert_in_time(start: Instant, error: &Error) {
-    let took = start.elapsed();
-    assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
-    assert!(took >= TIMEOUT && took < TIMEOUT + LATE, "{took:?}");
-    println!("ended after {took:?}");
-}
-
-/// The URLs that this process, a child, is to call; else none.
-fn urls() -> Vec<String> {
-    let urls = env::var(URLS).unwrap_or_default();
-    urls.split_whitespace().map(str::to_owned).collect()
-}
-
-/// This test in a process of its own, in which it finds `urls`.
-fn this_test_alone(test: &str, urls: &[String]) -> Command {
-    let mut child = Command::new(env::current_exe().unwrap());
-    child.args(["--exact", test, "--nocapture", "--test-threads=1"]);
-    child.env(URLS, urls.join(" "));
-    child
-}
-
-fn assert_passes(mut child: Command) {
-    let output = child.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("test result: ok. 1 passed"), "{said}");
-    println!("{said}");
-}
-
-fn threads() -> usize {
-    fs::read_dir("/proc/self/task").unwrap().count()
-}
-
-/// How many sockets this process has open.
-fn sockets() -> usize {
-    inodes().len()
-}
-
-fn inodes() -> HashSet<String> {
-    let files = fs::read_dir("/proc/self/fd").unwrap();
-    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-    let names = links.map(|link| link.to_string_lossy().into_owned());
-    names
-        .filter_map(|name| Some(name.strip_prefix("socket:[")?.replace(']', "")))
-        .collect()
 }
 
 /// The ports of 127.0.0.1 on which this process listens.

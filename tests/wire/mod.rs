@@ -1,0 +1,213 @@
+//! What the tests of the wire share: a server that does as it is told on each connection, a test
+//! in a process of its own, and counts of what a process holds. Linux only.
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(unreachable_pub, reason = "pub is what tests use")]
+
+use std::collections::HashSet;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use jas_session::{Error, ErrorKind, Session};
+
+/// Where a child process finds the URLs that it is to call, parted by blanks.
+pub const URLS: &str = "JAS_SESSION_TEST_URLS";
+/// Every wait of a test that is to end by itself is given up after this.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout of the calls that run into it, and how much later they may end.
+pub const TIMEOUT: Duration = Duration::from_millis(300);
+pub const LATE: Duration = Duration::from_millis(500);
+
+/// A server on a free port of 127.0.0.1 with a thread for each connection. Dropping it joins all
+/// of them, and panics if one of them has.
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    is_stopping: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<Vec<Vec<u8>>>>,
+}
+
+impl Server {
+    /// `serve` gives what it has received.
+    pub fn start(serve: impl Fn(&mut TcpStream) -> Vec<u8> + Send + Sync + 'static) -> Server {
+        Server::handing_over(move |mut stream| serve(&mut stream))
+    }
+
+    /// `serve` has the connection for itself, and gives what it has received.
+    pub fn handing_over(serve: impl Fn(TcpStream) -> Vec<u8> + Send + Sync + 'static) -> Server {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&is_stopping);
+        let acceptor = thread::spawn(move || {
+            thread::scope(|scope| {
+                let mut connections = Vec::new();
+                loop {
+                    let (stream, _) = listener.accept().unwrap();
+                    if stopping.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    stream.set_nodelay(true).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                    let serve = &serve;
+                    connections.push(scope.spawn(move || serve(stream)));
+                }
+                let received = connections.into_iter().map(|thread| thread.join().unwrap());
+                received.collect()
+            })
+        });
+        Server {
+            address,
+            is_stopping,
+            acceptor: Some(acceptor),
+        }
+    }
+
+    /// Answers each request with these bytes, and closes.
+    pub fn answering(bytes: &[u8]) -> Server {
+        let bytes = bytes.to_vec();
+        Server::start(move |stream| {
+            let received = request(stream);
+            respond(stream, &bytes);
+            let _ = stream.shutdown(Shutdown::Write);
+            [received, until_closed(stream)].concat()
+        })
+    }
+
+    /// Answers each request with these bytes, and waits for the client to close.
+    pub fn keeping_open(bytes: &[u8]) -> Server {
+        let bytes = bytes.to_vec();
+        Server::start(move |stream| {
+            let received = request(stream);
+            respond(stream, &bytes);
+            [received, until_closed(stream)].concat()
+        })
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What each connection has received, once all have ended.
+    pub fn ended(mut self) -> Vec<Vec<u8>> {
+        self.end().unwrap()
+    }
+
+    fn end(&mut self) -> thread::Result<Vec<Vec<u8>>> {
+        let Some(acceptor) = self.acceptor.take() else {
+            return Ok(Vec::new());
+        };
+        self.is_stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        acceptor.join()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let ended = self.end();
+        assert!(ended.is_ok() || thread::panicking(), "the server panicked");
+    }
+}
+
+/// One request: head and content.
+pub fn request(stream: &mut impl Read) -> Vec<u8> {
+    let mut received = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&received);
+        if let Some((head, content)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .split_once("Content-Length: ")
+                .map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
+            if content.len() >= length {
+                return received;
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(n @ 1..) => received.extend_from_slice(&buffer[..n]),
+            _ => return received,
+        }
+    }
+}
+
+/// Everything more until the client closes; a reset is a close, too.
+pub fn until_closed(stream: &mut impl Read) -> Vec<u8> {
+    let mut received = Vec::new();
+    match stream.read_to_end(&mut received) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the client stays"),
+        _ => received,
+    }
+}
+
+/// The client may have gone already.
+pub fn respond(stream: &mut TcpStream, bytes: &[u8]) {
+    let _ = stream.write_all(bytes);
+}
+
+/// A session that holds a token and sends nothing again.
+pub fn session(url: &str) -> Session {
+    let session = Session::new(url, "id", "secret").unwrap();
+    let session = session.resume("token", Duration::from_secs(600)).unwrap();
+    session.retries(0).timeout(PATIENCE)
+}
+
+/// The content of a GET.
+pub fn text(url: &str) -> Result<String, Error> {
+    session(url).get("/")?.text()
+}
+
+pub fn assert_in_time(start: Instant, error: &Error) {
+    let took = start.elapsed();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+    assert!(took >= TIMEOUT && took < TIMEOUT + LATE, "{took:?}");
+    println!("ended after {took:?}");
+}
+
+/// The URLs that this process, a child, is to call; else none.
+pub fn urls() -> Vec<String> {
+    let urls = env::var(URLS).unwrap_or_default();
+    urls.split_whitespace().map(str::to_owned).collect()
+}
+
+/// This test in a process of its own, in which it finds `urls`, and whose roots are the system's.
+pub fn this_test_alone(test: &str, urls: &[String]) -> Command {
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    child.env(URLS, urls.join(" "));
+    child.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+    child
+}
+
+pub fn assert_passes(mut child: Command) {
+    let output = child.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("test result: ok. 1 passed"), "{said}");
+    println!("{said}");
+}
+
+pub fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// How many sockets this process has open.
+pub fn sockets() -> usize {
+    inodes().len()
+}
+
+pub fn inodes() -> HashSet<String> {
+    let files = fs::read_dir("/proc/self/fd").unwrap();
+    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    let names = links.map(|link| link.to_string_lossy().into_owned());
+    names
+        .filter_map(|name| Some(name.strip_prefix("socket:[")?.replace(']', "")))
+        .collect()
+}
