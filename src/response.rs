@@ -12,7 +12,8 @@ const LIMIT: u64 = 1024 * 1024;
 /// Its content is read from the connection as it is asked for: as a stream in constant memory by
 /// [`Read`], or whole by [`bytes`](Response::bytes), [`text`](Response::text) or
 /// [`json`](Response::json). All reading has to be over within the timeout of the call, which
-/// counts from its start. Dropping a response closes the connection.
+/// counts from its start. Dropping a response closes the connection. The [`Error`] of a read is
+/// inside the [`io::Error`]: `error.get_ref()`, then `downcast_ref::<jas_session::Error>()`.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -63,6 +64,13 @@ impl Response {
 
     /// Reads the whole content.
     ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # let session = jas_session::Session::from_env()?;
+    /// let label = session.get("/documents/v1/label.pdf")?.limit(8 << 20).bytes()?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Content`](ErrorKind::Content) if it is longer than the [`limit`](Response::limit),
@@ -90,6 +98,18 @@ impl Response {
     }
 
     /// Reads the whole content as JSON.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # let session = jas_session::Session::from_env()?;
+    /// use jas_session::miniserde;
+    ///
+    /// #[derive(miniserde::Deserialize)]
+    /// struct Shipment { arrival: Option<String> }
+    ///
+    /// let shipment: Shipment = session.get("/tracking/v1/shipments/S505185992")?.json()?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///

@@ -234,6 +234,13 @@ impl Session {
     /// `path` is put behind the base URL: an absolute path, perhaps with a query. A full URL of
     /// the same origin (a `next` link) is taken as it is.
     ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # let session = jas_session::Session::from_env()?;
+    /// let shipment = session.get("/tracking/v1/shipments/S505185992")?.text()?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Any of [`ErrorKind`] but [`Content`](ErrorKind::Content), which reading the response
@@ -249,6 +256,14 @@ impl Session {
     /// [`may_have_executed`](Error::may_have_executed) tells whether to look before sending it
     /// again. For calls that only read there is [`post_idempotent`](Session::post_idempotent).
     ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # let session = jas_session::Session::from_env()?;
+    /// let booking = "<Booking><Reference>PO-4711</Reference></Booking>";
+    /// let answer = session.post("/bookings/v1/bookings", "application/xml", booking)?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`get`](Session::get).
@@ -262,6 +277,19 @@ impl Session {
     }
 
     /// Sends a POST with `content` as JSON; the rest is as with [`post`](Session::post).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # let session = jas_session::Session::from_env()?;
+    /// use jas_session::miniserde;
+    ///
+    /// #[derive(miniserde::Serialize)]
+    /// struct Booking { reference: String }
+    ///
+    /// let booking = Booking { reference: "PO-4711".into() };
+    /// let answer = session.post_json("/bookings/v1/bookings", &booking)?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -280,6 +308,14 @@ impl Session {
     /// broken exchange, or when the server is busy, up to [`retries`](Session::retries) times.
     /// Content that breaks off while the [`Response`] is read is not sent for again.
     ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # let session = jas_session::Session::from_env()?;
+    /// let query = r#"{"houseBill":"PAR45176295"}"#;
+    /// let answer = session.post_idempotent("/tracking/v1/shipments", "application/json", query)?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`get`](Session::get).
@@ -294,6 +330,16 @@ impl Session {
 
     /// Gives a valid token, for requests that are made by other means. Requests one if need be.
     ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # let session = jas_session::Session::from_env()?;
+    /// let token = session.access_token()?;
+    /// let field = format!("Authorization: Bearer {token}");
+    /// // When it was refused:
+    /// session.invalidate(&token);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As a call whose token can't be had: [`Denied`](ErrorKind::Denied),
@@ -307,6 +353,8 @@ impl Session {
     }
 
     /// Gives the valid token held, if there is one, and what is left of its life. Requests none.
+    ///
+    /// The crate's documentation shows how to keep it for the [next run](crate#jobs-that-run-often).
     #[must_use]
     pub fn held_token(&self) -> Option<(String, Duration)> {
         self.tokens.held()
@@ -314,6 +362,15 @@ impl Session {
 
     /// Takes over a token from an earlier process, with what is left of its life (24 hours at
     /// most). A token whose time is over does no harm: the first call requests another.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # let session = jas_session::Session::from_env()?;
+    /// use std::time::Duration;
+    ///
+    /// let session = session.resume("a token of an earlier run", Duration::from_secs(90))?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -457,6 +514,9 @@ impl Session {
         let status = refusal.status;
         let advice = match status {
             400 => ": bad request, usually a missing or wrong media type",
+            401 if tokens[0].value() != tokens[1].value() => {
+                ": the access token was refused, and a new one, too"
+            }
             401 => ": the access token is missing, invalid or expired",
             403 if refusal.retry_after.is_some() => ": too many requests for now",
             403 if self.api_key.is_none() => {

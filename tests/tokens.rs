@@ -297,7 +297,14 @@ fn ten_thousand_refusals_do_not_become_ten_thousand_token_requests() {
     let sandbox = Sandbox::start();
     sandbox.always(Place::Api, Some(refusal()));
     let session = session(&sandbox);
-    for _ in 0..200 {
+    assert_eq!(
+        session.get(SHIPMENT).unwrap_err().to_string(),
+        format!(
+            "GET {}{SHIPMENT}: answered with 401: the access token was refused, and a new one, too",
+            sandbox.url()
+        )
+    );
+    for _ in 0..199 {
         assert_eq!(session.get(SHIPMENT).unwrap_err().status(), Some(401));
     }
     // The first call is sent with the first token and once more; the others once.
