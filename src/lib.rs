@@ -100,6 +100,9 @@
 //!
 #![doc = include_str!("mistakes.md")]
 //!
+//! (`#[derive(miniserde::Serialize)]` says "cannot find module or crate `miniserde`": write `use
+//! jas_session::miniserde;` in each module that derives.)
+//!
 //! # Your own tests
 //!
 //! A batch job can be tested without JAS: `http` is accepted for this machine, and a few lines
@@ -118,7 +121,7 @@
 //!     let url = format!("http://{}", listener.local_addr().unwrap());
 //!     std::thread::spawn(move || {
 //!         for stream in listener.incoming() {
-//!             let mut stream = BufReader::new(stream.unwrap());
+//!             let mut stream = BufReader::new(stream.unwrap()); // one connection a request
 //!             let (mut head, mut length) = (String::new(), 0);
 //!             while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap() > 0 {
 //!                 let line = head.lines().last().unwrap().to_lowercase();

@@ -250,6 +250,7 @@ impl Session {
     }
 
     /// Sends a POST with `content` of this media type, which JAS answers in the same media type.
+    /// XML is handed over untouched: any XML crate makes and reads it, and escapes what you put in.
     ///
     /// It is sent exactly once, unless it certainly never reached the API, or the API refused
     /// the token: a booking is not made twice. When it fails,
@@ -276,7 +277,8 @@ impl Session {
         self.call(path, Some((media_type, content.as_ref())), false)
     }
 
-    /// Sends a POST with `content` as JSON; the rest is as with [`post`](Session::post).
+    /// Sends a POST with `content` as JSON; the rest is as with [`post`](Session::post). A string
+    /// becomes a JSON string: text that is JSON already goes through `post`.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
