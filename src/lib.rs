@@ -40,9 +40,10 @@
 //! # fn main() -> Result<(), jas_session::Error> {
 //! let session = Session::from_env()?;
 //! let booking = Booking { reference: "PO-4711".into(), pieces: 3 };
-//! match session.post_json("/bookings/v1/bookings", &booking).and_then(|answer| answer.json::<Booked>()) {
+//! let answer = session.post_json("/bookings/v1/bookings", &booking);
+//! match answer.and_then(|answer| answer.json::<Booked>()) {
 //!     Ok(booked) => println!("{} is booked as {}", booking.reference, booked.number),
-//!     // First: a 503 may have both this and a `Retry-After`; so does an answer that can't be read.
+//!     // First: a 503 may have this and a `Retry-After`, too; so may a bad answer.
 //!     Err(error) if error.may_have_executed() => println!("look before booking again: {error}"),
 //!     Err(error) if matches!(error.status(), Some(429)) || error.retry_after().is_some() => {
 //!         println!("not booked; again in {:?}", error.retry_after());
@@ -67,7 +68,8 @@
 //! let mut session = Session::from_env()?;
 //! if let Some((token, until)) = kept() {
 //!     // A time that is over is as good as no token; a refused token is replaced.
-//!     session = session.resume(&token, until.duration_since(SystemTime::now()).unwrap_or_default())?;
+//!     let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+//!     session = session.resume(&token, left)?;
 //! }
 //! session.get("/tracking/v1/shipments/S505185992")?;
 //! if let Some((token, left)) = session.held_token() {
