@@ -329,13 +329,15 @@ impl Content {
         let Some((_, relay)) = &self.source else {
             return Ok(());
         };
+        let is_tls = relay.has_head_ended().is_none();
         let is_whole = match self.framing {
             Framing::Length(_) => self.to_come == 0,
             // rustls reports a cut by itself.
-            _ if relay.has_head_ended().is_none() && HAS_RUSTLS => true,
-            // minreq takes a cut for the end, too: a reset or our own deadline shows it.
-            Framing::Chunked => !relay.is_reset() && !relay.is_time_up(),
-            Framing::UntilClose => relay.has_server_closed(),
+            _ if is_tls && HAS_RUSTLS => true,
+            Framing::UntilClose if !is_tls => relay.has_server_closed(),
+            // minreq takes a cut for the end, too: a reset or our own deadline shows it. (TLS ends
+            // before the connection does, so that its close may not have been seen yet.)
+            Framing::Chunked | Framing::UntilClose => !relay.is_reset() && !relay.is_time_up(),
         };
         if is_whole && !relay.is_over_limit() {
             return Ok(());
