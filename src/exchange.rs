@@ -133,7 +133,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
     } else {
         minreq::Method::Get
     };
-    let mut exchange = minreq::Request::new(method, format!("{}{}", url.origin, target(&url.path)))
+    let mut exchange = minreq::Request::new(method, format!("{}{}", url.origin, url.path))
         // minreq would send the token and the secret on to any host it is redirected to.
         .with_follow_redirects(false)
         // minreq's own limit can underflow; the relay has one.
@@ -156,16 +156,14 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
         Ok(lazy) => lazy,
         Err(cause) => return Err(unanswered(&label, deadline, &relay, cause)),
     };
-    let fail = |message: &str| {
-        let error = cut_short(&label, deadline, &relay).unwrap_or_else(|| broken(&label, message));
-        passing(error.or_executed(relay.has_request_begun()))
-    };
     // An end of the stream that is ours would look like the end of the head.
     if relay.has_head_ended() != Some(true) {
-        if let Some(error) = cut_short(&label, deadline, &relay) {
-            return Err(passing(error.or_executed(relay.has_request_begun())));
+        if let Some(failure) = cut_short(&label, deadline, &relay) {
+            return Err(failure);
         }
     }
+    let fail =
+        |message: &str| passing(broken(&label, message).or_executed(relay.has_request_begun()));
     if lazy.status_code == 503 && lazy.reason_phrase == "Server did not provide a status line" {
         // minreq makes this up, of an empty answer, too.
         return Err(fail("there was no answer, or one that is not HTTP"));
@@ -386,15 +384,6 @@ fn unpanicked<T, E>(
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(panicked()))
 }
 
-/// What minreq is to request: never an empty path.
-fn target(path: &str) -> &str {
-    if path.is_empty() {
-        "/"
-    } else {
-        path
-    }
-}
-
 /// Refuses a content coding, which was not asked for: it would be taken for the content itself.
 fn coding(fields: &[(String, String)]) -> Option<String> {
     let (_, coding) = fields.iter().find(|(name, value)| {
@@ -483,22 +472,24 @@ fn host_refused(label: &str) -> Error {
 }
 
 /// Why the relay ended the exchange before its head was complete, if it did.
-fn cut_short(label: &str, deadline: Deadline, relay: &Relay) -> Option<Error> {
-    if relay.is_time_up() {
-        let when = if relay.has_request_begun() {
+fn cut_short(label: &str, deadline: Deadline, relay: &Relay) -> Option<Failure> {
+    let was_sent = relay.has_request_begun();
+    let error = if relay.is_time_up() {
+        let when = if was_sent {
             "before the answer was complete"
         } else {
             "before the request was sent"
         };
-        return Some(deadline.error(label, when));
-    }
-    if relay.has_no_thread() {
-        return Some(host_refused(label));
-    }
-    relay.is_over_limit().then(|| {
+        deadline.error(label, when)
+    } else if relay.has_no_thread() {
+        host_refused(label)
+    } else if relay.is_over_limit() {
         let message = format!("the answer's header section is longer than {HEAD_LIMIT} bytes");
         broken(label, message)
-    })
+    } else {
+        return None;
+    };
+    Some(passing(error.or_executed(was_sent)))
 }
 
 /// Why `send_lazy` failed; `None` is a panic.
@@ -509,8 +500,8 @@ fn unanswered(
     cause: Option<minreq::Error>,
 ) -> Failure {
     let was_sent = relay.has_request_begun();
-    if let Some(error) = cut_short(label, deadline, relay) {
-        return passing(error.or_executed(was_sent));
+    if let Some(failure) = cut_short(label, deadline, relay) {
+        return failure;
     }
     let Some(cause) = cause else {
         return passing(broken(label, "minreq panicked").or_executed(was_sent));

@@ -246,7 +246,6 @@ impl Tokens {
             // Some endpoints hand out the same token until it is over.
             Ok(token) if token.expiry < held.expiry + (held.lifetime / 4).min(LEAST_GAIN) => {
                 tell!(info, "the token is good for no longer yet");
-                self.state().next_early = Some(Instant::now() + CALM);
                 pilot.land(Landing::Nothing);
             }
             Ok(token) => {
@@ -255,7 +254,6 @@ impl Tokens {
             }
             Err(error) => {
                 tell!(warn, "the token could not be renewed yet: {error}");
-                self.state().next_early = Some(Instant::now() + CALM);
                 pilot.land(Landing::Nothing);
             }
         }
@@ -452,7 +450,8 @@ impl Pilot<'_> {
             Landing::Failure(error) if error.kind() == ErrorKind::Denied => {
                 state.denied = Some((error.copy(), Instant::now() + CALM));
             }
-            Landing::Failure(_) | Landing::Nothing => {}
+            Landing::Failure(_) => {}
+            Landing::Nothing => state.next_early = Some(Instant::now() + CALM),
         }
         drop(state);
         self.publish(landing);

@@ -14,7 +14,8 @@ pub(crate) struct Origin {
     pub(crate) port: u16,
 }
 
-/// An origin with what is behind it: a path, empty or starting with `/`, and perhaps a query.
+/// An origin with what is behind it: a path that starts with `/` (or none, in a base URL that
+/// others are joined to), and perhaps a query.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Url {
     pub(crate) origin: Origin,
@@ -122,9 +123,11 @@ impl Url {
                  secrets would be readable on the way",
             ));
         }
-        let path = match path.strip_prefix('?') {
-            Some(_) => format!("/{path}"),
-            None => path.to_owned(),
+        // RFC 9112, section 3.2.1: what is requested has a path, `/` at the least.
+        let path = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/{path}")
         };
         Ok(Url { origin, path })
     }
@@ -145,7 +148,7 @@ impl Url {
                 "starts neither with `/` nor with the base URL's origin",
             ));
         }
-        let mut url = Url::parse("path", path)?;
+        let url = Url::parse("path", path)?;
         if url.origin != self.origin {
             return Err(refused(
                 "path",
@@ -155,9 +158,6 @@ impl Url {
                     url.origin, self.origin
                 ),
             ));
-        }
-        if url.path.is_empty() {
-            url.path.push('/');
         }
         Ok(url)
     }
