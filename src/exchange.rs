@@ -5,9 +5,13 @@ use std::io::{self, Read};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
+use crate::connect;
 use crate::error::{Error, ErrorKind, Refusal};
-use crate::relay::{self, Relay, HEAD_LIMIT};
+use crate::framing::{coding, framing, Framing, BAD_LENGTH};
+use crate::relay::{Relay, HEAD_LIMIT};
 use crate::retry::retry_after;
+use crate::scan::LINE_LIMIT;
+use crate::tls;
 use crate::url::Url;
 
 /// The end of a call's time, and how long that was.
@@ -86,15 +90,6 @@ pub(crate) struct Failure {
     pub(crate) is_final: bool,
 }
 
-/// How the end of the content is found ([RFC 9112, section
-/// 6.3](https://www.rfc-editor.org/rfc/rfc9112#section-6.3)).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Framing {
-    Length(u64),
-    Chunked,
-    UntilClose,
-}
-
 /// The content of an answer as a stream.
 pub(crate) struct Content {
     label: String,
@@ -121,7 +116,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
     }
     #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
     if url.origin.https {
-        install_provider();
+        tls::install_provider();
     }
     let relay = Relay::open(&url.origin, deadline.at)
         .map_err(|failure| passing(unconnected(&label, deadline, failure)))?;
@@ -152,12 +147,12 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
         exchange = exchange.with_timeout(LONGEST.as_secs());
     }
 
-    let lazy = match unpanicked(|| exchange.send_lazy().map_err(Some), || None) {
+    let mut lazy = match unpanicked(|| exchange.send_lazy().map_err(Some), || None) {
         Ok(lazy) => lazy,
         Err(cause) => return Err(unanswered(&label, deadline, &relay, cause)),
     };
     // An end of the stream that is ours would look like the end of the head.
-    if relay.has_head_ended() != Some(true) {
+    if relay.has_head_ended() != Some(true) || relay.is_over_limit() {
         if let Some(failure) = cut_short(&label, deadline, &relay) {
             return Err(failure);
         }
@@ -169,16 +164,15 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
         return Err(fail("there was no answer, or one that is not HTTP"));
     }
     // minreq takes the end of the stream for the end of the head.
-    if relay.has_head_ended() == Some(false) || lazy.headers.is_empty() {
-        return Err(fail("the answer broke off in its header section"));
+    if relay.has_head_ended() == Some(false) || relay.is_head_cut() || lazy.headers.is_empty() {
+        return Err(fail(HEAD_CUT));
     }
     if !(200..1000).contains(&lazy.status_code) {
         return Err(fail("the answer's status code is not a final one"));
     }
-    let fields: Vec<_> = lazy
-        .headers
-        .iter()
-        .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+    let fields: Vec<_> = std::mem::take(&mut lazy.headers)
+        .into_iter()
+        .map(|(name, value)| (trimmed(name), trimmed(value)))
         .collect();
     let framing = match lazy.status_code {
         // These have no content, whatever their fields say; minreq would wait for one.
@@ -280,6 +274,12 @@ impl Content {
         if buffer.is_empty() {
             return Ok(0);
         }
+        // What has arrived in time could still be read, but how much that is nobody can say.
+        if self.deadline.left().is_zero() {
+            self.source = None;
+            self.is_cut = true;
+            return Err(self.late());
+        }
         let is_chunked = self.framing == Framing::Chunked;
         if is_chunked {
             relay.mark_read(true);
@@ -330,11 +330,12 @@ impl Content {
         let is_tls = relay.has_head_ended().is_none();
         let is_whole = match self.framing {
             Framing::Length(_) => self.to_come == 0,
-            // rustls reports a cut by itself.
-            _ if is_tls && HAS_RUSTLS => true,
+            // minreq takes a cut for the end, too. Over TLS it does not get to see one: rustls
+            // reports it, and the relay keeps the server's own end of TLS back.
+            Framing::Chunked if !is_tls => relay.has_last_chunk_ended(),
             Framing::UntilClose if !is_tls => relay.has_server_closed(),
-            // minreq takes a cut for the end, too: a reset or our own deadline shows it. (TLS ends
-            // before the connection does, so that its close may not have been seen yet.)
+            _ if tls::HAS_RUSTLS => true,
+            // TLS ends before the connection does, so that its close may not have been seen yet.
             Framing::Chunked | Framing::UntilClose => !relay.is_reset() && !relay.is_time_up(),
         };
         if is_whole && !relay.is_over_limit() {
@@ -343,17 +344,19 @@ impl Content {
         Err(self.read_error(io::ErrorKind::UnexpectedEof.into()))
     }
 
+    fn late(&self) -> Error {
+        let when = "before the content was complete";
+        self.deadline.error(&self.label, when).or_executed(true)
+    }
+
     fn read_error(&self, cause: io::Error) -> Error {
         let label = &self.label;
         let relay = self.source.as_ref().map(|(_, relay)| relay);
-        let error = if relay.is_some_and(Relay::is_time_up) {
-            self.deadline
-                .error(label, "before the content was complete")
-        } else if relay.is_some_and(Relay::is_over_limit) {
-            broken(
-                label,
-                format_args!("the answer's trailers are longer than {HEAD_LIMIT} bytes"),
-            )
+        if relay.is_some_and(Relay::is_time_up) || self.deadline.left().is_zero() {
+            return self.late();
+        }
+        let error = if relay.is_some_and(Relay::is_over_limit) {
+            over_limit(label)
         } else {
             let message = match self.framing {
                 Framing::Length(length) => format!(
@@ -368,12 +371,6 @@ impl Content {
     }
 }
 
-/// Whether rustls speaks TLS for minreq.
-const HAS_RUSTLS: bool = cfg!(any(
-    feature = "https-rustls",
-    feature = "https-rustls-probe"
-));
-
 /// Runs a call into minreq; its panics become the error that `panicked` gives. (With `panic =
 /// "abort"` there is nothing to catch. The only one known needs the relay to close its listener
 /// between minreq's connection and its CONNECT, which the relay avoids.)
@@ -384,57 +381,25 @@ fn unpanicked<T, E>(
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(panicked()))
 }
 
-/// Refuses a content coding, which was not asked for: it would be taken for the content itself.
-fn coding(fields: &[(String, String)]) -> Option<String> {
-    let (_, coding) = fields.iter().find(|(name, value)| {
-        name.eq_ignore_ascii_case("content-encoding")
-            && !value.is_empty()
-            && !value.eq_ignore_ascii_case("identity")
-    })?;
-    // A name that is not known is not shown: a server may have put anything there.
-    let known = ["gzip", "deflate", "compress", "br", "zstd"];
-    let name = known
-        .into_iter()
-        .find(|known| known.eq_ignore_ascii_case(coding));
-    let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
-    Some(format!(
-        "the content is encoded{name}, which was not asked for"
-    ))
-}
+const HEAD_CUT: &str = "the answer broke off in its header section";
 
-fn framing(fields: &[(String, String)]) -> Result<Framing, &'static str> {
-    let values = |name: &'static str| {
-        let named = move |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
-        fields.iter().filter(named).map(|(_, value)| value.as_str())
-    };
-    let mut codings = values("transfer-encoding");
-    if let Some(coding) = codings.next() {
-        // minreq would read another one, or a list, as if it were not there.
-        if codings.next().is_some() || !coding.eq_ignore_ascii_case("chunked") {
-            return Err("the answer's Transfer-Encoding is not `chunked`");
-        }
-        return Ok(Framing::Chunked);
-    }
-    let mut lengths = values("content-length");
-    let Some(length) = lengths.next() else {
-        return Ok(Framing::UntilClose);
-    };
-    // minreq would take the last of several, and a sign.
-    if lengths.any(|other| other != length) {
-        return Err("the answer has two different Content-Length fields");
-    }
-    match length.parse() {
-        Ok(number) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Ok(Framing::Length(number))
-        }
-        _ => Err(BAD_LENGTH),
+fn trimmed(text: String) -> String {
+    match text.trim() {
+        trimmed if trimmed.len() == text.len() => text,
+        trimmed => trimmed.to_owned(),
     }
 }
-
-const BAD_LENGTH: &str = "the answer's Content-Length is not a number that this device can count";
 
 fn broken(label: &str, message: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Exchange, format!("{label}: {message}"))
+}
+
+fn over_limit(label: &str) -> Error {
+    let message = format_args!(
+        "the answer's header section, or its trailers, are longer than {HEAD_LIMIT} bytes or \
+         {LINE_LIMIT} lines"
+    );
+    broken(label, message)
 }
 
 fn passing(error: Error) -> Failure {
@@ -444,23 +409,25 @@ fn passing(error: Error) -> Failure {
     }
 }
 
-fn unconnected(label: &str, deadline: Deadline, failure: relay::Failure) -> Error {
+fn unconnected(label: &str, deadline: Deadline, failure: connect::Failure) -> Error {
     match failure {
-        relay::Failure::NotResolved(cause) => broken(
+        connect::Failure::NotResolved(cause) => broken(
             label,
             "the host name was not found: check its spelling, and the name server of this network",
         )
         .with_source(cause),
-        relay::Failure::NotResolvedInTime => {
+        connect::Failure::NotResolvedInTime => {
             deadline.error(label, "before the host name was resolved")
         }
-        relay::Failure::NotConnected(cause) => broken(
+        connect::Failure::NotConnected(cause) => broken(
             label,
             "no connection to the host could be made: check host, port and firewall",
         )
         .with_source(cause),
-        relay::Failure::NotConnectedInTime => deadline.error(label, "before a connection was made"),
-        relay::Failure::Host(cause) => host_refused(label).with_source(cause),
+        connect::Failure::NotConnectedInTime => {
+            deadline.error(label, "before a connection was made")
+        }
+        connect::Failure::Host(cause) => host_refused(label).with_source(cause),
     }
 }
 
@@ -484,8 +451,7 @@ fn cut_short(label: &str, deadline: Deadline, relay: &Relay) -> Option<Failure> 
     } else if relay.has_no_thread() {
         host_refused(label)
     } else if relay.is_over_limit() {
-        let message = format!("the answer's header section is longer than {HEAD_LIMIT} bytes");
-        broken(label, message)
+        over_limit(label)
     } else {
         return None;
     };
@@ -506,11 +472,21 @@ fn unanswered(
     let Some(cause) = cause else {
         return passing(broken(label, "minreq panicked").or_executed(was_sent));
     };
-    match cause {
-        #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
-        minreq::Error::IoError(cause) if rustls_error(&cause).is_some() => {
-            refused_by_rustls(label, was_sent, cause)
+    if let minreq::Error::IoError(io) = &cause {
+        if let Some(tls::Refusal {
+            why,
+            is_certificate,
+        }) = tls::refusal(io)
+        {
+            return Failure {
+                error: broken(label, why)
+                    .with_source(cause)
+                    .or_executed(was_sent && !is_certificate),
+                is_final: true,
+            };
         }
+    }
+    match cause {
         #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
         minreq::Error::RustlsCreateConnection(cause) => Failure {
             error: broken(label, "TLS can't be set up").with_source(cause),
@@ -518,10 +494,19 @@ fn unanswered(
         },
         #[cfg(feature = "https-native-tls")]
         minreq::Error::NativeTlsCreateConnection(cause) => {
-            let mut failure = refused_by_native_tls(label, &cause);
-            // OpenSSL reports a close in the handshake like a refusal.
-            failure.is_final &= !relay.has_server_closed() && !relay.is_reset();
-            failure
+            // It tells a refusal from a connection that broke off by what is below its error only,
+            // and OpenSSL reports a close in the handshake like a refusal.
+            let error: &dyn std::error::Error = &cause;
+            let mut below = std::iter::successors(error.source(), |error| error.source());
+            let is_final = !below.any(<dyn std::error::Error>::is::<io::Error>)
+                && !relay.has_server_closed()
+                && !relay.is_reset();
+            let message = "the TLS handshake failed: the server's certificate was refused, or the \
+                           two don't agree on TLS, or the connection broke off";
+            Failure {
+                error: broken(label, message).with_source(io::Error::other(cause.to_string())),
+                is_final,
+            }
         }
         minreq::Error::IoError(cause) => passing(
             broken(
@@ -542,185 +527,5 @@ fn unanswered(
                 .with_source(cause)
                 .or_executed(was_sent),
         ),
-    }
-}
-
-/// Has ring do the cryptography, unless the process has chosen another provider. rustls panics
-/// when it has to choose between two, and aws-lc's start costs a small device most of a second.
-#[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
-fn install_provider() {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Fails if another thread was faster, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-}
-
-#[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
-fn rustls_error(cause: &io::Error) -> Option<&rustls::Error> {
-    cause.get_ref()?.downcast_ref()
-}
-
-/// A refusal of TLS is final: it would come again.
-#[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
-fn refused_by_rustls(label: &str, was_sent: bool, cause: io::Error) -> Failure {
-    use rustls::CertificateError as C;
-    let certificate = match rustls_error(&cause) {
-        Some(rustls::Error::InvalidCertificate(certificate)) => Some(certificate),
-        _ => None,
-    };
-    let is_certificate = certificate.is_some();
-    let why = match certificate {
-        Some(C::NotValidYet | C::NotValidYetContext { .. }) => format!(
-            "the server's certificate is not valid yet, or this device's clock is wrong: it says {}",
-            device_time()
-        ),
-        Some(C::Expired | C::ExpiredContext { .. }) => format!(
-            "the server's certificate has expired, or this device's clock is wrong: it says {}",
-            device_time()
-        ),
-        Some(C::UnknownIssuer) if cfg!(feature = "https-rustls") => {
-            "the issuer of the server's certificate is not among the compiled-in roots; the \
-             feature https-rustls-probe uses this system's roots instead (with default-features \
-             = false)"
-                .to_owned()
-        }
-        Some(C::UnknownIssuer) => {
-            "the issuer of the server's certificate is not among this system's roots".to_owned()
-        }
-        Some(C::NotValidForName | C::NotValidForNameContext { .. }) => {
-            "the server's certificate is for another host name".to_owned()
-        }
-        Some(_) => "the server's certificate was refused".to_owned(),
-        None => "the server and this device don't agree on TLS".to_owned(),
-    };
-    Failure {
-        // Nothing is sent before the certificate has been accepted: what the relay saw was the
-        // alert.
-        error: broken(label, why)
-            .with_source(cause)
-            .or_executed(was_sent && !is_certificate),
-        is_final: true,
-    }
-}
-
-/// native-tls tells a refusal from a connection that broke off by what is below its error only.
-#[cfg(feature = "https-native-tls")]
-fn refused_by_native_tls(label: &str, cause: &dyn std::error::Error) -> Failure {
-    let mut below = std::iter::successors(cause.source(), |error| error.source());
-    let is_final = !below.any(<dyn std::error::Error>::is::<io::Error>);
-    let message = "the TLS handshake failed: the server's certificate was refused, or the two \
-                   don't agree on TLS, or the connection broke off";
-    Failure {
-        error: broken(label, message).with_source(io::Error::other(cause.to_string())),
-        is_final,
-    }
-}
-
-/// What this device takes for the time, to the minute.
-#[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
-fn device_time() -> String {
-    let Ok(since) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) else {
-        return "a time before 1970".to_owned();
-    };
-    utc(since.as_secs())
-}
-
-/// Seconds since 1970 as a date and a time. (httpdate's formatting would cost several kB.)
-#[cfg(any(feature = "https-rustls", feature = "https-rustls-probe", test))]
-fn utc(seconds: u64) -> String {
-    let (mut days, minutes) = (seconds / 86_400, seconds / 60 % 1440);
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let mut year = 1970;
-    while days >= 365 + u64::from(is_leap(year)) {
-        days -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let mut month = 0;
-    let lengths = [
-        31,
-        28 + u64::from(is_leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    while days >= lengths[month] {
-        days -= lengths[month];
-        month += 1;
-    }
-    format!(
-        "{year}-{:02}-{:02} {:02}:{:02} UTC",
-        month + 1,
-        days + 1,
-        minutes / 60,
-        minutes % 60
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_device_s_time_is_written_in_utc() {
-        for (seconds, text) in [
-            (0, "1970-01-01 00:00 UTC"),
-            (68_169_599, "1972-02-28 23:59 UTC"),
-            (68_256_000, "1972-03-01 00:00 UTC"),
-            (951_827_696, "2000-02-29 12:34 UTC"),
-            (4_107_542_400, "2100-03-01 00:00 UTC"),
-        ] {
-            assert_eq!(utc(seconds), text);
-        }
-    }
-
-    #[test]
-    fn how_the_end_of_a_content_is_found() {
-        let chunked = "the answer's Transfer-Encoding is not `chunked`";
-        let twice = "the answer has two different Content-Length fields";
-        for (list, expected) in [
-            (&[][..], Ok(Framing::UntilClose)),
-            (&[("content-length", "5")], Ok(Framing::Length(5))),
-            (
-                &[("Content-Length", "5"), ("content-length", "5")],
-                Ok(Framing::Length(5)),
-            ),
-            (
-                &[("content-length", "5"), ("content-length", "6")],
-                Err(twice),
-            ),
-            (&[("content-length", "5, 5")], Err(BAD_LENGTH)),
-            (&[("content-length", "+5")], Err(BAD_LENGTH)),
-            (&[("content-length", "")], Err(BAD_LENGTH)),
-            (
-                &[("content-length", "18446744073709551616")],
-                Err(BAD_LENGTH),
-            ),
-            (&[("transfer-encoding", "chunked")], Ok(Framing::Chunked)),
-            (
-                &[("transfer-encoding", "Chunked"), ("content-length", "5")],
-                Ok(Framing::Chunked),
-            ),
-            (&[("transfer-encoding", "gzip, chunked")], Err(chunked)),
-            (
-                &[
-                    ("transfer-encoding", "gzip"),
-                    ("transfer-encoding", "chunked"),
-                ],
-                Err(chunked),
-            ),
-        ] {
-            let fields: Vec<_> = list
-                .iter()
-                .map(|(n, v)| ((*n).into(), (*v).into()))
-                .collect();
-            assert_eq!(framing(&fields), expected, "{list:?}");
-        }
     }
 }

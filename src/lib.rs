@@ -190,13 +190,17 @@ macro_rules! tell {
     ($level:ident, $($message:tt)*) => { if false { let _ = format_args!($($message)*); } };
 }
 
+mod connect;
 mod error;
 mod excerpt;
 mod exchange;
+mod framing;
 mod relay;
 mod response;
 mod retry;
+mod scan;
 mod session;
+mod tls;
 mod token;
 mod url;
 

@@ -114,7 +114,7 @@ fn an_answer_that_is_not_tls_is_final() {
         assert_eq!(error.kind(), ErrorKind::Exchange);
         assert_eq!(
             error.to_string(),
-            format!("GET {url}/: the server and this device don't agree on TLS")
+            format!("GET {url}/: the server and this device don't agree on TLS (1.2 or 1.3)")
         );
         assert!(!error.may_have_executed());
         assert_eq!(server.ended().len(), 1);
