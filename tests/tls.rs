@@ -5,21 +5,17 @@
 ))]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jas_session::{ErrorKind, Session};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::crypto::{ring, CryptoProvider};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 mod wire;
+use wire::tls::{https, tls, Authority, Days};
 use wire::{
-    assert_in_time, assert_passes, session, sockets, text, this_test_alone, threads, until_closed,
-    urls, Server, PATIENCE, TIMEOUT,
+    assert_in_time, assert_nothing_left, assert_passes, session, sockets, text, this_test_alone,
+    threads, until_closed, urls, Server, TIMEOUT,
 };
 
 // Handshakes that do not come about
@@ -66,7 +62,7 @@ fn a_stalled_handshake_ends_in_time_and_leaves_nothing_behind() {
                 error.to_string(),
                 format!("POST {url}/: the time of 300ms was up before the request was sent")
             );
-            assert_nothing_left(before);
+            assert_nothing_left(before, url);
         }
         return;
     }
@@ -174,7 +170,8 @@ fn ring_does_the_cryptography_unless_told_otherwise() {
 /// With the system's roots, which `SSL_CERT_FILE` replaces in the children.
 #[cfg(not(feature = "https-rustls"))]
 mod trusted {
-    use super::wire::request;
+    use super::wire::tls::{finish, rest};
+    use super::wire::{answer, request};
     use super::*;
 
     #[test]
@@ -199,7 +196,10 @@ mod trusted {
                 let line = line.lines().next().unwrap();
                 let token = r#"{"access_token":"abc","token_type":"Bearer","expires_in":600}"#;
                 let is_token = line.starts_with("POST /oauth2/token ");
-                finish(stream, &answer(if is_token { token } else { line }));
+                finish(
+                    stream,
+                    &answer("200 OK", "", if is_token { token } else { line }),
+                );
                 received
             })
         });
@@ -264,7 +264,7 @@ mod trusted {
     fn an_answer_cut_without_close_notify_is_an_error() {
         const CONTENT: &str = "all of the content";
         let framed = [
-            String::from_utf8(answer(CONTENT)).unwrap(),
+            String::from_utf8(answer("200 OK", "", CONTENT)).unwrap(),
             format!("HTTP/1.1 200 OK\r\nServer: x\r\n\r\n{CONTENT}"),
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nall of\r\nc\r\n the \
              content\r\n0\r\n\r\n"
@@ -327,7 +327,7 @@ mod trusted {
                 let error = result.and_then(jas_session::Response::bytes).unwrap_err();
                 assert_in_time(start, &error);
                 assert!(error.may_have_executed());
-                assert_nothing_left(before);
+                assert_nothing_left(before, url);
             }
             return;
         }
@@ -335,7 +335,7 @@ mod trusted {
         let config = || authority.config("localhost", Days::Now);
         let good = tls(config(), |stream| {
             let received = request(stream);
-            finish(stream, &answer("good"));
+            finish(stream, &answer("200 OK", "", "good"));
             received
         });
         let silent = tls(config(), |stream| {
@@ -474,163 +474,6 @@ mod trusted {
 
 // Helpers
 
-type Stream = StreamOwned<ServerConnection, TcpStream>;
-
-/// A server whose `serve` runs once the handshake has succeeded.
-fn tls(
-    config: Arc<ServerConfig>,
-    serve: impl Fn(&mut Stream) -> Vec<u8> + Send + Sync + 'static,
-) -> Server {
-    Server::handing_over(move |mut stream| {
-        let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
-        while connection.is_handshaking() {
-            if connection.complete_io(&mut stream).is_err() {
-                let _ = until_closed(&mut stream);
-                return Vec::new();
-            }
-        }
-        serve(&mut StreamOwned::new(
-            connection,
-            stream.try_clone().unwrap(),
-        ))
-    })
-}
-
-fn https(server: &Server) -> String {
-    format!("https://localhost:{}", server.address.port())
-}
-
-/// When a certificate is valid.
-#[derive(Clone, Copy)]
-#[allow(dead_code, reason = "the compiled-in roots need one of them")]
-enum Days {
-    Past,
-    Now,
-    Future,
-}
-
-/// An issuer of certificates.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate, for a file.
-    #[allow(dead_code, reason = "the compiled-in roots can't be changed")]
-    pem: String,
-    #[cfg(not(feature = "https-rustls"))]
-    directory: Directory,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new([]).unwrap();
-        // Issuers of one name would be told apart by their signatures only.
-        let name = format!("issuer {:?}", rcgen::PublicKeyData::der_bytes(&key));
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let own = params.self_signed(&key).unwrap();
-        let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, own.der());
-        let lines: Vec<_> = base64
-            .as_bytes()
-            .chunks(64)
-            .map(String::from_utf8_lossy)
-            .collect();
-        Authority {
-            issuer: Issuer::new(params, key),
-            pem: format!(
-                "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-                lines.join("\n")
-            ),
-            #[cfg(not(feature = "https-rustls"))]
-            directory: Directory::new(),
-        }
-    }
-
-    /// A server's side, with a certificate for `host`.
-    fn config(&self, host: &str, days: Days) -> Arc<ServerConfig> {
-        self.config_of(host, days, rustls::ALL_VERSIONS)
-    }
-
-    fn config_of(
-        &self,
-        host: &str,
-        days: Days,
-        versions: &[&'static rustls::SupportedProtocolVersion],
-    ) -> Arc<ServerConfig> {
-        let (first, last) = match days {
-            Days::Past => (2001, 2002),
-            Days::Now => (2001, 2999),
-            Days::Future => (2998, 2999),
-        };
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(first, 1, 1);
-        params.not_after = rcgen::date_time_ymd(last, 1, 1);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key);
-        Arc::new(config.unwrap())
-    }
-
-    /// A process whose only root is this one.
-    #[cfg(not(feature = "https-rustls"))]
-    fn trusting(&self, mut child: std::process::Command) -> std::process::Command {
-        let file = self.directory.0.join("root.pem");
-        std::fs::write(&file, &self.pem).unwrap();
-        let empty = self.directory.0.join("empty");
-        std::fs::create_dir(&empty).unwrap();
-        child.env("SSL_CERT_FILE", file).env("SSL_CERT_DIR", empty);
-        child
-    }
-}
-
-/// A directory of this test's own, gone when it is dropped.
-#[cfg(not(feature = "https-rustls"))]
-struct Directory(std::path::PathBuf);
-
-#[cfg(not(feature = "https-rustls"))]
-impl Directory {
-    fn new() -> Directory {
-        use std::sync::atomic::AtomicUsize;
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let name = format!("jas-session-tls-{}-{n}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        Directory(path)
-    }
-}
-
-#[cfg(not(feature = "https-rustls"))]
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Sends the rest of an answer, and closes in order.
-#[allow(dead_code, reason = "no handshake succeeds with the compiled-in roots")]
-fn finish(stream: &mut Stream, bytes: &[u8]) {
-    let _ = stream.write_all(bytes);
-    stream.conn.send_close_notify();
-    let _ = stream.flush();
-    let _ = stream.sock.shutdown(std::net::Shutdown::Write);
-    let _ = until_closed(&mut stream.sock);
-}
-
-/// Everything more until the client closes.
-#[allow(dead_code, reason = "no handshake succeeds with the compiled-in roots")]
-fn rest(stream: &mut Stream) -> Vec<u8> {
-    let mut received = Vec::new();
-    let _ = stream.read_to_end(&mut received);
-    received
-}
-
 /// The content types of TLS records.
 fn record_types(mut bytes: &[u8]) -> Vec<u8> {
     let mut types = Vec::new();
@@ -640,21 +483,4 @@ fn record_types(mut bytes: &[u8]) -> Vec<u8> {
         bytes = rest.get(length..).unwrap_or_default();
     }
     types
-}
-
-/// An answer with a length.
-#[allow(dead_code, reason = "no handshake succeeds with the compiled-in roots")]
-fn answer(content: &str) -> Vec<u8> {
-    let length = content.len();
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{content}").into_bytes()
-}
-
-/// Compares the threads and the sockets of this process with what they were.
-fn assert_nothing_left(before: (usize, usize)) {
-    // A thread that has been joined is listed for a moment more.
-    let start = Instant::now();
-    while threads() != before.0 && start.elapsed() < PATIENCE {
-        thread::yield_now();
-    }
-    assert_eq!((threads(), sockets()), before);
 }

@@ -16,8 +16,8 @@ mod sandbox;
 mod wire;
 use sandbox::{Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 use wire::{
-    assert_in_time, assert_passes, inodes, request, respond, session, sockets, text,
-    this_test_alone, threads, until_closed, urls, Server, LATE, PATIENCE, TIMEOUT,
+    answer, assert_in_time, assert_nothing_left, assert_passes, inodes, request, respond, session,
+    sockets, text, this_test_alone, threads, until_closed, urls, Server, LATE, PATIENCE, TIMEOUT,
 };
 
 /// The most that the relay lets pass before a head has ended: bytes, and lines with the first.
@@ -616,14 +616,6 @@ fn calls_end_in_time_and_leave_nothing_behind() {
         let content = vec![b'x'; SIZE];
         assert_eq!(text(good).unwrap(), "good");
         let before = (threads(), sockets());
-        let assert_nothing_left = |what: &str| {
-            // A thread that has been joined is listed for a moment more.
-            let start = Instant::now();
-            while threads() != before.0 && start.elapsed() < PATIENCE {
-                thread::yield_now();
-            }
-            assert_eq!((threads(), sockets()), before, "{what}");
-        };
         let [silent, half_head, drip, half_content, unread, no_token, forgotten] = rest else {
             panic!("a URL is missing");
         };
@@ -638,7 +630,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
                 };
                 let error = result.unwrap_err();
                 assert_in_time(start, &error);
-                assert_nothing_left(url);
+                assert_nothing_left(before, url);
                 assert_eq!(
                     error.to_string(),
                     format!(
@@ -654,7 +646,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
         let response = session(half_content).timeout(TIMEOUT).get("/").unwrap();
         let error = response.bytes().unwrap_err();
         assert_in_time(start, &error);
-        assert_nothing_left("half a content");
+        assert_nothing_left(before, "half a content");
         assert_eq!(
             error.to_string(),
             format!(
@@ -669,7 +661,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
             .post("/", "text/plain", &content)
             .unwrap_err();
         assert_in_time(start, &error);
-        assert_nothing_left("a content that nobody reads");
+        assert_nothing_left(before, "a content that nobody reads");
         assert!(error.may_have_executed());
 
         let start = Instant::now();
@@ -679,12 +671,12 @@ fn calls_end_in_time_and_leave_nothing_behind() {
             .post("/", "text/plain", "create")
             .unwrap_err();
         assert_in_time(start, &error);
-        assert_nothing_left("a silent token endpoint");
+        assert_nothing_left(before, "a silent token endpoint");
         assert!(!error.may_have_executed());
 
         // Dropped unread, and held beyond its time.
         drop(session(forgotten).get("/").unwrap());
-        assert_nothing_left("a response that was dropped");
+        assert_nothing_left(before, "a response that was dropped");
         let start = Instant::now();
         let mut response = session(forgotten).timeout(TIMEOUT).get("/").unwrap();
         while threads() != before.0 && start.elapsed() < PATIENCE {
@@ -699,7 +691,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
         let error = io::copy(&mut response, &mut io::sink()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(response);
-        assert_nothing_left("a response that was held");
+        assert_nothing_left(before, "a response that was held");
         return;
     }
     let good = Server::answering(&answer("200 OK", "", "good"));
@@ -823,12 +815,6 @@ fn strangers_at_the_relay_get_nothing_and_stop_nothing() {
 }
 
 // Helpers
-
-/// An answer with a length.
-fn answer(status: &str, fields: &str, content: &str) -> Vec<u8> {
-    let length = content.len();
-    format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n{content}").into_bytes()
-}
 
 /// A head of this length with lines of about `line` bytes; the content ends with the connection.
 fn head_of(length: usize, line_end: &str, line: usize) -> String {

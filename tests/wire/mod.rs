@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "pub is what tests use")]
 
+#[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
+pub mod tls;
+
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -210,4 +213,20 @@ pub fn inodes() -> HashSet<String> {
     names
         .filter_map(|name| Some(name.strip_prefix("socket:[")?.replace(']', "")))
         .collect()
+}
+
+/// An answer with a length.
+pub fn answer(status: &str, fields: &str, content: &str) -> Vec<u8> {
+    let length = content.len();
+    format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n{content}").into_bytes()
+}
+
+/// Compares the threads and the sockets of this process with what they were.
+pub fn assert_nothing_left(before: (usize, usize), what: &str) {
+    // A thread that has been joined is listed for a moment more.
+    let start = Instant::now();
+    while threads() != before.0 && start.elapsed() < PATIENCE {
+        thread::yield_now();
+    }
+    assert_eq!((threads(), sockets()), before, "{what}");
 }

@@ -1,0 +1,438 @@
+//! Answers and requests that break off at every byte: nothing cut is taken for whole, nothing is
+//! sent twice, and the errors tell what may have happened.
+#![cfg(target_os = "linux")]
+
+use std::io::Read;
+use std::net::{Shutdown, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use jas_session::{Error, ErrorKind, Response, Session};
+
+mod wire;
+use wire::{answer, request, respond, until_closed, Server, PATIENCE};
+
+const CONTENT: &str = "all of the content";
+const TOKEN: &str = r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":600}"#;
+const SECRET: &str = "s3cret";
+
+/// How the end of the content is marked.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Framing {
+    Length,
+    Chunked,
+    UntilClose,
+}
+
+use Framing::{Chunked, Length, UntilClose};
+
+const FRAMINGS: [Framing; 3] = [Length, Chunked, UntilClose];
+
+impl Framing {
+    /// The answer with this content, and where the content begins in it.
+    fn of(self, content: &str) -> (Vec<u8>, usize) {
+        let all = match self {
+            Length => answer("200 OK", "X-A: b\r\n", content),
+            Chunked => {
+                let (first, second) = content.split_at(11);
+                format!(
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n\
+                     {:x};x=y\r\n{second}\r\n0\r\nX-B: c\r\n\r\n",
+                    first.len(),
+                    second.len()
+                )
+                .into_bytes()
+            }
+            UntilClose => format!("HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n{content}").into_bytes(),
+        };
+        let head = all.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        (all, head)
+    }
+
+    /// What HTTP itself cannot show as cut: content that ends with the connection.
+    fn hides(self, cut: usize, head: usize) -> bool {
+        self == UntilClose && cut >= head
+    }
+}
+
+/// How the server breaks off.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum End {
+    Close,
+    Reset,
+}
+
+/// Ends a connection with the answer's first bytes. What is left unread makes a close a reset.
+fn break_off(stream: &mut TcpStream, begin: &[u8], end: End) {
+    respond(stream, begin);
+    if end == End::Close {
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = until_closed(stream);
+    }
+}
+
+fn session(url: &str) -> Session {
+    let session = Session::new(url, "id", SECRET).unwrap();
+    session.timeout(PATIENCE)
+}
+
+fn with_token(url: &str) -> Session {
+    let session = session(url).resume("t0ken", PATIENCE * 30).unwrap();
+    session.api_key("k3y").unwrap()
+}
+
+fn book(session: &Session) -> Result<Vec<u8>, Error> {
+    let result = session.post("/bookings", "text/plain", "create");
+    result.and_then(Response::bytes)
+}
+
+fn assert_broken(error: &Error, kind: ErrorKind, what: &str) {
+    assert_eq!(error.kind(), kind, "{what}: {error:?}");
+    let said = format!("{error} {error:?}");
+    for secret in ["t0ken", SECRET, "k3y"] {
+        assert!(!said.contains(secret), "{what}: {said}");
+    }
+}
+
+/// Runs these numbers on a few threads, which share the work.
+fn for_each(numbers: Range<usize>, threads: usize, run: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(numbers.start);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| loop {
+                let number = next.fetch_add(1, Ordering::SeqCst);
+                if number >= numbers.end {
+                    break;
+                }
+                run(number);
+            });
+        }
+    });
+}
+
+// Over plain HTTP
+
+#[test]
+fn an_answer_cut_at_any_byte_is_an_error_unless_http_cannot_show_it() {
+    for framing in FRAMINGS {
+        for end in [End::Close, End::Reset] {
+            let (all, head) = framing.of(CONTENT);
+            for_each(0..all.len() + 1, 4, |cut| {
+                let what = format!("{framing:?} {end:?} {cut}");
+                let begin = all[..cut].to_vec();
+                let server = Server::start(move |stream| {
+                    let received = match end {
+                        End::Close => request(stream),
+                        End::Reset => {
+                            let mut received = [0; 16];
+                            stream.read_exact(&mut received).unwrap();
+                            stream.peek(&mut [0]).unwrap();
+                            received.to_vec()
+                        }
+                    };
+                    break_off(stream, &begin, end);
+                    received
+                });
+                match book(&with_token(&server.url())) {
+                    // A reset may overtake what was sent before it.
+                    Err(error) if end == End::Reset || cut < all.len() => {
+                        assert_broken(&error, ErrorKind::Exchange, &what);
+                        assert!(error.may_have_executed(), "{what}");
+                        assert!(end == End::Reset || !framing.hides(cut, head), "{what}");
+                    }
+                    Ok(content) if framing.hides(cut, head) && end == End::Close => {
+                        assert_eq!(content, all[head..cut], "{what}");
+                    }
+                    result => assert_eq!(result.expect(&what), CONTENT.as_bytes(), "{what}"),
+                }
+                assert_eq!(server.ended().len(), 1, "{what}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_token_answer_cut_at_any_byte_gives_no_token() {
+    for framing in FRAMINGS {
+        let (all, head) = framing.of(TOKEN);
+        for_each(0..all.len() + 1, 4, |cut| {
+            let what = format!("{framing:?} {cut}");
+            let begin = all[..cut].to_vec();
+            let server = Server::start(move |stream| {
+                let received = request(stream);
+                if received.starts_with(b"POST /oauth2/token ") {
+                    break_off(stream, &begin, End::Close);
+                } else {
+                    respond(stream, &answer("200 OK", "", CONTENT));
+                }
+                received
+            });
+            let result = book(&session(&server.url()).retries(0));
+            if cut == all.len() {
+                assert_eq!(result.unwrap(), CONTENT.as_bytes());
+                assert_eq!(server.ended().len(), 2);
+                return;
+            }
+            let error = result.unwrap_err();
+            let kind = match framing.hides(cut, head) {
+                true => ErrorKind::InvalidToken,
+                false => ErrorKind::Exchange,
+            };
+            assert_broken(&error, kind, &what);
+            assert!(!error.may_have_executed(), "{what}");
+            assert_eq!(server.ended().len(), 1, "{what}");
+        });
+    }
+}
+
+#[test]
+fn a_server_that_closes_at_any_byte_of_the_request_gets_it_once() {
+    let server = Server::answering(&answer("200 OK", "", ""));
+    book(&with_token(&server.url())).unwrap();
+    let length = server.ended()[0].len();
+    // A port with a digit less makes the field `Host` shorter.
+    for_each(0..length, 4, |cut| {
+        for end in [End::Close, End::Reset] {
+            let server = Server::start(move |stream| {
+                let mut received = vec![0; cut];
+                stream.read_exact(&mut received).unwrap();
+                break_off(stream, b"", end);
+                received
+            });
+            let error = book(&with_token(&server.url())).unwrap_err();
+            assert_broken(&error, ErrorKind::Exchange, &format!("{cut}"));
+            // Nobody can know how much of it the server had read.
+            assert!(error.may_have_executed(), "{cut}");
+            assert_eq!(server.ended().len(), 1, "{cut}");
+        }
+    });
+}
+
+/// In child processes whose only root is the test's own.
+#[cfg(all(feature = "https-rustls-probe", not(feature = "https-rustls")))]
+mod encrypted {
+    use std::io::{self, Write};
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
+
+    use super::wire::tls::{finish, https, tls, Authority, Days};
+    use super::wire::{assert_passes, this_test_alone, urls};
+    use super::*;
+
+    /// In the parent process: runs this test in a child, which gets the authority that it trusts.
+    fn in_child(test: &str) -> Option<Authority> {
+        if urls().is_empty() {
+            let child = this_test_alone(test, &["child".to_owned()]);
+            assert_passes(Authority::new().trusting(child));
+            return None;
+        }
+        Some(Authority::trusted())
+    }
+
+    /// Lets so many bytes pass, and closes.
+    struct Cut<'a> {
+        stream: &'a mut TcpStream,
+        left: usize,
+    }
+
+    impl Read for Cut<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.stream.read(buffer)
+        }
+    }
+
+    impl Write for Cut<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let n = self.left.min(bytes.len());
+            self.stream.write_all(&bytes[..n])?;
+            self.left -= n;
+            if self.left == 0 {
+                let _ = self.stream.shutdown(Shutdown::Write);
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Answers the first request, and ends TLS in order, but for the cut. Gives the request, and
+    /// how much could have been written more.
+    fn serve(
+        stream: &mut TcpStream,
+        config: &Arc<ServerConfig>,
+        all: &[u8],
+        cut: usize,
+    ) -> (Vec<u8>, usize) {
+        let mut connection = ServerConnection::new(Arc::clone(config)).unwrap();
+        let mut cut = Cut { stream, left: cut };
+        while connection.is_handshaking() {
+            if connection.complete_io(&mut cut).is_err() {
+                let _ = until_closed(cut.stream);
+                return (Vec::new(), 0);
+            }
+        }
+        let mut tls = rustls::Stream::new(&mut connection, &mut cut);
+        let received = request(&mut tls);
+        let _ = tls.write_all(all);
+        connection.send_close_notify();
+        while connection.wants_write() && connection.write_tls(&mut cut).is_ok() {}
+        let _ = cut.stream.shutdown(Shutdown::Write);
+        let _ = until_closed(cut.stream);
+        (received, cut.left)
+    }
+
+    fn config(
+        authority: &Authority,
+        version: &'static SupportedProtocolVersion,
+    ) -> Arc<ServerConfig> {
+        let config = authority.config_of("localhost", Days::Now, &[version]);
+        let mut config = Arc::unwrap_or_clone(config);
+        // Each handshake is to be a full one.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        Arc::new(config)
+    }
+
+    /// Calls a server that cuts what it sends after so many bytes, all offsets one by one.
+    fn cut_everywhere(
+        config: &Arc<ServerConfig>,
+        all: &[u8],
+        call: impl Fn(&str, &str, bool) + Sync,
+    ) {
+        const ENDLESS: usize = usize::MAX;
+        let left = Arc::new(AtomicUsize::new(0));
+        let server = |cut| {
+            let (config, all, left) = (Arc::clone(config), all.to_vec(), Arc::clone(&left));
+            Server::start(move |stream| {
+                let (received, rest) = serve(stream, &config, &all, cut);
+                left.store(rest, Ordering::SeqCst);
+                received
+            })
+        };
+        let first = server(ENDLESS);
+        call(&https(&first), "uncut", false);
+        drop(first);
+        // The length of a signature varies by a few bytes.
+        let length = ENDLESS - left.load(Ordering::SeqCst) + 8;
+        println!("{length} bytes");
+        for_each(0..length, 4, |cut| {
+            let server = server(cut);
+            call(&https(&server), &format!("cut at {cut}"), cut + 16 < length);
+            let received = server.ended();
+            assert_eq!(received.len(), 1, "{cut}");
+        });
+    }
+
+    #[test]
+    fn an_answer_cut_at_any_byte_is_an_error() {
+        let Some(authority) = in_child("encrypted::an_answer_cut_at_any_byte_is_an_error") else {
+            return;
+        };
+        let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+        for (version, framing) in [(0, Length), (0, Chunked), (0, UntilClose), (1, Chunked)] {
+            let config = config(&authority, versions[version]);
+            let (all, _) = framing.of(CONTENT);
+            cut_everywhere(&config, &all, |url, what, _| {
+                match book(&with_token(url).retries(0)) {
+                    Ok(content) => assert_eq!(content, CONTENT.as_bytes(), "{framing:?} {what}"),
+                    Err(error) => assert_broken(&error, ErrorKind::Exchange, what),
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_token_answer_cut_at_any_byte_gives_no_token() {
+        let Some(authority) = in_child("encrypted::a_token_answer_cut_at_any_byte_gives_no_token")
+        else {
+            return;
+        };
+        let config = config(&authority, &rustls::version::TLS13);
+        for framing in FRAMINGS {
+            let (all, _) = framing.of(TOKEN);
+            cut_everywhere(&config, &all, |url, what, _| {
+                match session(url).retries(0).access_token() {
+                    Ok(token) => assert_eq!(token, "t0ken", "{framing:?} {what}"),
+                    Err(error) => assert_broken(&error, ErrorKind::Exchange, what),
+                }
+            });
+        }
+    }
+
+    /// As a proxy does, when the server behind it goes away.
+    #[test]
+    fn an_answer_cut_by_an_orderly_end_of_tls_is_an_error_unless_http_cannot_show_it() {
+        let test = "encrypted::an_answer_cut_by_an_orderly_end_of_tls_is_an_error_unless_http_cannot_show_it";
+        let Some(authority) = in_child(test) else {
+            return;
+        };
+        let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+        for (version, framing) in [
+            (0, Length),
+            (0, Chunked),
+            (0, UntilClose),
+            (1, Chunked),
+            (1, UntilClose),
+        ] {
+            let config = config(&authority, versions[version]);
+            let (all, head) = framing.of(CONTENT);
+            for_each(0..all.len() + 1, 16, |cut| {
+                let what = format!("{version} {framing:?} {cut}");
+                let begin = all[..cut].to_vec();
+                let server = tls(Arc::clone(&config), move |stream| {
+                    let received = request(stream);
+                    // Two bytes make records as short as the end of TLS.
+                    for piece in begin.chunks(if cut % 2 == 0 { 2 } else { 1000 }) {
+                        stream.write_all(piece).unwrap();
+                    }
+                    finish(stream, b"");
+                    received
+                });
+                match book(&with_token(&https(&server)).retries(0)) {
+                    Err(error) => {
+                        assert_broken(&error, ErrorKind::Exchange, &what);
+                        assert!(error.may_have_executed(), "{what}");
+                        assert!(
+                            cut < all.len() && !framing.hides(cut, head),
+                            "{what}: {error:?}"
+                        );
+                    }
+                    Ok(content) if framing.hides(cut, head) => {
+                        assert_eq!(content, all[head..cut], "{what}");
+                    }
+                    Ok(content) => {
+                        assert_eq!(cut, all.len(), "{what}");
+                        assert_eq!(content, CONTENT.as_bytes(), "{what}");
+                    }
+                }
+                assert_eq!(server.ended().len(), 1);
+            });
+        }
+    }
+
+    #[test]
+    fn the_last_line_end_may_stand_in_a_record_of_its_own_and_the_server_stay() {
+        let test =
+            "encrypted::the_last_line_end_may_stand_in_a_record_of_its_own_and_the_server_stay";
+        let Some(authority) = in_child(test) else {
+            return;
+        };
+        let (all, _) = Chunked.of(CONTENT);
+        let server = tls(config(&authority, &rustls::version::TLS13), move |stream| {
+            let received = request(stream);
+            let (begin, end) = all.split_at(all.len() - 2);
+            stream.write_all(begin).unwrap();
+            stream.write_all(end).unwrap();
+            [received, until_closed(&mut stream.sock)].concat()
+        });
+        let start = Instant::now();
+        let content = book(&with_token(&https(&server))).unwrap();
+        assert_eq!(content, CONTENT.as_bytes());
+        assert!(start.elapsed() < PATIENCE / 2);
+    }
+}

@@ -1,0 +1,174 @@
+//! TLS servers of the tests, and the issuers of their certificates.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::{until_closed, Server};
+
+pub type Stream = StreamOwned<ServerConnection, TcpStream>;
+
+/// A server whose `serve` runs once the handshake has succeeded.
+pub fn tls(
+    config: Arc<ServerConfig>,
+    serve: impl Fn(&mut Stream) -> Vec<u8> + Send + Sync + 'static,
+) -> Server {
+    Server::handing_over(move |mut stream| {
+        let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        while connection.is_handshaking() {
+            if connection.complete_io(&mut stream).is_err() {
+                let _ = until_closed(&mut stream);
+                return Vec::new();
+            }
+        }
+        serve(&mut StreamOwned::new(
+            connection,
+            stream.try_clone().unwrap(),
+        ))
+    })
+}
+
+pub fn https(server: &Server) -> String {
+    format!("https://localhost:{}", server.address.port())
+}
+
+/// When a certificate is valid.
+#[derive(Clone, Copy)]
+pub enum Days {
+    Past,
+    Now,
+    Future,
+}
+
+/// An issuer of certificates.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate, for a file.
+    pem: String,
+    #[cfg(not(feature = "https-rustls"))]
+    directory: Directory,
+}
+
+impl Authority {
+    pub fn new() -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([]).unwrap();
+        // Issuers of one name would be told apart by their signatures only.
+        let name = format!("issuer {:?}", rcgen::PublicKeyData::der_bytes(&key));
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = params.self_signed(&key).unwrap();
+        let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, own.der());
+        let lines: Vec<_> = base64
+            .as_bytes()
+            .chunks(64)
+            .map(String::from_utf8_lossy)
+            .collect();
+        Authority {
+            issuer: Issuer::new(params, key),
+            pem: format!(
+                "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+                lines.join("\n")
+            ),
+            #[cfg(not(feature = "https-rustls"))]
+            directory: Directory::new(),
+        }
+    }
+
+    /// A server's side, with a certificate for `host`.
+    pub fn config(&self, host: &str, days: Days) -> Arc<ServerConfig> {
+        self.config_of(host, days, rustls::ALL_VERSIONS)
+    }
+
+    pub fn config_of(
+        &self,
+        host: &str,
+        days: Days,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Arc<ServerConfig> {
+        let (first, last) = match days {
+            Days::Past => (2001, 2002),
+            Days::Now => (2001, 2999),
+            Days::Future => (2998, 2999),
+        };
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(first, 1, 1);
+        params.not_after = rcgen::date_time_ymd(last, 1, 1);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key);
+        Arc::new(config.unwrap())
+    }
+
+    /// In such a process: an authority that it trusts from now on, if it has seen no other yet.
+    #[cfg(not(feature = "https-rustls"))]
+    pub fn trusted() -> Authority {
+        let authority = Authority::new();
+        let file = std::env::var_os("SSL_CERT_FILE").unwrap();
+        std::fs::write(file, &authority.pem).unwrap();
+        authority
+    }
+
+    /// A process whose only root is this one.
+    #[cfg(not(feature = "https-rustls"))]
+    pub fn trusting(&self, mut child: std::process::Command) -> std::process::Command {
+        let file = self.directory.0.join("root.pem");
+        std::fs::write(&file, &self.pem).unwrap();
+        let empty = self.directory.0.join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        child.env("SSL_CERT_FILE", file).env("SSL_CERT_DIR", empty);
+        child
+    }
+}
+
+/// A directory of this test's own, gone when it is dropped.
+#[cfg(not(feature = "https-rustls"))]
+struct Directory(std::path::PathBuf);
+
+#[cfg(not(feature = "https-rustls"))]
+impl Directory {
+    fn new() -> Directory {
+        use std::sync::atomic::AtomicUsize;
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let name = format!("jas-session-tls-{}-{n}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Directory(path)
+    }
+}
+
+#[cfg(not(feature = "https-rustls"))]
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Sends the rest of an answer, and closes in order.
+pub fn finish(stream: &mut Stream, bytes: &[u8]) {
+    let _ = stream.write_all(bytes);
+    stream.conn.send_close_notify();
+    let _ = stream.flush();
+    let _ = stream.sock.shutdown(std::net::Shutdown::Write);
+    let _ = until_closed(&mut stream.sock);
+}
+
+/// Everything more until the client closes.
+pub fn rest(stream: &mut Stream) -> Vec<u8> {
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received);
+    received
+}
