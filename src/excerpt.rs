@@ -1,6 +1,7 @@
 //! Text of a server made fit for a message: short, on one line, and without secrets.
 
 use crate::error::{field, Refusal};
+use crate::json;
 
 /// What an answer that refused says of its reason, for the end of a message.
 pub(crate) fn reason(refusal: &Refusal, secrets: &[&str]) -> String {
@@ -14,7 +15,7 @@ pub(crate) fn reason(refusal: &Refusal, secrets: &[&str]) -> String {
     let Ok(text) = std::str::from_utf8(&refusal.content) else {
         return detail;
     };
-    let reason: Reason = miniserde::json::from_str(text).unwrap_or_default();
+    let reason: Reason = json::read(text).unwrap_or_default();
     let parts = [reason.error, reason.error_description, reason.message];
     let known: Vec<_> = parts.into_iter().flatten().collect();
     let text = if known.is_empty() {
@@ -72,6 +73,9 @@ const REDACTED: &str = "[redacted]";
 /// The most characters of remote text that a message shows.
 const EXCERPT: usize = 200;
 
+/// How many bytes of remote text are looked at for it.
+const SEEN: usize = 8 * 1024;
+
 /// Remote text made fit for a message: secrets redacted, then made short and one line.
 pub(crate) fn excerpt(text: &str, secrets: &[&str]) -> String {
     clean(&redact(text, secrets))
@@ -99,20 +103,23 @@ fn clean(text: &str) -> String {
     clean
 }
 
-/// `text` without the secrets, each of which is ASCII, in whatever form they are echoed.
+/// The beginning of `text` without the secrets, each of which is ASCII, in whatever form they are
+/// echoed.
 fn redact(text: &str, secrets: &[&str]) -> String {
+    let most = text.len().min(SEEN);
     // Marked first, because one may begin within another.
-    let mut is_secret = vec![false; text.len()];
+    let mut is_secret = vec![false; most];
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        for start in 0..text.len() {
+        for start in 0..most {
+            // It may end behind the part that is seen.
             if let Some(length) = echo(secret.as_bytes(), &text.as_bytes()[start..]) {
-                is_secret[start..start + length].fill(true);
+                is_secret[start..most.min(start + length)].fill(true);
             }
         }
     }
     let mut clean = String::new();
     let mut was_secret = false;
-    for (i, c) in text.char_indices() {
+    for (i, c) in text.char_indices().take_while(|(i, _)| *i < most) {
         if !is_secret[i] {
             clean.push(c);
         } else if !was_secret {

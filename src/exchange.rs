@@ -282,7 +282,7 @@ impl Content {
         }
         let is_chunked = self.framing == Framing::Chunked;
         if is_chunked {
-            relay.mark_read(true);
+            relay.begin_read();
         }
         let read = loop {
             match unpanicked(|| lazy.read(buffer), || io::Error::other("minreq panicked")) {
@@ -291,7 +291,7 @@ impl Content {
             }
         };
         if is_chunked {
-            relay.mark_read(false);
+            relay.end_read(*read.as_ref().unwrap_or(&0));
         }
         let read = match read {
             Ok(0) => self.check_end().map(|()| 0),

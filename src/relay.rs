@@ -19,6 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
 use crate::connect::{connect, look_up, Failure};
+use crate::flow::{Flow, Room, PATIENCE};
 use crate::retry::random;
 use crate::scan::{Answer, Records};
 use crate::url::Origin;
@@ -40,10 +41,6 @@ pub(crate) const HEAD_LIMIT: usize = 16 * 1024;
 /// 5.2](https://www.rfc-editor.org/rfc/rfc8446#section-5.2)).
 const RECORD: usize = 5 + 16 * 1024 + 256;
 
-/// How long minreq may take to come to the end of a head that is there, and a server to close the
-/// connection behind its end of TLS.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// How often a write that waits for its peer looks whether the exchange has ended: shutting a
 /// socket down does not end such a write.
 const WRITE_PART: Duration = Duration::from_millis(50);
@@ -64,6 +61,8 @@ const OVER_LIMIT: u16 = 1 << 6;
 const NO_THREAD: u16 = 1 << 7;
 const LAST_CHUNK_ENDED: u16 = 1 << 8;
 const HEAD_CUT: u16 = 1 << 9;
+const CHUNKED: u16 = 1 << 10;
+const UNCHUNKED: u16 = 1 << 11;
 
 /// Carries one exchange. Dropping it closes both sockets and ends both threads.
 pub(crate) struct Relay {
@@ -81,30 +80,8 @@ struct Link {
     deadline: Instant,
     seen: AtomicU16,
     flow: Mutex<Flow>,
-    mark: Condvar,
-}
-
-/// How much may be handed to minreq.
-struct Flow {
-    /// Bytes since the last mark.
-    delivered: usize,
-    limit: Option<usize>,
-    /// minreq is waiting for bytes, or busy with them; else the caller is.
-    is_reading: bool,
-    /// A part of the request is being sent, so that minreq may not have come to read yet.
-    is_sending: bool,
-    /// Whether the content needs an end of TLS to end; not known before the head has been read.
-    needs_end: Option<bool>,
-    /// When anything was carried, or marked, last.
-    last: Instant,
-}
-
-impl Flow {
-    /// How much longer minreq may take; not limited while it has no bytes to read.
-    fn patience(&self) -> Option<Duration> {
-        let is_busy = self.is_reading && !self.is_sending;
-        is_busy.then(|| PATIENCE.saturating_sub(self.last.elapsed()))
-    }
+    /// The flow has changed, or the exchange has ended.
+    change: Condvar,
 }
 
 /// The exchange has ended, its time is up, or a socket is broken.
@@ -127,19 +104,15 @@ impl Relay {
             is_tls: origin.https,
             deadline,
             seen: AtomicU16::new(0),
-            flow: Mutex::new(Flow {
-                delivered: 0,
-                limit: Some(if origin.https {
+            flow: Mutex::new(Flow::new(
+                if origin.https {
                     HANDSHAKE_LIMIT
                 } else {
                     HEAD_LIMIT
-                }),
-                is_reading: true,
-                is_sending: false,
-                needs_end: None,
-                last: Instant::now(),
-            }),
-            mark: Condvar::new(),
+                },
+                Instant::now(),
+            )),
+            change: Condvar::new(),
         });
         // The password keeps other processes of this host out.
         let user = format!("jas:{:016x}{:016x}", random(), random());
@@ -169,13 +142,18 @@ impl Relay {
     /// Says that the head of the answer has been read. Content is not limited unless it is
     /// chunked: there, trailers may follow.
     pub(crate) fn pass_head(&self, is_chunked: bool) {
-        self.link.flow().needs_end = Some(!is_chunked);
-        self.link.mark(is_chunked.then(|| self.link.limit()), false);
+        self.link.note(if is_chunked { CHUNKED } else { UNCHUNKED });
+        self.link.change(|flow| flow.pass_head(is_chunked));
     }
 
-    /// Says that a read of chunked content begins or is over.
-    pub(crate) fn mark_read(&self, begins: bool) {
-        self.link.mark(Some(self.link.limit()), begins);
+    /// Says that a read of chunked content begins.
+    pub(crate) fn begin_read(&self) {
+        self.link.change(|flow| flow.begin_read(Instant::now()));
+    }
+
+    /// Says that it has given so much content.
+    pub(crate) fn end_read(&self, content: usize) {
+        self.link.change(|flow| flow.end_read(content));
     }
 
     /// The call's time was up before the exchange was over.
@@ -252,7 +230,7 @@ impl Link {
         }
         // Behind the lock, so that nobody has looked before and waits after.
         drop(self.flow());
-        self.mark.notify_all();
+        self.change.notify_all();
     }
 
     fn sockets(&self) -> MutexGuard<'_, Vec<Arc<TcpStream>>> {
@@ -269,14 +247,15 @@ impl Link {
         HEAD_LIMIT + if self.is_tls { RECORD } else { 0 }
     }
 
-    fn mark(&self, limit: Option<usize>, is_reading: bool) {
-        let mut flow = self.flow();
-        flow.delivered = 0;
-        flow.limit = limit;
-        flow.is_reading = is_reading;
-        flow.last = Instant::now();
-        drop(flow);
-        self.mark.notify_all();
+    fn change(&self, change: impl FnOnce(&mut Flow)) {
+        change(&mut self.flow());
+        self.change.notify_all();
+    }
+
+    /// Waits for a change, for this long at most.
+    fn wait<'a>(&self, flow: MutexGuard<'a, Flow>, most: Duration) -> MutexGuard<'a, Flow> {
+        let waited = self.change.wait_timeout(flow, most);
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Notes what can be seen of an answer over plain HTTP.
@@ -311,29 +290,15 @@ impl Link {
         let mut flow = self.flow();
         loop {
             let left = self.time_left()?;
-            let room = flow
-                .limit
-                .map_or(BUFFER, |limit| limit.saturating_sub(flow.delivered));
-            if room > 0 {
-                return Ok(room.min(BUFFER));
+            match flow.room(Instant::now()) {
+                Room::Bytes(room) => return Ok(room.min(BUFFER)),
+                Room::Wait(most) => flow = self.wait(flow, most.unwrap_or(left).min(left)),
+                Room::OverLimit => {
+                    self.note(OVER_LIMIT);
+                    return Err(Stop);
+                }
             }
-            let patience = flow.patience().unwrap_or(left);
-            if patience.is_zero() {
-                self.note(OVER_LIMIT);
-                return Err(Stop);
-            }
-            let waited = self.mark.wait_timeout(flow, left.min(patience));
-            flow = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-
-    /// Notes that a part of the request is on its way, or has gone.
-    fn sending(&self, is_sending: bool) {
-        let mut flow = self.flow();
-        flow.is_sending = is_sending;
-        flow.last = Instant::now();
-        drop(flow);
-        self.mark.notify_all();
     }
 
     /// Reads what there is. `set` is the socket's timeout, kept between calls.
@@ -386,16 +351,15 @@ impl Link {
         let mut flow = self.flow();
         loop {
             let left = self.time_left()?;
-            if let Some(needs_end) = flow.needs_end {
-                return Ok(needs_end);
+            if self.has_seen(CHUNKED | UNCHUNKED) {
+                return Ok(self.has_seen(UNCHUNKED));
             }
-            let patience = flow.patience().unwrap_or(left);
+            let patience = flow.patience(Instant::now()).unwrap_or(left);
             if patience.is_zero() {
                 self.note(HEAD_CUT);
                 return Ok(true);
             }
-            let waited = self.mark.wait_timeout(flow, left.min(patience));
-            flow = waited.unwrap_or_else(PoisonError::into_inner).0;
+            flow = self.wait(flow, patience.min(left));
         }
     }
 
@@ -495,7 +459,7 @@ fn carry_request(
         let begins = !link.is_tls || records.show_application_data(&buffer[..n]);
         if begins && !link.has_seen(REQUEST_BEGAN) {
             link.note(REQUEST_BEGAN);
-            link.mark(Some(link.limit()), true);
+            link.change(|flow| flow.begin(link.limit(), Instant::now()));
         }
         if down.is_none() {
             let shared = (Arc::clone(link), Arc::clone(server), Arc::clone(client));
@@ -509,9 +473,9 @@ fn carry_request(
         }
         // A server that has refused a large content may stop reading and answer: what minreq
         // still writes is dropped, so that it comes to read that answer.
-        link.sending(true);
+        link.change(|flow| flow.send(true, Instant::now()));
         is_refused = is_refused || link.deliver(server, &buffer[..n]).is_err();
-        link.sending(false);
+        link.change(|flow| flow.send(false, Instant::now()));
     }
     down
 }
@@ -531,10 +495,7 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
             }
             Ok(n) => {
                 let bytes = &buffer[..n];
-                let mut flow = link.flow();
-                flow.delivered += n;
-                flow.last = Instant::now();
-                drop(flow);
+                link.flow().deliver(n, Instant::now());
                 let delivered = if link.is_tls {
                     link.deliver_records(server, client, bytes, &mut records, &mut set)
                 } else {

@@ -3,6 +3,7 @@ use std::io::{self, Read};
 
 use crate::error::{field, Error, ErrorKind};
 use crate::exchange::{Answer, Content};
+use crate::json;
 
 /// The most that [`Response::bytes`], [`Response::text`] and [`Response::json`] read.
 const LIMIT: u64 = 1024 * 1024;
@@ -114,11 +115,12 @@ impl Response {
     /// # Errors
     ///
     /// As [`text`](Response::text), and [`Content`](ErrorKind::Content) if it is not JSON, or
-    /// not JSON of this type: a member that `T` needs is missing or of another type.
+    /// not JSON of this type: a member that `T` needs is missing or of another type. Nor is JSON
+    /// read that is nested deeper than 128 levels.
     pub fn json<T: miniserde::Deserialize>(self) -> Result<T, Error> {
         let label = self.content.label().to_owned();
         let text = self.text()?;
-        miniserde::json::from_str(&text).map_err(|_| {
+        json::read(&text).ok_or_else(|| {
             let wanted = std::any::type_name::<T>();
             // Nothing of the content itself: it may hold anything.
             let what = match text.trim_start().chars().next() {

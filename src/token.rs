@@ -10,6 +10,7 @@ use miniserde::make_place;
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::excerpt::{excerpt, reason};
 use crate::exchange::{self, Deadline, Request, USER_AGENT};
+use crate::json;
 use crate::retry::{self, decide, Attempt, Next, Outcome};
 use crate::url::{check_visible, form_encoded, Url};
 
@@ -373,7 +374,7 @@ impl Tokens {
     fn read(&self, content: &[u8], start: Instant) -> Result<Token, Error> {
         let answer: TokenAnswer = std::str::from_utf8(content)
             .ok()
-            .and_then(|text| miniserde::json::from_str(text).ok())
+            .and_then(json::read)
             .ok_or_else(|| {
                 self.unusable("it is not a JSON object as RFC 6749, section 5.1, describes it")
             })?;

@@ -175,9 +175,10 @@ fn a_token_answer_cut_at_any_byte_gives_no_token() {
                 return;
             }
             let error = result.unwrap_err();
-            let kind = match framing.hides(cut, head) {
-                true => ErrorKind::InvalidToken,
-                false => ErrorKind::Exchange,
+            let kind = if framing.hides(cut, head) {
+                ErrorKind::InvalidToken
+            } else {
+                ErrorKind::Exchange
             };
             assert_broken(&error, kind, &what);
             assert!(!error.may_have_executed(), "{what}");

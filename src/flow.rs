@@ -1,0 +1,173 @@
+//! How much of an answer may be handed to minreq at a time, so that neither header fields nor
+//! trailers grow without end: minreq's own limit on them can underflow, and the relay can't see
+//! over TLS where they end.
+
+use std::time::{Duration, Instant};
+
+/// How long minreq may take to come to the end of a head that has reached the limit.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Once minreq has been reading for so long without being handed more, it has read all there was.
+const HUNGER: Duration = Duration::from_millis(10);
+
+/// What has been handed over, and what may be.
+pub(crate) struct Flow {
+    /// Bytes; `None` while they are content that has a length, or ends with the connection.
+    limit: Option<usize>,
+    /// Since the exchange, or the read of the caller's that lasts, began.
+    delivered: usize,
+    /// At most so much is on its way to minreq, or inside it. It must not pile up while content
+    /// is read: what follows the last chunk would find it there.
+    unread: usize,
+    /// minreq is reading; else the caller is busy.
+    is_reading: bool,
+    /// A part of the request is being sent, so that minreq may not have come to read yet.
+    is_sending: bool,
+    /// When anything was carried, or a read began.
+    last: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Bytes(usize),
+    /// Look again when something has changed, or after this.
+    Wait(Option<Duration>),
+    /// minreq wants more than it may have.
+    OverLimit,
+}
+
+impl Flow {
+    pub(crate) fn new(limit: usize, now: Instant) -> Flow {
+        Flow {
+            limit: Some(limit),
+            delivered: 0,
+            unread: 0,
+            is_reading: true,
+            is_sending: false,
+            last: now,
+        }
+    }
+
+    /// The request begins, and with it another limit: what was delivered before was TLS's.
+    pub(crate) fn begin(&mut self, limit: usize, now: Instant) {
+        *self = Flow::new(limit, now);
+    }
+
+    /// A part of the request is on its way, or has gone.
+    pub(crate) fn send(&mut self, is_sending: bool, now: Instant) {
+        self.is_sending = is_sending;
+        self.last = now;
+    }
+
+    pub(crate) fn deliver(&mut self, bytes: usize, now: Instant) {
+        self.delivered += bytes;
+        self.unread += bytes;
+        self.last = now;
+    }
+
+    /// The head has been read. Content that ends by itself keeps its limit.
+    pub(crate) fn pass_head(&mut self, keeps_limit: bool) {
+        if !keeps_limit {
+            self.limit = None;
+        }
+        self.is_reading = false;
+    }
+
+    pub(crate) fn begin_read(&mut self, now: Instant) {
+        self.delivered = 0;
+        self.is_reading = true;
+        self.last = now;
+    }
+
+    pub(crate) fn end_read(&mut self, content: usize) {
+        self.unread = self.unread.saturating_sub(content);
+        self.is_reading = false;
+    }
+
+    pub(crate) fn room(&mut self, now: Instant) -> Room {
+        let Some(limit) = self.limit else {
+            return Room::Bytes(usize::MAX);
+        };
+        let idle = now.saturating_duration_since(self.last);
+        if self.is_waiting() && idle >= HUNGER {
+            self.unread = 0;
+        }
+        let room = limit.saturating_sub(self.delivered.max(self.unread));
+        if room > 0 {
+            return Room::Bytes(room);
+        }
+        if !self.is_waiting() {
+            return Room::Wait(None);
+        }
+        if self.delivered < limit {
+            return Room::Wait(Some(HUNGER.saturating_sub(idle)));
+        }
+        match PATIENCE.saturating_sub(idle) {
+            Duration::ZERO => Room::OverLimit,
+            patience => Room::Wait(Some(patience)),
+        }
+    }
+
+    /// How much longer minreq may take; not limited while it has nothing to do.
+    pub(crate) fn patience(&self, now: Instant) -> Option<Duration> {
+        let idle = now.saturating_duration_since(self.last);
+        self.is_waiting().then(|| PATIENCE.saturating_sub(idle))
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.is_reading && !self.is_sending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_has_its_limit_and_minreq_its_time() {
+        let now = Instant::now();
+        let mut flow = Flow::new(100, now);
+        assert_eq!(flow.room(now), Room::Bytes(100));
+        flow.deliver(99, now);
+        assert_eq!(flow.room(now), Room::Bytes(1));
+        flow.deliver(1, now);
+        assert_eq!(flow.room(now), Room::Wait(Some(PATIENCE)));
+        // While a part of the request is being sent, minreq can't read.
+        flow.send(true, now);
+        assert_eq!(flow.room(now + PATIENCE), Room::Wait(None));
+        flow.send(false, now + PATIENCE);
+        let later = now + PATIENCE + HUNGER;
+        let rest = PATIENCE.saturating_sub(HUNGER);
+        assert_eq!(flow.room(later), Room::Wait(Some(rest)));
+        assert_eq!(flow.room(now + 2 * PATIENCE), Room::OverLimit);
+        flow.pass_head(false);
+        assert_eq!(flow.room(now), Room::Bytes(usize::MAX));
+    }
+
+    #[test]
+    fn what_is_not_read_does_not_pile_up_behind_chunks() {
+        let now = Instant::now();
+        let mut flow = Flow::new(100, now);
+        flow.deliver(60, now);
+        flow.pass_head(true);
+        flow.deliver(40, now);
+        assert_eq!(flow.room(now + PATIENCE), Room::Wait(None));
+        for _ in 0..10 {
+            flow.begin_read(now);
+            flow.end_read(1);
+        }
+        assert_eq!(flow.room(now), Room::Bytes(10));
+        flow.deliver(10, now);
+        // The rest were chunk sizes and line ends: minreq has read them, or it would not wait.
+        flow.begin_read(now);
+        assert_eq!(flow.room(now), Room::Wait(Some(HUNGER)));
+        assert_eq!(flow.room(now + HUNGER), Room::Bytes(100));
+        flow.deliver(100, now + HUNGER);
+        let end = now + HUNGER + PATIENCE;
+        assert_eq!(
+            flow.room(now + 2 * HUNGER),
+            Room::Wait(Some(PATIENCE.saturating_sub(HUNGER)))
+        );
+        assert_eq!(flow.room(end), Room::OverLimit);
+    }
+}

@@ -1,0 +1,65 @@
+//! JSON from outside.
+
+use miniserde::Deserialize;
+
+/// How deep arrays and objects may lie in one another. miniserde can't overflow the stack, but
+/// each level costs it about 40 bytes: a megabyte of brackets would take what a small device has.
+const DEPTH: usize = 128;
+
+/// Reads JSON; `None` if it is none, not of this type, or nested deeper than [`DEPTH`].
+pub(crate) fn read<T: Deserialize>(json: &str) -> Option<T> {
+    if is_deep(json) {
+        return None;
+    }
+    miniserde::json::from_str(json).ok()
+}
+
+fn is_deep(json: &str) -> bool {
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' => {
+                bytes.next();
+            }
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_is_counted_outside_strings() {
+        for (json, expected) in [
+            ("[".repeat(DEPTH), false),
+            ("[".repeat(DEPTH + 1), true),
+            ("{\"a\":[".repeat(DEPTH / 2), false),
+            ("{\"a\":[".repeat(DEPTH / 2 + 1), true),
+            ("[[]]".repeat(DEPTH), false),
+            (format!("\"{}\"", "[".repeat(200)), false),
+            (format!("\"\\\"{}\"", "[".repeat(200)), false),
+            (format!("\"\\\\\"{}", "[".repeat(200)), true),
+            ("]".repeat(200), false),
+        ] {
+            assert_eq!(is_deep(&json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn json_as_deep_as_allowed_is_read() {
+        let json = |depth| format!("{{\"x\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(read::<miniserde::json::Value>(&json(DEPTH - 1)).is_some());
+        assert!(read::<miniserde::json::Value>(&json(DEPTH)).is_none());
+    }
+}

@@ -1,0 +1,205 @@
+//! What an answer without end costs in memory: little, whatever it is made of.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::io::Write;
+
+use jas_session::{ErrorKind, Response, Session};
+
+mod wire;
+use wire::{
+    answer, assert_passes, request, respond, session, this_test_alone, urls, Server, PATIENCE,
+};
+
+/// The most that a hostile answer may cost more than a good one, in KiB.
+const MOST: usize = 256;
+
+/// How an answer begins, and what follows again and again.
+type Row = (&'static str, &'static str);
+
+const OK: &str = "HTTP/1.1 200 OK\r\n";
+const LAST_CHUNK: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n";
+const FIELD: &str = "X-A: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\r\n";
+
+const LONG_FIELDS: [Row; 3] = [(OK, FIELD), (OK, "X"), ("HTTP/1.1 200 ", "O")];
+
+const LONG_TRAILERS: [Row; 2] = [(LAST_CHUNK, FIELD), (LAST_CHUNK, "X")];
+
+/// Many small chunks, each of which a read takes, while trailers pile up behind them.
+const CHUNKS: &str = concat!(
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "CHUNKS0\r\n"
+);
+
+const SHORT_LINES: [Row; 5] = [
+    (CHUNKS, ":\n"),
+    (OK, "X-A: b\r\n"),
+    (OK, ":\n"),
+    (LAST_CHUNK, "X-A: b\r\n"),
+    (LAST_CHUNK, ":\n"),
+];
+
+/// Of a token endpoint.
+const TOKENS: [Row; 7] = [
+    ("HTTP/1.1 200 OK\r\nServer: x\r\n\r\n", "{"),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n", "{"),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "8\r\n\"aaaaaa,\r\n",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n{\"x\":",
+        "[",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n{",
+        "\"\":{},",
+    ),
+    ("HTTP/1.1 400 X\r\nServer: x\r\n\r\n{\"error\":\"", "\\n"),
+    (
+        "HTTP/1.1 400 X\r\nContent-Length: 65536\r\n\r\n{\"error\":",
+        "{\"a\":",
+    ),
+];
+
+#[test]
+fn long_lines_without_end_cost_little() {
+    let test = "long_lines_without_end_cost_little";
+    let rows = LONG_FIELDS.iter().chain(&LONG_TRAILERS);
+    for_each(test, rows, MOST, call_api);
+}
+
+#[test]
+fn short_lines_without_end_cost_little() {
+    let test = "short_lines_without_end_cost_little";
+    for_each(test, &SHORT_LINES, MOST, call_api);
+}
+
+#[test]
+fn a_token_answer_without_end_costs_little() {
+    let test = "a_token_answer_without_end_costs_little";
+    for_each(test, &TOKENS, MOST, |url| {
+        let session = Session::new(url, "id", "secret").unwrap();
+        let result = session.timeout(PATIENCE).retries(0).access_token();
+        let kind = result.unwrap_err().kind();
+        let expected = [ErrorKind::InvalidToken, ErrorKind::Denied];
+        assert!(expected.contains(&kind), "{kind:?}");
+    });
+}
+
+// Helpers
+
+fn call_api(url: &str) {
+    let result = session(url).get("/").and_then(Response::bytes);
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Exchange);
+}
+
+/// Runs this test for each row in a child process, where memory that one call has left to the
+/// next can't hide anything.
+fn for_each(test: &str, rows: impl IntoIterator<Item = &'static Row>, most: usize, call: fn(&str)) {
+    if !urls().is_empty() {
+        return assert_cheap(most, call);
+    }
+    let good = Server::start(|stream| {
+        let received = request(stream);
+        respond(stream, &usual(&received));
+        received
+    });
+    for row in rows {
+        let hostile = Server::start(|stream| without_end(stream, row));
+        assert_passes(this_test_alone(test, &[good.url(), hostile.url()]));
+    }
+}
+
+/// Answers of the usual size: good ones, refusals, trailers.
+fn usual(request: &[u8]) -> Vec<u8> {
+    let refusal = r#"{"error":"invalid_client","error_description":"no such client"}"#;
+    let content = "x".repeat(4096);
+    if request.starts_with(b"POST ") {
+        return answer("400 Bad Request", "", refusal);
+    }
+    format!("{OK}Transfer-Encoding: chunked\r\n\r\n1000\r\n{content}\r\n0\r\nX-A: b\r\n\r\n")
+        .into_bytes()
+}
+
+/// In the child: compares what the call costs with what good ones do.
+fn assert_cheap(most: usize, call: fn(&str)) {
+    let [good, hostile] = &urls()[..] else {
+        panic!("a URL is missing");
+    };
+    let call_good = || {
+        let response = session(good).get("/").unwrap();
+        assert_eq!(response.text().unwrap().len(), 4096);
+        let error = Session::new(good, "id", "secret").unwrap().access_token();
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Denied);
+    };
+    call_good();
+    let usual = peak(call_good);
+    let cost = peak(|| call(hostile)).saturating_sub(usual);
+    println!("costs {cost} KiB");
+    assert!(cost <= most, "costs {cost} KiB");
+}
+
+/// The most memory that this process holds meanwhile, in KiB.
+fn peak(run: impl FnOnce()) -> usize {
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    run();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.unwrap().parse().unwrap()
+}
+
+/// Writes until the client has had enough.
+fn without_end(stream: &mut (impl std::io::Read + Write), (begin, repeated): &Row) -> Vec<u8> {
+    let received = request(stream);
+    let part = repeated.repeat((16 << 10) / repeated.len());
+    let begin = begin.replace("CHUNKS", &"1\r\nx\r\n".repeat(5000));
+    let mut result = stream.write_all(begin.as_bytes());
+    while result.is_ok() {
+        result = stream.write_all(part.as_bytes());
+    }
+    received
+}
+
+/// In children whose only root is the test's own.
+#[cfg(all(feature = "https-rustls-probe", not(feature = "https-rustls")))]
+mod encrypted {
+    use super::wire::tls::{finish, https, tls, Authority, Days};
+    use super::*;
+
+    /// What is left of a limit where the relay can't see lines: two records full of them, each of
+    /// which costs minreq at least 96 bytes.
+    const MOST_FOR_RECORDS: usize = 4096;
+
+    #[test]
+    fn long_fields_without_end_cost_little() {
+        let test = "encrypted::long_fields_without_end_cost_little";
+        for_each(test, &LONG_FIELDS, MOST);
+    }
+
+    #[test]
+    fn short_lines_and_trailers_without_end_cost_what_a_few_records_hold() {
+        let test = "encrypted::short_lines_and_trailers_without_end_cost_what_a_few_records_hold";
+        let rows = LONG_TRAILERS.iter().chain(&SHORT_LINES);
+        for_each(test, rows, MOST_FOR_RECORDS);
+    }
+
+    fn for_each(test: &str, rows: impl IntoIterator<Item = &'static Row>, most: usize) {
+        if !urls().is_empty() {
+            return assert_cheap(most, call_api);
+        }
+        for row in rows {
+            let authority = Authority::new();
+            let config = authority.config("localhost", Days::Now);
+            let good = tls(config.clone(), |stream| {
+                let received = request(stream);
+                finish(stream, &usual(&received));
+                received
+            });
+            let hostile = tls(config, |stream| without_end(stream, row));
+            let child = this_test_alone(test, &[https(&good), https(&hostile)]);
+            assert_passes(authority.trusting(child));
+        }
+    }
+}
