@@ -1,7 +1,7 @@
 //! A connection to a host: the look-up of its name, and the first address that answers.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,7 +44,12 @@ pub(crate) fn look_up(origin: &Origin, deadline: Instant) -> Result<Vec<SocketAd
         })
         .map_err(Failure::Host)?;
     match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(addresses) => addresses.map_err(Failure::NotResolved),
+        Ok(Ok(addresses)) => Ok(addresses),
+        // The resolver does not tell that it could not open a file or a socket.
+        Ok(Err(error)) => Err(match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
+            Ok(_) => Failure::NotResolved(error),
+            Err(refused) => Failure::Host(refused),
+        }),
         Err(_) => Err(Failure::NotResolvedInTime),
     }
 }

@@ -144,6 +144,9 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
     // Where this variable is set, minreq would take it for a timeout in place of the relay's,
     // which is kept all the same.
     if std::env::var_os("MINREQ_TIMEOUT").is_some() {
+        // It would start a thread for that, and panic if this host refused it.
+        let thread = std::thread::Builder::new().spawn(|| ());
+        thread.map_err(|cause| passing(host_refused(&label).with_source(cause)))?;
         exchange = exchange.with_timeout(LONGEST.as_secs());
     }
 
@@ -185,7 +188,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
             is_final: true,
         });
     }
-    relay.pass_head(framing == Framing::Chunked);
+    relay.pass_head(framing);
     let to_come = if let Framing::Length(length) = framing {
         length
     } else {
@@ -448,7 +451,7 @@ fn cut_short(label: &str, deadline: Deadline, relay: &Relay) -> Option<Failure> 
             "before the request was sent"
         };
         deadline.error(label, when)
-    } else if relay.has_no_thread() {
+    } else if relay.is_refused_by_host() {
         host_refused(label)
     } else if relay.is_over_limit() {
         over_limit(label)
@@ -489,7 +492,11 @@ fn unanswered(
     match cause {
         #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
         minreq::Error::RustlsCreateConnection(cause) => Failure {
-            error: broken(label, "TLS can't be set up").with_source(cause),
+            error: broken(
+                label,
+                "TLS can't be set up, and won't be while this process lasts",
+            )
+            .with_source(cause),
             is_final: true,
         },
         #[cfg(feature = "https-native-tls")]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Once minreq has been reading for so long without being handed more, it has read all there was.
-const HUNGER: Duration = Duration::from_millis(10);
+pub(crate) const HUNGER: Duration = Duration::from_millis(10);
 
 /// What has been handed over, and what may be.
 pub(crate) struct Flow {

@@ -197,6 +197,7 @@ mod exchange;
 mod flow;
 mod framing;
 mod json;
+mod listener;
 mod relay;
 mod response;
 mod retry;

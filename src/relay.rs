@@ -8,19 +8,17 @@
 //! Two threads carry the bytes, one each way. Both end with the exchange, because each of their
 //! waits is bounded, and [`Relay`]'s drop waits for them.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use base64::engine::general_purpose::STANDARD;
-use base64::Engine as _;
-
 use crate::connect::{connect, look_up, Failure};
-use crate::flow::{Flow, Room, PATIENCE};
-use crate::retry::random;
+use crate::flow::{Flow, Room, HUNGER, PATIENCE};
+use crate::framing::Framing;
+use crate::listener::{is_passing, Listener};
 use crate::scan::{Answer, Records};
 use crate::url::Origin;
 
@@ -45,11 +43,6 @@ const RECORD: usize = 5 + 16 * 1024 + 256;
 /// socket down does not end such a write.
 const WRITE_PART: Duration = Duration::from_millis(50);
 
-/// How many connections to the listener may be there without having shown the password, and how
-/// long the oldest is kept then. minreq shows it at once.
-const STRANGERS: usize = 64;
-const STRANGERS_TIME: Duration = Duration::from_millis(100);
-
 /// What the relay saw, as bits.
 const ENDED: u16 = 1 << 0;
 const TIME_UP: u16 = 1 << 1;
@@ -58,11 +51,11 @@ const HEAD_ENDED: u16 = 1 << 3;
 const SERVER_CLOSED: u16 = 1 << 4;
 const RESET: u16 = 1 << 5;
 const OVER_LIMIT: u16 = 1 << 6;
-const NO_THREAD: u16 = 1 << 7;
+const REFUSED: u16 = 1 << 7;
 const LAST_CHUNK_ENDED: u16 = 1 << 8;
 const HEAD_CUT: u16 = 1 << 9;
-const CHUNKED: u16 = 1 << 10;
-const UNCHUNKED: u16 = 1 << 11;
+const ENDS_BY_ITSELF: u16 = 1 << 10;
+const ENDS_BY_CLOSE: u16 = 1 << 11;
 
 /// Carries one exchange. Dropping it closes both sockets and ends both threads.
 pub(crate) struct Relay {
@@ -95,9 +88,8 @@ impl Relay {
         // message is held back until that is acknowledged.
         let _ = server.set_nodelay(true);
         let _ = server.set_write_timeout(Some(WRITE_PART));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Failure::Host)?;
-        listener.set_nonblocking(true).map_err(Failure::Host)?;
-        let port = listener.local_addr().map_err(Failure::Host)?.port();
+        let listener = Listener::open(origin).map_err(Failure::Host)?;
+        listener.check_loopback(deadline).map_err(Failure::Host)?;
         let server = Arc::new(server);
         let link = Arc::new(Link {
             sockets: Mutex::new(vec![Arc::clone(&server)]),
@@ -114,23 +106,16 @@ impl Relay {
             )),
             change: Condvar::new(),
         });
-        // The password keeps other processes of this host out.
-        let user = format!("jas:{:016x}{:016x}", random(), random());
-        let greeting = format!(
-            "CONNECT {}:{} HTTP/1.1\r\nProxy-Authorization: Basic {}\r\n\r\n",
-            origin.host,
-            origin.port,
-            STANDARD.encode(&user)
-        );
+        let proxy = listener.proxy();
         let thread_link = Arc::clone(&link);
         let up = thread::Builder::new()
             .stack_size(STACK)
-            .spawn(move || carry_up(&thread_link, server, listener, greeting.as_bytes()))
+            .spawn(move || carry_up(&thread_link, server, listener))
             .map_err(Failure::Host)?;
         Ok(Relay {
             link,
             up: Some(up),
-            proxy: format!("{user}@127.0.0.1:{port}"),
+            proxy,
         })
     }
 
@@ -139,10 +124,14 @@ impl Relay {
         &self.proxy
     }
 
-    /// Says that the head of the answer has been read. Content is not limited unless it is
-    /// chunked: there, trailers may follow.
-    pub(crate) fn pass_head(&self, is_chunked: bool) {
-        self.link.note(if is_chunked { CHUNKED } else { UNCHUNKED });
+    /// Says that the head of the answer has been read, and how its content ends. Content is not
+    /// limited unless it is chunked: there, trailers may follow.
+    pub(crate) fn pass_head(&self, framing: Framing) {
+        self.link.note(match framing {
+            Framing::UntilClose => ENDS_BY_CLOSE,
+            Framing::Length(_) | Framing::Chunked => ENDS_BY_ITSELF,
+        });
+        let is_chunked = framing == Framing::Chunked;
         self.link.change(|flow| flow.pass_head(is_chunked));
     }
 
@@ -164,7 +153,7 @@ impl Relay {
     /// A part of the request may have reached the server. Over TLS that is encrypted data: in
     /// TLS 1.3 the client's last handshake message counts, too, because it looks the same.
     pub(crate) fn has_request_begun(&self) -> bool {
-        self.link.has_seen(REQUEST_BEGAN) && !self.has_no_thread()
+        self.link.has_seen(REQUEST_BEGAN) && !self.is_refused_by_host()
     }
 
     /// The answer's header section has ended (`None` over TLS, where the relay can't see it).
@@ -197,9 +186,9 @@ impl Relay {
         self.link.has_seen(OVER_LIMIT)
     }
 
-    /// This host refused the second thread; nothing was sent.
-    pub(crate) fn has_no_thread(&self) -> bool {
-        self.link.has_seen(NO_THREAD)
+    /// This host refused a thread or a socket; nothing was sent.
+    pub(crate) fn is_refused_by_host(&self) -> bool {
+        self.link.has_seen(REFUSED)
     }
 }
 
@@ -351,8 +340,8 @@ impl Link {
         let mut flow = self.flow();
         loop {
             let left = self.time_left()?;
-            if self.has_seen(CHUNKED | UNCHUNKED) {
-                return Ok(self.has_seen(UNCHUNKED));
+            if self.has_seen(ENDS_BY_ITSELF | ENDS_BY_CLOSE) {
+                return Ok(self.has_seen(ENDS_BY_CLOSE));
             }
             let patience = flow.patience(Instant::now()).unwrap_or(left);
             if patience.is_zero() {
@@ -361,6 +350,19 @@ impl Link {
             }
             flow = self.wait(flow, patience.min(left));
         }
+    }
+
+    /// Tells minreq that the server has closed, after a moment in which it may find that it needs
+    /// no more: the side that closes first keeps its port, and thousands of the relay's would
+    /// slow the next calls down.
+    fn close_behind_server(&self, client: &TcpStream) {
+        let start = Instant::now();
+        let mut flow = self.flow();
+        while !self.has_seen(ENDED | ENDS_BY_CLOSE) && start.elapsed() < HUNGER {
+            flow = self.wait(flow, HUNGER);
+        }
+        drop(flow);
+        let _ = client.shutdown(Shutdown::Write);
     }
 
     /// Hands over what the server has sent. minreq takes an end of TLS for the end of a head or of
@@ -403,23 +405,20 @@ impl Link {
     }
 }
 
-fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-    )
-}
-
 /// Carries the request, from minreq to the server. Starts and joins the thread that carries the
 /// answer.
-fn carry_up(link: &Arc<Link>, server: Arc<TcpStream>, listener: TcpListener, greeting: &[u8]) {
+fn carry_up(link: &Arc<Link>, server: Arc<TcpStream>, listener: Listener) {
     // Whatever happens here, minreq is not left waiting.
     let _end = End(link);
-    let client = accept(link, &listener, greeting);
+    let client = listener.accept(|| link.has_seen(ENDED));
     drop(listener);
-    let Some(client) = client.map(Arc::new) else {
-        return;
+    let client = match client {
+        Ok(Some(client)) => Arc::new(client),
+        Ok(None) => return,
+        Err(_) => return link.note(REFUSED),
     };
+    let _ = client.set_nodelay(true);
+    let _ = client.set_write_timeout(Some(WRITE_PART));
     link.sockets().push(Arc::clone(&client));
     // minreq reads the answer to its CONNECT in one piece of at most 256 bytes, and would take a
     // piece of exactly 256 for an unfinished one. Nothing may follow it before minreq's next
@@ -466,7 +465,7 @@ fn carry_request(
             let thread = thread::Builder::new().stack_size(STACK);
             let Ok(thread) = thread.spawn(move || carry_down(&shared.0, &shared.1, &shared.2))
             else {
-                link.note(NO_THREAD);
+                link.note(REFUSED);
                 break;
             };
             down = Some(thread);
@@ -490,8 +489,7 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
         match link.receive(server, &mut buffer[..room], &mut set) {
             Ok(0) => {
                 link.note(SERVER_CLOSED);
-                let _ = client.shutdown(Shutdown::Write);
-                return;
+                return link.close_behind_server(client);
             }
             Ok(n) => {
                 let bytes = &buffer[..n];
@@ -520,77 +518,4 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
         }
     }
     link.end();
-}
-
-/// Accepts the connection that shows the password. Whoever else connects is held apart, and can
-/// neither be served nor be in the way.
-fn accept(link: &Link, listener: &TcpListener, greeting: &[u8]) -> Option<TcpStream> {
-    let mut callers: Vec<Caller> = Vec::new();
-    let mut pause = Duration::from_micros(20);
-    // minreq connects at once, or has failed, which ends the link. It is served after the
-    // deadline, too: it takes a connection that closes under its CONNECT for impossible.
-    while !link.has_seen(ENDED) {
-        if callers.len() == STRANGERS && callers[0].since.elapsed() >= STRANGERS_TIME {
-            callers.remove(0);
-        }
-        let accepted = match callers.len() {
-            STRANGERS => Err(io::ErrorKind::WouldBlock.into()),
-            _ => listener.accept(),
-        };
-        match accepted {
-            Ok((socket, _)) => {
-                if socket.set_nonblocking(true).is_ok() {
-                    callers.push(Caller {
-                        socket,
-                        matched: 0,
-                        since: Instant::now(),
-                    });
-                }
-            }
-            Err(error) if is_passing(&error) => {
-                thread::sleep(pause);
-                pause = (pause * 3 / 2).min(Duration::from_millis(1));
-            }
-            // No more files may be opened, for example: that may pass.
-            Err(_) if link.time_left().is_ok() => thread::sleep(Duration::from_millis(1)),
-            Err(_) => return None,
-        }
-        callers.retain_mut(|caller| caller.matches(greeting));
-        if let Some(i) = callers
-            .iter()
-            .position(|caller| caller.matched == greeting.len())
-        {
-            let client = callers.swap_remove(i).socket;
-            client.set_nonblocking(false).ok()?;
-            let _ = client.set_nodelay(true);
-            let _ = client.set_write_timeout(Some(WRITE_PART));
-            return Some(client);
-        }
-    }
-    None
-}
-
-/// A connection to the listener: minreq's, or a stranger's.
-struct Caller {
-    socket: TcpStream,
-    /// How much of the greeting it has sent.
-    matched: usize,
-    since: Instant,
-}
-
-impl Caller {
-    /// Compares what it sends with the greeting; `false` once that differs.
-    fn matches(&mut self, greeting: &[u8]) -> bool {
-        let mut buffer = [0; 64];
-        while self.matched < greeting.len() {
-            let rest = &greeting[self.matched..];
-            let want = buffer.len().min(rest.len());
-            match self.socket.read(&mut buffer[..want]) {
-                Ok(n @ 1..) if rest.starts_with(&buffer[..n]) => self.matched += n,
-                Err(error) if is_passing(&error) => return true,
-                _ => return false,
-            }
-        }
-        true
-    }
 }

@@ -1,0 +1,102 @@
+//! A thousand calls to a peer that accepts and never answers: each is really tried, none leaves
+//! anything behind, and none locks the next one out.
+#![cfg(target_os = "linux")]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jas_session::ErrorKind;
+
+mod wire;
+use wire::{
+    answer, assert_nothing_left, assert_passes, session, sockets, text, this_test_alone, threads,
+    until_closed, urls, Server, LATE,
+};
+
+const CALLS: usize = 1000;
+const AT_ONCE: usize = 100;
+const TIMEOUT: Duration = Duration::from_millis(10);
+
+#[test]
+fn plain_calls_one_after_another() {
+    pile_up("plain_calls_one_after_another", "http", one_after_another);
+}
+
+#[test]
+fn plain_calls_a_hundred_at_once() {
+    pile_up("plain_calls_a_hundred_at_once", "http", a_hundred_at_once);
+}
+
+#[cfg(any(
+    feature = "https-rustls",
+    feature = "https-rustls-probe",
+    feature = "https-native-tls"
+))]
+mod encrypted {
+    use super::*;
+
+    #[test]
+    fn calls_one_after_another() {
+        let test = "encrypted::calls_one_after_another";
+        pile_up(test, "https", one_after_another);
+    }
+
+    #[test]
+    fn calls_a_hundred_at_once() {
+        let test = "encrypted::calls_a_hundred_at_once";
+        pile_up(test, "https", a_hundred_at_once);
+    }
+}
+
+fn one_after_another(url: &str) {
+    let before = sockets();
+    for i in 0..CALLS {
+        call(url);
+        assert_eq!(sockets(), before, "after {i} calls");
+    }
+}
+
+fn a_hundred_at_once(url: &str) {
+    for _ in 0..CALLS / AT_ONCE {
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| call(url));
+            }
+        });
+    }
+}
+
+/// Runs the calls in a child process, and counts what the peer has seen.
+fn pile_up(test: &str, scheme: &str, calls: fn(&str)) {
+    if let [good, url] = &urls()[..] {
+        assert_eq!(text(good).unwrap(), "good");
+        let before = (threads(), sockets());
+        calls(url);
+        assert_nothing_left(before, "after all calls");
+        assert_eq!(text(good).unwrap(), "good");
+        return;
+    }
+    let good = Server::answering(&answer("200 OK", "", "good"));
+    let silent = Server::start(until_closed);
+    let url = silent.url().replace("http", scheme);
+    assert_passes(this_test_alone(test, &[good.url(), url]));
+    // Each connection has been closed by the client: nothing can be sent on it any more.
+    let connections = silent.ended();
+    // On a busy machine, the time of a few may be up before they have connected.
+    assert!(connections.len() <= CALLS && connections.len() >= CALLS * 9 / 10);
+    for bytes in connections {
+        let received = String::from_utf8_lossy(&bytes);
+        let requests = received.matches("POST / HTTP/1.1\r\n").count();
+        assert!(requests <= usize::from(scheme == "http"), "{received}");
+    }
+}
+
+fn call(url: &str) {
+    let start = Instant::now();
+    let session = session(url).timeout(TIMEOUT);
+    let error = session.post("/", "text/plain", "create").unwrap_err();
+    let took = start.elapsed();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+    // A hundred at once wait for one another, too.
+    assert!(took < TIMEOUT + 2 * LATE, "{took:?}");
+}
