@@ -37,7 +37,7 @@ use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_
 use wire::{sockets, threads};
 
 const CALLS: usize = 200_000;
-/// After these, everything that the crate and the allocator keep is there.
+/// What is held after these must be all that is held at the end.
 const FIRST_CALLS: usize = 1000;
 const THREADS: usize = 8;
 const SEED: u64 = 6749;
