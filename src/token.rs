@@ -86,9 +86,16 @@ struct Flight {
 
 enum Landing {
     Token(Token),
-    Failure(Error),
+    Failure(Failure),
     /// Look again: an early renewal that failed is nobody's failure.
     Nothing,
+}
+
+/// No token, and the last attempt, if another may mend that: others may have more time or more
+/// repetitions left.
+struct Failure {
+    error: Error,
+    last: Option<(Attempt, Outcome)>,
 }
 
 /// The holder makes the request of a flight. If it panics, those who wait must not.
@@ -134,7 +141,7 @@ impl Tokens {
     }
 
     /// A token for one call: the one held, or a new one.
-    pub(crate) fn token(&self, terms: Terms) -> Result<Token, Error> {
+    pub(crate) fn token(&self, mut terms: Terms) -> Result<Token, Error> {
         loop {
             let now = Instant::now();
             let mut state = self.state();
@@ -158,7 +165,7 @@ impl Tokens {
             }
             if let Some(flight) = state.flight.clone() {
                 drop(state);
-                match self.wait(&flight, terms)? {
+                match self.wait(&flight, &mut terms)? {
                     Some(token) => return Ok(token),
                     None => continue,
                 }
@@ -168,9 +175,9 @@ impl Tokens {
             let result = self.request(terms.deadline, terms.retries);
             pilot.land(match &result {
                 Ok(token) => Landing::Token(token.clone()),
-                Err(error) => Landing::Failure(error.copy()),
+                Err(failure) => Landing::Failure(failure.copy()),
             });
-            return result;
+            return result.map_err(|failure| failure.error);
         }
     }
 
@@ -253,15 +260,16 @@ impl Tokens {
                 tell!(info, "token renewed");
                 pilot.land(Landing::Token(token));
             }
-            Err(error) => {
+            Err(Failure { error, .. }) => {
                 tell!(warn, "the token could not be renewed yet: {error}");
                 pilot.land(Landing::Nothing);
             }
         }
     }
 
-    /// Waits for another thread's request: its token, its failure, or `None` to look again.
-    fn wait(&self, flight: &Flight, terms: Terms) -> Result<Option<Token>, Error> {
+    /// Waits for another thread's request: its token, its failure, or `None` to look again. What
+    /// that thread has tried is taken from this one's repetitions.
+    fn wait(&self, flight: &Flight, terms: &mut Terms) -> Result<Option<Token>, Error> {
         let landed = flight.landed.lock().unwrap_or_else(PoisonError::into_inner);
         let (landed, _) = flight
             .landing
@@ -270,13 +278,30 @@ impl Tokens {
         match &*landed {
             Some(Landing::Token(token)) => Ok(Some(token.clone())),
             // The other thread's time may have been shorter than this one's.
-            Some(Landing::Failure(error))
-                if error.kind() == ErrorKind::Timeout
-                    && terms.deadline.left() > terms.deadline.timeout() / 2 =>
-            {
+            Some(Landing::Failure(Failure { error, .. })) if error.kind() == ErrorKind::Timeout => {
+                if terms.deadline.left() > terms.deadline.timeout() / 2 {
+                    return Ok(None);
+                }
+                Err(error.copy())
+            }
+            Some(Landing::Failure(Failure { error, last })) => {
+                let Some((attempt, outcome)) = *last else {
+                    return Err(error.copy());
+                };
+                let attempt = Attempt {
+                    retries: terms.retries,
+                    time_left: terms.deadline.left(),
+                    ..attempt
+                };
+                let Next::Repeat(pause) = decide(attempt, outcome) else {
+                    return Err(error.copy());
+                };
+                tell!(warn, "{error}; again in {pause:?}");
+                drop(landed);
+                terms.retries -= attempt.repeats + 1;
+                std::thread::sleep(pause);
                 Ok(None)
             }
-            Some(Landing::Failure(error)) => Err(error.copy()),
             Some(Landing::Nothing) => Ok(None),
             None => Err(terms
                 .deadline
@@ -291,7 +316,7 @@ impl Tokens {
     /// Requests a token ([RFC 6749, section
     /// 4.4.2](https://www.rfc-editor.org/rfc/rfc6749#section-4.4.2)), at most `retries` times
     /// more.
-    fn request(&self, deadline: Deadline, retries: u32) -> Result<Token, Error> {
+    fn request(&self, deadline: Deadline, retries: u32) -> Result<Token, Failure> {
         // The credentials stand in the content (RFC 6749, section 2.3.1), as JAS wants them.
         let content = format!(
             "grant_type=client_credentials&client_id={}&client_secret={}",
@@ -320,9 +345,9 @@ impl Tokens {
             let (error, outcome) = match answer {
                 Ok(answer) if (200..300).contains(&answer.status) => {
                     match answer.content.whole(ANSWER_LIMIT) {
-                        Ok(content) => return self.read(&content, start),
+                        Ok(content) => return Ok(self.read(&content, start)?),
                         Err(error) if error.kind() == ErrorKind::Content => {
-                            return Err(self.unusable("it is longer than 64 KiB"))
+                            return Err(self.unusable("it is longer than 64 KiB").into())
                         }
                         // No token was used: whatever may have been issued is of no consequence.
                         Err(error) => (
@@ -365,7 +390,12 @@ impl Tokens {
                     std::thread::sleep(pause);
                     repeats += 1;
                 }
-                Next::Return | Next::Renew => return Err(error.never_executed()),
+                Next::Return | Next::Renew => {
+                    return Err(Failure {
+                        error: error.never_executed(),
+                        last: Some((attempt, outcome)),
+                    })
+                }
             }
         }
     }
@@ -438,6 +468,21 @@ impl Tokens {
     }
 }
 
+impl Failure {
+    fn copy(&self) -> Failure {
+        Failure {
+            error: self.error.copy(),
+            last: self.last,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { error, last: None }
+    }
+}
+
 impl Pilot<'_> {
     /// Ends the flight: the result is kept, and handed to those who wait.
     fn land(self, landing: Landing) {
@@ -448,7 +493,7 @@ impl Pilot<'_> {
                 state.denied = None;
                 state.next_early = None;
             }
-            Landing::Failure(error) if error.kind() == ErrorKind::Denied => {
+            Landing::Failure(Failure { error, .. }) if error.kind() == ErrorKind::Denied => {
                 state.denied = Some((error.copy(), Instant::now() + CALM));
             }
             Landing::Failure(_) => {}
@@ -702,7 +747,7 @@ mod tests {
     fn those_who_waited_share_the_outcome_even_a_token_without_a_lifetime() {
         let tokens = tokens();
         let now = Instant::now();
-        let denied = || Landing::Failure(Error::new(ErrorKind::Denied, "no"));
+        let denied = || Landing::Failure(Error::new(ErrorKind::Denied, "no").into());
         for landing in [
             Landing::Token(Token::new("a", Duration::ZERO, now)),
             denied(),
@@ -710,14 +755,16 @@ mod tests {
         ] {
             let expected = match &landing {
                 Landing::Token(token) => Some(Ok(token.value.to_string())),
-                Landing::Failure(error) => Some(Err(error.to_string())),
+                Landing::Failure(Failure { error, .. }) => Some(Err(error.to_string())),
                 Landing::Nothing => None,
             };
             let pilot = tokens.take_off(&mut tokens.state());
             let flight = Arc::clone(&pilot.flight);
             std::thread::scope(|scope| {
                 let waiting: Vec<_> = (0..8)
-                    .map(|_| scope.spawn(|| tokens.wait(&flight, terms(Duration::from_secs(20)))))
+                    .map(|_| {
+                        scope.spawn(|| tokens.wait(&flight, &mut terms(Duration::from_secs(20))))
+                    })
                     .collect();
                 pilot.land(landing);
                 for thread in waiting {
@@ -739,7 +786,7 @@ mod tests {
         let flight = Arc::clone(&pilot.flight);
         drop(pilot);
         assert!(matches!(
-            tokens.wait(&flight, terms(Duration::from_secs(20))),
+            tokens.wait(&flight, &mut terms(Duration::from_secs(20))),
             Ok(None)
         ));
         assert!(tokens.state().flight.is_none());

@@ -138,6 +138,31 @@ fn a_thread_with_more_time_goes_on_when_another_one_s_time_is_up() {
 }
 
 #[test]
+fn a_thread_with_more_repetitions_or_more_time_goes_on_when_another_one_gives_up() {
+    for give_up in [
+        |session: Session| session.retries(1),
+        // The second pause does not fit: it takes 375 ms at the least, after a first of 187 ms.
+        |session: Session| session.timeout(Duration::from_millis(500)),
+    ] {
+        let sandbox = Sandbox::start();
+        for _ in 0..2 {
+            sandbox.next(Place::Token, Fault::Answer(503, vec![], vec![]));
+        }
+        let session = session(&sandbox);
+        let first = give_up(session.clone());
+        thread::scope(|scope| {
+            let first = scope.spawn(move || first.access_token());
+            sandbox.await_count(Place::Token, 1);
+            // The first one pauses now.
+            session.access_token().expect("a token");
+            let error = first.join().expect("no panic").unwrap_err();
+            assert_eq!(error.status(), Some(503));
+        });
+        assert_eq!(sandbox.count(Place::Token), 3);
+    }
+}
+
+#[test]
 fn a_due_token_is_renewed_by_one_thread_while_the_others_go_on() {
     let sandbox = Sandbox::start();
     sandbox.token_lifetime(Duration::from_secs(2));

@@ -77,16 +77,23 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     let mut request = read_head(&mut reader)?;
     let length = request.field("Content-Length").map(str::parse);
     let length: u64 = length.and_then(Result::ok).unwrap_or(0);
-    let (number, fault) = shared.record(request.clone());
+    let (number, fault) = shared.record(&request);
     let read = reader.take(length).read_to_end(&mut request.content);
-    shared.lock().requests[number]
-        .content
-        .clone_from(&request.content);
+    if let Some(number) = number {
+        let mut state = shared.lock();
+        state.requests[number].content.clone_from(&request.content);
+    }
     if (read? as u64) < length {
         return Err(ErrorKind::UnexpectedEof.into());
     }
 
-    let good = || gateway::execute(&request, shared);
+    let good = || {
+        let answer = gateway::execute(&request, shared);
+        if let Some(watch) = &shared.watch {
+            watch.answered(&request, answer.status);
+        }
+        answer
+    };
     match fault {
         None => send(&mut good().whole(), &mut socket),
         Some(Fault::Answer(status, fields, content)) => {
@@ -140,6 +147,10 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
             let mut answer = good();
             socket.write_all(&answer.head(None))?;
             send(&mut answer.content, &mut socket)
+        }
+        Some(Fault::Revoke) => {
+            shared.lock().tokens.clear();
+            send(&mut good().whole(), &mut socket)
         }
     }
 }

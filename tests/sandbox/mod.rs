@@ -34,6 +34,15 @@ pub struct Sandbox {
 impl Sandbox {
     /// Starts a gateway on a free port of 127.0.0.1; its tokens live for 600 s.
     pub fn start() -> Sandbox {
+        Sandbox::run(None)
+    }
+
+    /// Starts one that keeps no request: each is shown to `watch`, which chooses its fault.
+    pub fn watched_by(watch: Arc<dyn Watch>) -> Sandbox {
+        Sandbox::run(Some(watch))
+    }
+
+    fn run(watch: Option<Arc<dyn Watch>>) -> Sandbox {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("the address of a listener");
         let shared = Arc::new(Shared {
@@ -41,6 +50,7 @@ impl Sandbox {
                 lifetime: Duration::from_secs(600),
                 ..State::default()
             }),
+            watch,
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
         });
@@ -175,6 +185,18 @@ pub enum Fault {
     Chunked(usize),
     /// Executes the request and sends the good answer without a length, ended by closing.
     UntilClose,
+    /// Refuses every token issued so far from now on, that of this request, too.
+    Revoke,
+}
+
+/// Looks after a sandbox that is to serve more requests than it could keep.
+pub trait Watch: Send + Sync {
+    /// Chooses the fault of a request whose head has arrived.
+    fn fault(&self, request: &Request) -> Option<Fault>;
+
+    /// Learns what the gateway made of a request, whatever becomes of the answer: 401 if it
+    /// refused the token, 2xx if it has executed the request.
+    fn answered(&self, request: &Request, status: u16);
 }
 
 /// Holds up the requests that meet it until it is opened, for 20 s at most.
@@ -233,6 +255,7 @@ impl Request {
 /// What the threads share.
 struct Shared {
     state: Mutex<State>,
+    watch: Option<Arc<dyn Watch>>,
     /// Tells of a request that has arrived, and of the end.
     changed: Condvar,
     stopping: AtomicBool,
@@ -267,17 +290,21 @@ impl Shared {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Records a request whose head has arrived; gives its number and the fault that it meets.
-    fn record(&self, request: Request) -> (usize, Option<Fault>) {
+    /// Records a request whose head has arrived; gives its number, if it is kept, and the fault
+    /// that it meets.
+    fn record(&self, request: &Request) -> (Option<usize>, Option<Fault>) {
+        if let Some(watch) = &self.watch {
+            return (None, watch.fault(request));
+        }
         let mut state = self.lock();
         let place = request.place as usize;
         let queued = state.queued[place].pop_front();
         let fault = queued.or_else(|| state.standing[place].clone());
-        state.requests.push(request);
+        state.requests.push(request.clone());
         let number = state.requests.len() - 1;
         drop(state);
         self.changed.notify_all();
-        (number, fault)
+        (Some(number), fault)
     }
 
     /// Pauses for this long, or until the sandbox is dropped.

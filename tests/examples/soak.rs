@@ -1,0 +1,590 @@
+//! Makes very many calls against a sandbox that keeps failing, and holds every one of them
+//! against the rules: how it ended, and how often the sandbox received and executed it.
+//!
+//! ```text
+//! cargo run --release --example soak [CALLS]
+//! ```
+//!
+//! 200,000 calls from 8 threads by default. The sandbox is a process of its own, so that the
+//! threads, sockets and memory counted here are the crate's. Tokens live for 2 s. Each run of
+//! calls has two parts, because a token that keeps being refused never grows old:
+//!
+//! - in the first three quarters the token endpoint is down again and again, for less than the
+//!   margin: an early renewal fails, and the token's expiry finds the endpoint up again;
+//! - in the last quarter tokens are refused, by one thread's choice, so that between two
+//!   refusals a call is accepted, without which the session does not request another token.
+//!
+//! Exit status 1 if anything is not as the rules say. Linux only.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt;
+use std::fs;
+use std::io::{self, BufRead, BufReader, BufWriter, Lines, Write};
+use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jas_session::{Error, ErrorKind, Response, Session};
+
+#[path = "../sandbox/mod.rs"]
+mod sandbox;
+#[path = "../wire/mod.rs"]
+mod wire;
+use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use wire::{sockets, threads};
+
+const CALLS: usize = 200_000;
+/// What is held after these must be all that is held at the end.
+const FIRST_CALLS: usize = 1000;
+const THREADS: usize = 8;
+const SEED: u64 = 6749;
+
+const LIFETIME: Duration = Duration::from_secs(2);
+const MARGIN: Duration = Duration::from_secs(1);
+/// The token endpoint is up and down in turn. The two do not add up to whole seconds, so that
+/// the outages wander through the life of the tokens, which are renewed every second.
+const UP: Duration = Duration::from_millis(1550);
+const DOWN: Duration = Duration::from_millis(750);
+
+/// For every call, and for one that meets a stall.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Every so many calls, the first thread meets a sandbox that has forgotten all tokens: rarely
+/// enough that no call meets that twice.
+const REVOKED_EVERY: usize = 64;
+
+/// How much more memory there may be at the end: the heap, and the stacks of ended threads that
+/// glibc keeps, settle slowly at the most that was ever in use at once. Over 200,000 calls, a leak
+/// of six bytes a call exceeds it.
+const RSS_TOLERANCE_KIB: usize = 1024;
+
+/// What is called: with GET, with a POST that may be repeated, and with a plain one.
+const API: [&str; 3] = [SHIPMENT, QUERY, BOOKINGS];
+const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
+const QUERY: &str = "/tracking/v1/shipments";
+const BOOKINGS: &str = "/bookings/v1/bookings";
+const JSON: &str = "application/json";
+
+/// The argument that makes this program the sandbox, followed by the number of calls.
+const AS_SANDBOX: &str = "--sandbox";
+
+/// What a call meets: a name, its share of a thousand calls, how many attempts of the call meet
+/// it, the fault of each, and how a call has to end that may be repeated, and a plain POST.
+struct Way(&'static str, u64, u32, fn(u32) -> Fault, Rule, Rule);
+
+/// How a call has to end, and how often it is sent, not counting attempts whose token is refused.
+#[derive(Clone, Copy)]
+struct Rule(End, u32);
+
+/// How a call ended; a failure with its kind, its status and whether it may have been executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Success,
+    Failure(ErrorKind, Option<u16>, bool),
+}
+
+const fn success(sent: u32) -> Rule {
+    Rule(End::Success, sent)
+}
+
+const fn refused(status: u16, may_have_executed: bool, sent: u32) -> Rule {
+    let end = End::Failure(ErrorKind::Status, Some(status), may_have_executed);
+    Rule(end, sent)
+}
+
+const fn broken(sent: u32) -> Rule {
+    Rule(End::Failure(ErrorKind::Exchange, None, true), sent)
+}
+
+const TIMED_OUT: Rule = Rule(End::Failure(ErrorKind::Timeout, None, true), 1);
+/// How a call may end as well whose time is up early: before anything was sent.
+const TIMED_OUT_UNSENT: End = End::Failure(ErrorKind::Timeout, None, false);
+
+/// Every way to fail that the sandbox knows, each for about one call in a hundred. (Waiting at a
+/// gate is none.) Those behind [`NO_FAULT`] refuse tokens.
+#[rustfmt::skip]
+static WAYS: [Way; 27] = [
+    //  name,       of 1000 calls, attempts, fault of each,              get, post_idempotent,   post
+    Way("429",                 10, 1, |_| answer(429, Some("0")),              success(2),             refused(429, false, 1)),
+    Way("403, Retry-After",    10, 1, |_| answer(403, Some("0")),              success(2),             refused(403, false, 1)),
+    Way("502",                 10, 1, |_| answer(502, Some("0")),              success(2),             refused(502, true, 1)),
+    Way("503",                 10, 1, |_| answer(503, Some("0")),              success(2),             refused(503, true, 1)),
+    Way("504",                 10, 1, |_| answer(504, Some("0")),              success(2),             refused(504, true, 1)),
+    Way("503 for ever",         5, 9, |_| answer(503, Some("0")),              refused(503, true, 3),  refused(503, true, 1)),
+    Way("500",                 10, 1, |_| answer(500, None),                   refused(500, true, 1),  refused(500, true, 1)),
+    Way("403",                 10, 1, |_| answer(403, None),                   refused(403, false, 1), refused(403, false, 1)),
+    Way("no answer",            5, 1, |_| Fault::Raw(Vec::new()),              success(2),             broken(1)),
+    Way("garbage",              5, 1, |_| Fault::Raw(b"garbage".to_vec()),     success(2),             broken(1)),
+    Way("garbage for ever",     2, 9, |_| Fault::Raw(b"garbage".to_vec()),     broken(3),              broken(1)),
+    Way("cut at once",          3, 1, |_| Fault::Cut(0),                       success(2),             broken(1)),
+    Way("cut status line",      3, 1, |_| Fault::Cut(9),                       success(2),             broken(1)),
+    Way("cut head",             3, 1, |_| Fault::Cut(60),                      success(2),             broken(1)),
+    Way("cut content",          3, 9, |_| Fault::Cut(110),                     broken(1),              broken(1)),
+    Way("stall",                5, 9, |_| Fault::Stall(None),                  TIMED_OUT,              TIMED_OUT),
+    Way("stall in content",     5, 9, |_| Fault::Stall(Some(9)),               TIMED_OUT,              TIMED_OUT),
+    Way("misleading fields",   10, 1, |_| misleading_fields(),                 success(1),             success(1)),
+    Way("drip",                10, 1, |_| Fault::Drip(MICROSECOND),            success(1),             success(1)),
+    Way("chunked",             10, 1, |_| Fault::Chunked(7),                   success(1),             success(1)),
+    Way("until close",         10, 1, |_| Fault::UntilClose,                   success(1),             success(1)),
+    Way("cut, then 403",        3, 9, cut_then_refused,                        refused(403, true, 2),  broken(1)),
+    Way("nothing",            763, 0, |_| Fault::Raw(Vec::new()),              success(1),             success(1)),
+    Way("401",                 65, 1, |_| answer(401, None),                   success(1),             success(1)),
+    Way("401 for ever",        10, 9, |_| answer(401, None),                   refused(401, false, 0), refused(401, false, 0)),
+    Way("401, then 503",       10, 9, token_refused_then_busy,                 refused(503, true, 3),  refused(503, true, 1)),
+    Way("revoked",              0, 1, |_| Fault::Revoke,                       success(1),             success(1)),
+];
+const NO_FAULT: usize = 22;
+const REVOKED: usize = 26;
+const MICROSECOND: Duration = Duration::from_micros(1);
+
+fn answer(status: u16, retry_after: Option<&str>) -> Fault {
+    let field = retry_after.map(|value| ("Retry-After", value.to_owned()));
+    Fault::Answer(status, field.into_iter().collect(), Vec::new())
+}
+
+/// A refusal does not undo what an earlier attempt has done.
+fn cut_then_refused(attempt: u32) -> Fault {
+    match attempt {
+        1 => Fault::Cut(9),
+        _ => answer(403, None),
+    }
+}
+
+fn token_refused_then_busy(attempt: u32) -> Fault {
+    match attempt {
+        1 => answer(401, None),
+        _ => answer(503, Some("0")),
+    }
+}
+
+/// Fields that mean something, but not in a good answer.
+fn misleading_fields() -> Fault {
+    let fields = [
+        ("Retry-After", "60"),
+        ("WWW-Authenticate", r#"Bearer error="invalid_token""#),
+    ];
+    let fields = fields.map(|(name, value)| (name, value.to_owned()));
+    Fault::With(fields.into())
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let number = |text: &str| text.parse().map_err(io::Error::other);
+    let result = match words[..] {
+        [] => soak(CALLS),
+        [AS_SANDBOX, calls] => number(calls).and_then(stand_in),
+        [calls] => number(calls).and_then(soak),
+        _ => Err(io::Error::other("pass the number of calls, or nothing")),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes the calls, prints the figures, and tells whether all is as the rules say.
+fn soak(calls: usize) -> io::Result<bool> {
+    let mut sandbox = Remote::start(calls)?;
+    let session = Session::new(&sandbox.url, CLIENT_ID, CLIENT_SECRET)
+        .and_then(|session| session.api_key(API_KEY))
+        .map_err(io::Error::other)?;
+    let client = Client {
+        session: session.renew_before(MARGIN).timeout(TIMEOUT),
+        next: AtomicUsize::new(0),
+        may_refuse_tokens: AtomicBool::new(false),
+        // Written once, so that all of it counts from the start.
+        calls: Mutex::new((0..calls).map(|_| None).collect()),
+    };
+    println!("{calls} calls from {THREADS} threads, seed {SEED}, tokens live {LIFETIME:?}");
+    let start = Instant::now();
+    client.run(FIRST_CALLS.min(calls), &mut sandbox)?;
+    let before = held()?;
+    client.run(calls, &mut sandbox)?;
+    let (after, took) = (held()?, start.elapsed());
+
+    let records = sandbox.report(calls)?;
+    let mut counts = BTreeMap::new();
+    let mut count = |what: String| *counts.entry(what).or_insert(0) += 1;
+    let (mut wrong, mut doubled) = (Vec::new(), 0);
+    for (id, call) in lock(&client.calls).iter().enumerate() {
+        let (Some(call), record) = (call, records[id]) else {
+            wrong.push(format!("call {id} was not made"));
+            continue;
+        };
+        count(match call.end {
+            End::Success => "succeeded".to_owned(),
+            End::Failure(kind, ..) => format!("failed, {kind:?}"),
+        });
+        if call.is_plain() && record.received > 1 {
+            count("plain POST sent again after a refused token".to_owned());
+            doubled += usize::from(record.received > 1 + record.refused);
+        }
+        if let Some(why) = call.breach(record) {
+            wrong.push(format!("call {id} {why}: {record:?}, {call:?}"));
+        }
+    }
+    let (seconds, tokens) = (took.as_secs_f64(), records[calls]);
+    let rate = calls as u128 * 1000 / took.as_millis().max(1);
+    println!("{seconds:>8.1} seconds, {rate} calls a second");
+    for (what, count) in counts {
+        println!("{count:>8} {what}");
+    }
+    println!("{:>8} against the rules", wrong.len());
+    println!("{doubled:>8} plain POSTs received twice though no token was refused");
+    println!(
+        "{:>8} token requests, {} of them in an outage",
+        tokens.received, tokens.refused
+    );
+    println!(
+        "{:>8} calls made, then all of them:",
+        FIRST_CALLS.min(calls)
+    );
+    for (i, what) in ["threads", "sockets", "KiB of memory (RSS)"]
+        .iter()
+        .enumerate()
+    {
+        println!("{:>8} {what}, then {}", before[i], after[i]);
+    }
+    let is_flat = before[..2] == after[..2] && after[2] <= before[2] + RSS_TOLERANCE_KIB;
+    if !is_flat {
+        println!("more is held at the end than after the first calls");
+    }
+    for text in wrong.iter().take(10) {
+        println!("{text}");
+    }
+    Ok(wrong.is_empty() && is_flat)
+}
+
+/// The threads, the sockets and the memory in KiB that this process holds.
+fn held() -> io::Result<[usize; 3]> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let rss = rss.and_then(|rss| rss.split_whitespace().next()?.parse().ok());
+    let rss = rss.ok_or_else(|| io::Error::other("no VmRSS"))?;
+    Ok([threads(), sockets(), rss])
+}
+
+/// What the threads that make the calls share.
+struct Client {
+    session: Session,
+    next: AtomicUsize,
+    may_refuse_tokens: AtomicBool,
+    calls: Mutex<Vec<Option<Call>>>,
+}
+
+impl Client {
+    /// Makes the calls up to number `end`, and takes the token endpoint down meanwhile.
+    fn run(&self, end: usize, sandbox: &mut Remote) -> io::Result<()> {
+        let begin = self.next.load(Ordering::SeqCst);
+        let refusals_from = end - (end - begin) / 4;
+        let is_first_part = || self.next.load(Ordering::SeqCst) < refusals_from;
+        self.may_refuse_tokens.store(false, Ordering::SeqCst);
+        thread::scope(|scope| {
+            let work = |thread| scope.spawn(move || self.work(thread == 0, end));
+            let workers: Vec<_> = (0..THREADS).map(work).collect();
+            for outage in ["silent", "busy"].iter().cycle() {
+                let start = Instant::now();
+                while start.elapsed() < UP && is_first_part() {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                if !is_first_part() {
+                    break;
+                }
+                sandbox.tell(outage)?;
+                thread::sleep(DOWN);
+                sandbox.tell("up")?;
+            }
+            self.may_refuse_tokens.store(true, Ordering::SeqCst);
+            // The end of a scope does not wait until its threads have left the system.
+            let ended = workers.into_iter().map(thread::ScopedJoinHandle::join);
+            assert!(
+                ended.filter(Result::is_err).count() == 0,
+                "a thread panicked"
+            );
+            Ok(())
+        })
+    }
+
+    /// One thread; only one of them `refuses` tokens.
+    fn work(&self, refuses: bool, end: usize) {
+        let (mut since_revoked, mut was_refused) = (0, false);
+        loop {
+            let next = |id| (id < end).then_some(id + 1);
+            let Ok(id) = self
+                .next
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
+            else {
+                return;
+            };
+            let random = mix(SEED + id as u64);
+            let mut sum = 0;
+            let is_chosen = |Way(_, share, ..): &Way| {
+                sum += share;
+                random % 1000 < sum
+            };
+            let mut way = WAYS.iter().position(is_chosen).unwrap_or(NO_FAULT);
+            let may_refuse = refuses && self.may_refuse_tokens.load(Ordering::SeqCst);
+            since_revoked += usize::from(may_refuse);
+            if since_revoked >= REVOKED_EVERY && !was_refused {
+                (since_revoked, way) = (0, REVOKED);
+            }
+            // Behind a refusal, the thread makes a call that is accepted.
+            if was_refused || way > NO_FAULT && !may_refuse {
+                way = NO_FAULT;
+            }
+            was_refused = way > NO_FAULT;
+            let call = self.call(id, API[(random / 1000 % 3) as usize], way);
+            lock(&self.calls)[id] = Some(call);
+        }
+    }
+
+    fn call(&self, id: usize, api: &'static str, way: usize) -> Call {
+        let stalls = matches!(WAYS[way].3(1), Fault::Stall(_));
+        let short = stalls.then(|| self.session.clone().timeout(SHORT_TIMEOUT));
+        let session = short.as_ref().unwrap_or(&self.session);
+        let path = format!("{api}?call={id}&way={way}");
+        let result = match api {
+            SHIPMENT => session.get(&path),
+            QUERY => session.post_idempotent(&path, JSON, r#"{"houseBill":"PAR45176295"}"#),
+            _ => session.post(&path, JSON, "{}"),
+        };
+        let error = result.and_then(Response::bytes).err();
+        let end = error.as_ref().map_or(End::Success, |error| {
+            End::Failure(error.kind(), error.status(), error.may_have_executed())
+        });
+        let mut call = Call {
+            api,
+            way: &WAYS[way],
+            end,
+            error: None,
+        };
+        call.error = error.filter(|_| !call.is_as_ruled());
+        call
+    }
+}
+
+/// A call that has ended.
+struct Call {
+    api: &'static str,
+    way: &'static Way,
+    end: End,
+    /// Kept if it did not end as ruled.
+    error: Option<Error>,
+}
+
+impl Call {
+    fn is_plain(&self) -> bool {
+        self.api == BOOKINGS
+    }
+
+    fn rule(&self) -> Rule {
+        let Way(.., repeatable, plain) = self.way;
+        if self.is_plain() {
+            *plain
+        } else {
+            *repeatable
+        }
+    }
+
+    /// Whether it ended as it had to.
+    fn is_as_ruled(&self) -> bool {
+        let Rule(end, _) = self.rule();
+        self.end == end || end == TIMED_OUT.0 && self.end == TIMED_OUT_UNSENT
+    }
+
+    /// What contradicts the rules in its end, or in what the sandbox saw of it.
+    fn breach(&self, record: Record) -> Option<&'static str> {
+        let Rule(end, sent) = self.rule();
+        let Record {
+            received,
+            refused,
+            executed,
+        } = record;
+        Some(match self.end {
+            _ if !self.is_as_ruled() => "did not end as it had to",
+            _ if received > sent + refused => "was sent too often",
+            _ if received < sent && end != TIMED_OUT.0 => "was not sent often enough",
+            _ if self.is_plain() && executed > 1 => "was executed twice",
+            End::Success if executed == 0 => "succeeded, but was not executed",
+            End::Failure(.., false) if executed > 0 => "was executed, but may not have been",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Call {
+            api,
+            way,
+            end,
+            error,
+        } = self;
+        write!(f, "{api} that met {:?}, {end:?}", way.0)?;
+        error
+            .as_ref()
+            .map_or(Ok(()), |error| write!(f, ": {error}"))
+    }
+}
+
+/// The finalizer of `SplitMix64`: evenly spread numbers, the same in every run.
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The sandbox's process, which ends with its standard input.
+struct Remote {
+    url: String,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Remote {
+    fn start(calls: usize) -> io::Result<Remote> {
+        let process = Command::new(env::current_exe()?)
+            .args([AS_SANDBOX, &calls.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let pipes = process.stdin.zip(process.stdout);
+        let (orders, answers) = pipes.ok_or_else(|| io::Error::other("no pipes"))?;
+        let answers = BufReader::new(answers).lines();
+        let mut remote = Remote {
+            url: String::new(),
+            orders,
+            answers,
+        };
+        remote.url = remote.line()?;
+        Ok(remote)
+    }
+
+    /// Gives an order, and waits until it is in force.
+    fn tell(&mut self, order: &str) -> io::Result<()> {
+        writeln!(self.orders, "{order}")?;
+        self.line().map(drop)
+    }
+
+    /// The record of each call, and of the token requests.
+    fn report(&mut self, calls: usize) -> io::Result<Vec<Record>> {
+        writeln!(self.orders, "report")?;
+        let record = |_| {
+            let line = self.line()?;
+            let numbers: Vec<_> = line
+                .split(' ')
+                .filter_map(|word| word.parse().ok())
+                .collect();
+            match numbers[..] {
+                [received, refused, executed] => Ok(Record {
+                    received,
+                    refused,
+                    executed,
+                }),
+                _ => Err(io::Error::other(format!("no record: {line}"))),
+            }
+        };
+        (0..=calls).map(record).collect()
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let line = self.answers.next();
+        line.unwrap_or_else(|| Err(io::Error::other("the sandbox has ended")))
+    }
+}
+
+/// What the sandbox has seen of a call, or of the token requests: a refused one met an outage.
+#[derive(Clone, Copy, Default, Debug)]
+struct Record {
+    received: u32,
+    refused: u32,
+    executed: u32,
+}
+
+/// Looks after the sandbox, in its process.
+struct Watcher {
+    /// Of each call, and of the token requests.
+    records: Mutex<Vec<Record>>,
+    outage: Mutex<Option<Fault>>,
+}
+
+impl Watch for Watcher {
+    fn fault(&self, request: &Request) -> Option<Fault> {
+        let mut records = lock(&self.records);
+        let tokens = records.len() - 1;
+        let record = records.get_mut(number(request, "call=").unwrap_or(tokens))?;
+        record.received += 1;
+        let fault = match number(request, "way=").map(|way| &WAYS[way]) {
+            Some(Way(_, _, attempts, fault, ..)) if record.received <= *attempts => {
+                Some(fault(record.received))
+            }
+            Some(_) => None,
+            None => lock(&self.outage).clone(),
+        };
+        let is_refused = matches!(fault, Some(Fault::Answer(401, ..)));
+        record.refused += u32::from(is_refused || fault.is_some() && request.place == Place::Token);
+        fault
+    }
+
+    fn answered(&self, request: &Request, status: u16) {
+        let mut records = lock(&self.records);
+        if let Some(record) = number(request, "call=").and_then(|call| records.get_mut(call)) {
+            record.refused += u32::from(status == 401);
+            record.executed += u32::from((200..300).contains(&status));
+        }
+    }
+}
+
+/// A number out of the query of a request.
+fn number(request: &Request, name: &str) -> Option<usize> {
+    let (_, query) = request.target.split_once('?')?;
+    let mut pairs = query.split('&');
+    pairs.find_map(|pair| pair.strip_prefix(name)?.parse().ok())
+}
+
+/// Runs the sandbox, and obeys the orders of its standard input until that ends.
+fn stand_in(calls: usize) -> io::Result<bool> {
+    let watcher = Arc::new(Watcher {
+        records: Mutex::new(vec![Record::default(); calls + 1]),
+        outage: Mutex::default(),
+    });
+    let sandbox = Sandbox::watched_by(Arc::clone(&watcher) as Arc<dyn Watch>);
+    sandbox.token_lifetime(LIFETIME);
+    println!("{}", sandbox.url());
+    for order in io::stdin().lines() {
+        let outage = match order?.as_str() {
+            "silent" => Some(Fault::Raw(Vec::new())),
+            "busy" => Some(answer(503, None)),
+            "up" => None,
+            _ => {
+                let mut output = BufWriter::new(io::stdout());
+                for Record {
+                    received,
+                    refused,
+                    executed,
+                } in lock(&watcher.records).iter()
+                {
+                    writeln!(output, "{received} {refused} {executed}")?;
+                }
+                continue;
+            }
+        };
+        *lock(&watcher.outage) = outage;
+        println!();
+    }
+    Ok(true)
+}
