@@ -20,8 +20,9 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 mod wire;
 use wire::{sockets, threads, LATE, PATIENCE};
 
-/// How long the content of `/large` is.
+/// How long the content of `/large` is; that of most answers is a token.
 const LARGE: usize = 256 * 1024;
+const TOKEN: &str = r#"{"access_token":"abc","token_type":"Bearer","expires_in":600}"#;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -75,28 +76,55 @@ fn serve(address: &str, root: &str) {
     }
 }
 
+/// Answers requests until one asks to close. The client may break off at any time.
 fn answer(mut stream: StreamOwned<ServerConnection, TcpStream>) -> io::Result<()> {
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
-    let all = format!("{head}{}", "x".repeat(LARGE)).into_bytes();
-    let mut record = [0; 16 * 1024];
-    let length = stream.read(&mut record)?;
-    let begin = String::from_utf8_lossy(&record[..length]);
-    let sent = match begin.split(' ').nth(1).unwrap_or_default() {
-        "/cut/request" => 0,
-        "/cut/head" => head.len() - 4,
-        "/cut/content" => head.len() + 1000,
-        _ => all.len(),
-    };
-    stream.write_all(&all[..sent])?;
-    if sent < all.len() {
+    stream.sock.set_nodelay(true)?;
+    let mut received = String::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => received += &String::from_utf8_lossy(&buffer[..n]).to_lowercase(),
+        }
+        let path = received.split(' ').nth(1).unwrap_or_default();
+        if !is_complete(&received) && path != "/cut/request" {
+            continue;
+        }
+        let content = match path {
+            "/large" | "/cut/content" => "x".repeat(LARGE),
+            _ => TOKEN.to_owned(),
+        };
+        let length = content.len();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        let sent = match path {
+            "/cut/request" => 0,
+            "/cut/head" => head.len() - 4,
+            "/cut/content" => head.len() + 1000,
+            _ => head.len() + length,
+        };
+        stream.write_all(&(head + &content).as_bytes()[..sent])?;
         stream.flush()?;
-        cut_link();
-    } else {
-        stream.conn.send_close_notify();
-        stream.flush()?;
+        if path.starts_with("/cut/") {
+            cut_link();
+        }
+        if received.contains("\r\nconnection: close\r\n") {
+            stream.conn.send_close_notify();
+            stream.flush()?;
+            wire::until_closed(&mut stream.sock);
+            return Ok(());
+        }
+        received.clear();
     }
-    wire::until_closed(&mut stream.sock);
-    Ok(())
+}
+
+/// The request has a head and, if that announces it, its content.
+fn is_complete(received: &str) -> bool {
+    let Some((head, content)) = received.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head.split_once("\r\ncontent-length: ");
+    let length = length.and_then(|(_, rest)| rest.lines().next()?.parse().ok());
+    content.len() >= length.unwrap_or(0)
 }
 
 /// From now on packets are dropped, both ways, until the script heals the link.
