@@ -1,5 +1,6 @@
-//! The two ends of `tests/network/run`: a server that stands in a network namespace of its own
-//! and can cut its link, and a client that makes one call and prints a row of a Markdown table.
+//! The two ends of what the scripts beside it show: a server that stands in a network namespace of
+//! its own and can cut its link, and a client that makes one call and prints a row of a Markdown
+//! table.
 
 use std::error::Error as _;
 use std::io::{self, Read, Write};
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         ["call", name, timeout, expected, url, ref options @ ..] => {
             return call(name, timeout, expected, url, options)
         }
-        _ => panic!("run by tests/network/run only"),
+        _ => panic!("run by the scripts in tests/network only"),
     }
     ExitCode::SUCCESS
 }
@@ -164,10 +165,7 @@ fn know_no_name(socket: &UdpSocket) {
 /// - `fault=PART`: a known fault; fails when it has been mended, so that the option goes.
 fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) -> ExitCode {
     static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
-    panic::set_hook(Box::new(|what| {
-        HAS_PANICKED.store(true, Ordering::SeqCst);
-        eprintln!("{what}");
-    }));
+    panic::set_hook(Box::new(|_| HAS_PANICKED.store(true, Ordering::SeqCst)));
     let number = |name: &str| {
         let mut values = options.iter().filter_map(|o| o.strip_prefix(name));
         values.next().map(|value| value.parse::<usize>().unwrap())
