@@ -362,8 +362,8 @@ impl Session {
         self.tokens.held()
     }
 
-    /// Takes over a token from an earlier process, with what is left of its life (24 hours at
-    /// most). A token whose time is over does no harm: the first call requests another.
+    /// Takes over a token from an earlier process, for this session and all its clones, with what
+    /// is left of its life (24 hours at most). A token whose time is over does no harm: the first call requests another.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {

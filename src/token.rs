@@ -296,8 +296,9 @@ impl Tokens {
                 let Next::Repeat(pause) = decide(attempt, outcome) else {
                     return Err(error.copy());
                 };
-                tell!(warn, "{error}; again in {pause:?}");
+                let error = error.copy();
                 drop(landed);
+                tell!(warn, "{error}; again in {pause:?}");
                 terms.retries -= attempt.repeats + 1;
                 std::thread::sleep(pause);
                 Ok(None)
