@@ -5,6 +5,15 @@ use crate::json;
 
 /// What an answer that refused says of its reason, for the end of a message.
 pub(crate) fn reason(refusal: &Refusal, secrets: &[&str]) -> String {
+    told(refusal, secrets, |_| true)
+}
+
+/// The same for a token endpoint. What looks like JSON without a reason may hold a token.
+pub(crate) fn token_reason(refusal: &Refusal, secrets: &[&str]) -> String {
+    told(refusal, secrets, |text| !text.contains(['{', '"']))
+}
+
+fn told(refusal: &Refusal, secrets: &[&str], may_quote: fn(&str) -> bool) -> String {
     let mut detail = match refusal.retry_after {
         Some(wait) => format!("; it asks to wait {wait:?}"),
         None => String::new(),
@@ -18,7 +27,9 @@ pub(crate) fn reason(refusal: &Refusal, secrets: &[&str]) -> String {
     let reason: Reason = json::read(text).unwrap_or_default();
     let parts = [reason.error, reason.error_description, reason.message];
     let known: Vec<_> = parts.into_iter().flatten().collect();
-    let text = if known.is_empty() {
+    let text = if known.is_empty() && !may_quote(text) {
+        String::new()
+    } else if known.is_empty() {
         // Redacted before anything is taken out of it.
         without_tags(&redact(text, secrets))
     } else {

@@ -173,6 +173,16 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
     if !(200..1000).contains(&lazy.status_code) {
         return Err(fail("the answer's status code is not a final one"));
     }
+    // minreq takes the rest of a folded line for a field of its own, such as `Content-Length`.
+    if lazy
+        .headers
+        .iter()
+        .any(|(name, _)| name.starts_with([' ', '\t']))
+    {
+        return Err(fail(
+            "the answer has a header field that goes on in a second line",
+        ));
+    }
     let fields: Vec<_> = std::mem::take(&mut lazy.headers)
         .into_iter()
         .map(|(name, value)| (trimmed(name), trimmed(value)))

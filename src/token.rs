@@ -8,7 +8,7 @@ use miniserde::de::{Deserialize, Visitor};
 use miniserde::make_place;
 
 use crate::error::{Error, ErrorKind, Refusal};
-use crate::excerpt::{excerpt, reason};
+use crate::excerpt::{excerpt, token_reason};
 use crate::exchange::{self, Deadline, Request, USER_AGENT};
 use crate::json;
 use crate::retry::{self, decide, Attempt, Next, Outcome};
@@ -444,7 +444,7 @@ impl Tokens {
     fn refused(&self, refusal: Refusal) -> Error {
         let label = self.label();
         let status = refusal.status;
-        let detail = reason(&refusal, &[&self.client.secret]);
+        let detail = token_reason(&refusal, &[&self.client.secret]);
         let is_busy =
             matches!(status, 429 | 500..) || status == 403 && refusal.retry_after.is_some();
         let (kind, advice) = match status {

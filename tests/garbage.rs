@@ -1,0 +1,370 @@
+//! Answers that are garbage, or nearly good: each ends in an error, or in what it says.
+#![cfg(target_os = "linux")]
+
+use std::thread;
+
+use jas_session::{miniserde::json, Error, ErrorKind, Response, Session};
+
+mod wire;
+use wire::{answer, request, respond, Server, PATIENCE};
+
+const TOKEN: &str = r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":600}"#;
+const SECRET: &str = "s3cret";
+
+/// Answers every request with what stands at its path, as `/INDEX`; token requests with `token`.
+fn server(answers: Vec<Vec<u8>>, token: Option<Vec<u8>>) -> Server {
+    Server::start(move |stream| {
+        let received = request(stream);
+        let text = String::from_utf8_lossy(&received);
+        let target = text.split(' ').nth(1).unwrap_or_default();
+        let index = target.trim_start_matches('/').parse::<usize>();
+        match (&token, index) {
+            (_, Ok(index)) => respond(stream, &answers[index]),
+            (Some(token), _) => respond(stream, token),
+            (None, _) => respond(stream, &answer("200 OK", "", TOKEN)),
+        }
+        received
+    })
+}
+
+fn session(url: &str) -> Session {
+    let session = Session::new(url, "id", SECRET).unwrap();
+    session.retries(0).timeout(PATIENCE)
+}
+
+/// Makes one call for each answer, from a few threads.
+fn call_all(answers: &[Vec<u8>], check: impl Fn(&[u8], Result<Vec<u8>, Error>) + Sync) {
+    let server = server(answers.to_vec(), None);
+    let session = session(&server.url());
+    session.access_token().unwrap();
+    thread::scope(|scope| {
+        for first in 0..4 {
+            let (session, check) = (&session, &check);
+            scope.spawn(move || {
+                for index in (first..answers.len()).step_by(4) {
+                    let result = session.post(&format!("/{index}"), "text/plain", "create");
+                    check(&answers[index], result.and_then(Response::bytes));
+                }
+            });
+        }
+    });
+    let mut received = server.ended();
+    received.retain(|request| !request.starts_with(b"POST /oauth2/token "));
+    received.sort();
+    received.dedup();
+    // A refused token, and nothing else, makes a second request.
+    assert_eq!(received.len(), answers.len());
+}
+
+fn assert_tight(error: &Error) {
+    let said = format!("{error} {error:?}");
+    assert!(!said.contains("t0ken") && !said.contains(SECRET), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+/// What an answer says, read in the plainest way: the content of a 2xx answer, or nothing if it
+/// is none. The connection ends behind it.
+fn meaning(answer: &[u8]) -> Option<Vec<u8>> {
+    let mut lines = Vec::new();
+    let mut rest = answer;
+    loop {
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        let line = std::str::from_utf8(&rest[..end]).ok()?;
+        rest = &rest[end + 1..];
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        if line.is_empty() && !lines.is_empty() {
+            break;
+        }
+        if line.starts_with([' ', '\t']) && line.contains(':') && !lines.is_empty() {
+            return None; // folded
+        }
+        lines.push(line);
+    }
+    let status = lines[0].split(' ').nth(1)?.parse::<u16>().ok()?;
+    let values = |name: &str| -> Vec<&str> {
+        let fields = lines[1..].iter().filter_map(|line| line.split_once(':'));
+        let named = fields.filter(|(other, _)| other.trim().eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value.trim()).collect()
+    };
+    if !(200..300).contains(&status) {
+        return None;
+    }
+    if status == 204 {
+        return Some(Vec::new());
+    }
+    match (
+        &values("transfer-encoding")[..],
+        &values("content-length")[..],
+    ) {
+        ([coding], _) if coding.eq_ignore_ascii_case("chunked") => chunks(rest),
+        ([], []) => Some(rest.to_vec()),
+        ([], [first, others @ ..]) if others.iter().all(|other| other == first) => {
+            let is_number = first.bytes().all(|byte| byte.is_ascii_digit());
+            let length = first.parse().ok().filter(|_| is_number)?;
+            rest.get(..length).map(<[u8]>::to_vec)
+        }
+        _ => None,
+    }
+}
+
+fn chunks(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    loop {
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        let line = std::str::from_utf8(&rest[..end]).ok()?;
+        let size = line.split(';').next()?.trim_end();
+        let is_hex = size.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let size = usize::from_str_radix(size, 16).ok().filter(|_| is_hex)?;
+        rest = &rest[end + 1..];
+        if size == 0 {
+            // The trailers end with an empty line.
+            let text = String::from_utf8_lossy(rest).replace("\r\n", "\n");
+            return (text.starts_with('\n') || text.contains("\n\n")).then_some(content);
+        }
+        content.extend(rest.get(..size)?);
+        rest = &rest[size..];
+        rest = rest.strip_prefix(b"\r").unwrap_or(rest);
+        rest = rest.strip_prefix(b"\n")?;
+    }
+}
+
+/// Good answers, one for each way in which content ends.
+fn good() -> [Vec<u8>; 3] {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nall of\r\n\
+                   c; x=\"y\"\r\n the content\r\n0\r\nX-B: c\r\n\r\n";
+    [
+        answer(
+            "200 OK",
+            "Content-Type: text/plain\r\n",
+            "all of the content",
+        ),
+        chunked.into(),
+        b"HTTP/1.1 200 OK\r\nServer: x\r\n\r\nall of the content".to_vec(),
+    ]
+}
+
+/// Answers with one byte flipped, doubled, removed or inserted, at every place.
+fn mutants(answer: &[u8]) -> Vec<Vec<u8>> {
+    let mut mutants = Vec::new();
+    let mut edit = |range: std::ops::Range<usize>, bytes: &[u8]| {
+        let mut mutant = answer.to_vec();
+        mutant.splice(range, bytes.iter().copied());
+        mutants.push(mutant);
+    };
+    for i in 0..answer.len() {
+        for flip in [1, 0x10, 0x20, 0x80, 0xff] {
+            edit(i..i + 1, &[answer[i] ^ flip]);
+        }
+        edit(i..i, &[answer[i]]);
+        edit(i..i + 1, &[]);
+        for inserted in [b'\n', b'\r', b' ', b':', b';', b'0', b'+', 0] {
+            edit(i..i, &[inserted]);
+        }
+        // From here on, all is lost or there twice.
+        edit(i..answer.len(), &[]);
+        edit(i..i, &answer[..i]);
+    }
+    mutants
+}
+
+#[test]
+fn a_nearly_good_answer_is_an_error_or_what_it_says() {
+    for good in good() {
+        assert_eq!(meaning(&good).unwrap(), b"all of the content");
+        call_all(&mutants(&good), |answer, result| {
+            let said = String::from_utf8_lossy(answer);
+            match (result, meaning(answer)) {
+                (Ok(content), Some(meant)) => assert_eq!(content, meant, "{said:?}"),
+                (Ok(content), None) => panic!("{said:?} was taken for {content:?}"),
+                (Err(error), _) => assert_tight(&error),
+            }
+        });
+    }
+}
+
+#[test]
+fn a_good_answer_is_taken() {
+    call_all(&good(), |_, result| {
+        assert_eq!(result.unwrap(), b"all of the content");
+    });
+}
+
+#[test]
+fn a_nearly_good_token_answer_is_an_error_or_a_token() {
+    let good = answer("200 OK", "", TOKEN);
+    for (i, token) in mutants(&good)
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| i % 3 == 0)
+    {
+        let said = String::from_utf8_lossy(&token).into_owned();
+        let meant = meaning(&token).map(|content| String::from_utf8_lossy(&content).into_owned());
+        let server = server(vec![answer("200 OK", "", "")], Some(token));
+        let session = session(&server.url());
+        match session.access_token() {
+            Ok(token) => {
+                assert!(meant.unwrap().contains(&token), "{i} {said:?}");
+                assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+            Err(error) => {
+                assert_tight(&error);
+                assert!(!error.may_have_executed());
+            }
+        }
+    }
+}
+
+/// Bytes that look random, and are the same each time.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    });
+    next.take(length).collect()
+}
+
+#[test]
+fn noise_is_an_error_or_what_it_says() {
+    let begins = [
+        "",
+        "HTTP/1.1 200 OK\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 404 Not Found\r\n\r\n",
+    ];
+    let answers: Vec<_> = (0..600_u32)
+        .map(|i| {
+            let begin = begins[i as usize % begins.len()].as_bytes();
+            [begin, &noise(u64::from(i), i as usize * 3)].concat()
+        })
+        .collect();
+    call_all(&answers, |answer, result| match (result, meaning(answer)) {
+        (Ok(content), Some(meant)) => assert_eq!(content, meant),
+        (Ok(content), None) => panic!("{answer:?} was taken for {content:?}"),
+        (Err(error), _) => assert_tight(&error),
+    });
+}
+
+#[test]
+fn a_folded_line_is_not_taken_for_a_field() {
+    let answers = [
+        "HTTP/1.1 200 OK\r\nx: a\r\n Content-Length: 1\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nx: a\r\n\tTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ]
+    .map(|answer| answer.as_bytes().to_vec());
+    call_all(&answers, |_, result| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exchange);
+        assert!(error.may_have_executed());
+    });
+}
+
+#[test]
+fn absurd_chunk_sizes_are_errors() {
+    let sizes = [
+        "ffffffffffffffff",
+        "10000000000000000",
+        "7fffffffffffffff",
+        "80000000",
+        "-1",
+        "+5",
+        "0x5",
+        "5_0",
+        " 5",
+        "",
+        ";",
+        "g",
+        "\u{ff15}",
+        "5 5",
+        "5\r",
+        "\0",
+    ];
+    let answers: Vec<_> = sizes
+        .iter()
+        .map(|size| {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked";
+            format!("{head}\r\n\r\n5\r\nhello\r\n{size}\r\nhello\r\n0\r\n\r\n").into_bytes()
+        })
+        .chain([format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}5\r\nhello\r\n0\r\n\r\n",
+            "0".repeat(5000)
+        )
+        .into_bytes()])
+        .collect();
+    call_all(&answers, |answer, result| {
+        let said = String::from_utf8_lossy(answer);
+        match result {
+            // A line end too much is no harm.
+            Ok(content) => assert!(
+                content == b"hellohello" && meaning(answer) == Some(content.clone()),
+                "{said:?}: {content:?}"
+            ),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Exchange, "{said:?}"),
+        }
+    });
+}
+
+#[test]
+fn a_megabyte_in_one_line_is_an_error() {
+    let line = "x".repeat(1 << 20);
+    let answers = [
+        line.clone(),
+        format!("HTTP/1.1 200 {line}\r\n\r\n"),
+        format!("HTTP/1.1 200 OK\r\nX-A: {line}\r\n\r\n"),
+        format!("HTTP/1.1 200 OK\r\n{line}: x\r\n\r\n"),
+        format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;{line}\r\nhello\r\n0\r\n\r\n"
+        ),
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{line}\r\n\r\n"),
+    ]
+    .map(String::into_bytes);
+    call_all(&answers, |_, result| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exchange);
+        assert_tight(&error);
+    });
+}
+
+#[test]
+fn json_of_any_depth_and_size_is_an_error_or_read() {
+    let deep = |n: usize| format!("{{\"x\":{}1{}}}", "[".repeat(n), "]".repeat(n));
+    let jsons = [
+        (deep(100), true),
+        (deep(100_000), false),
+        ("[".repeat(1 << 20), false),
+        ("{\"a\":".repeat(200_000), false),
+        (format!("[{}1]", "1,".repeat(400_000)), true),
+        (format!("\"{}\"", "\\u0061".repeat(100_000)), true),
+        (format!("{}1", " ".repeat(1_000_000)), true),
+        ("9".repeat(100_000), false),
+        ("-".to_owned(), false),
+        ("\"\\ud800\"".to_owned(), false),
+    ];
+    let answers: Vec<_> = jsons
+        .iter()
+        .map(|(json, _)| answer("200 OK", "", json))
+        .collect();
+    let server = server(answers, None);
+    let session = session(&server.url());
+    for (index, (text, is_read)) in jsons.iter().enumerate() {
+        let response = session.get(&format!("/{index}")).unwrap();
+        let result = response.json::<json::Value>();
+        assert_eq!(result.is_ok(), *is_read, "{index}: {text:.50}");
+        if let Err(error) = result {
+            assert_eq!(error.kind(), ErrorKind::Content);
+        }
+        // As a token answer, none of them has a token.
+        let endpoint = self::server(vec![], Some(answer("200 OK", "", text)));
+        let error = self::session(&endpoint.url()).access_token().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidToken);
+        // As a refusal, none of them breaks the message.
+        let refusing = self::server(vec![], Some(answer("400 Bad Request", "", text)));
+        let error = self::session(&refusing.url()).access_token().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.to_string().len() < 1000);
+    }
+}
