@@ -193,6 +193,9 @@ macro_rules! tell {
 mod error;
 mod excerpt;
 mod exchange;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod relay;
 mod response;
 mod retry;
