@@ -108,6 +108,8 @@ struct Play {
     place: u16,
     end: End,
     retries: u32,
+    /// There is time for the pause of a quarter of a second before a repetition.
+    is_patient: bool,
     /// `None`: the session holds a token.
     token: Option<Vec<u8>>,
     api: Vec<u8>,
@@ -157,6 +159,7 @@ impl Play {
                 _ => End::Reset,
             },
             retries: u32::from(retries % 8 == 7),
+            is_patient: retries == 255,
             token,
             api: api.to_vec(),
         })
@@ -190,9 +193,10 @@ impl Play {
     }
 
     fn timeout(&self) -> Duration {
-        // Pauses before repetitions are left out where the time is short, and the relay waits a
-        // second for the end of an endless head.
-        if self.closes() && self.retries == 0 && self.split != Split::Repeat {
+        // Where the time is short, pauses before repetitions are left out, and the end of an
+        // endless head is not waited for.
+        let has_time = self.retries == 0 || self.is_patient;
+        if self.closes() && has_time && self.split != Split::Repeat {
             LONG
         } else {
             SHORT
