@@ -162,27 +162,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
     }
     let fail =
         |message: &str| passing(broken(&label, message).or_executed(relay.has_request_begun()));
-    if lazy.status_code == 503 && lazy.reason_phrase == "Server did not provide a status line" {
-        // minreq makes this up, of an empty answer, too.
-        return Err(fail("there was no answer, or one that is not HTTP"));
-    }
-    // minreq takes the end of the stream for the end of the head.
-    if relay.has_head_ended() == Some(false) || relay.is_head_cut() || lazy.headers.is_empty() {
-        return Err(fail(HEAD_CUT));
-    }
-    if !(200..1000).contains(&lazy.status_code) {
-        return Err(fail("the answer's status code is not a final one"));
-    }
-    // minreq takes the rest of a folded line for a field of its own, such as `Content-Length`.
-    if lazy
-        .headers
-        .iter()
-        .any(|(name, _)| name.starts_with([' ', '\t']))
-    {
-        return Err(fail(
-            "the answer has a header field that goes on in a second line",
-        ));
-    }
+    check_head(&lazy, &relay).map_err(fail)?;
     let fields: Vec<_> = std::mem::take(&mut lazy.headers)
         .into_iter()
         .map(|(name, value)| (trimmed(name), trimmed(value)))
@@ -217,6 +197,27 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
             source: (!is_empty).then_some((lazy, relay)),
         },
     })
+}
+
+/// Finds what minreq lets pass for the head of an answer.
+fn check_head(lazy: &minreq::ResponseLazy, relay: &Relay) -> Result<(), &'static str> {
+    if lazy.status_code == 503 && lazy.reason_phrase == "Server did not provide a status line" {
+        // minreq makes this up, of an empty answer, too.
+        return Err("there was no answer, or one that is not HTTP");
+    }
+    // It takes the end of the stream for the end of the head.
+    if relay.has_head_ended() == Some(false) || relay.is_head_cut() || lazy.headers.is_empty() {
+        return Err("the answer broke off in its header section");
+    }
+    if !(200..1000).contains(&lazy.status_code) {
+        return Err("the answer's status code is not a final one");
+    }
+    // It takes the rest of a folded line for a field of its own, such as `Content-Length`.
+    let mut names = lazy.headers.iter().map(|(name, _)| name);
+    if names.any(|name| name.starts_with([' ', '\t'])) {
+        return Err("the answer has a header field that goes on in a second line");
+    }
+    Ok(())
 }
 
 impl Answer {
@@ -393,8 +394,6 @@ fn unpanicked<T, E>(
 ) -> Result<T, E> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(panicked()))
 }
-
-const HEAD_CUT: &str = "the answer broke off in its header section";
 
 fn trimmed(text: String) -> String {
     match text.trim() {

@@ -196,6 +196,9 @@ mod excerpt;
 mod exchange;
 mod flow;
 mod framing;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod json;
 mod listener;
 mod relay;

@@ -484,6 +484,15 @@ impl From<Error> for Failure {
     }
 }
 
+#[cfg(fuzzing)]
+impl Tokens {
+    /// The token of a 2xx answer, and its lifetime.
+    pub(crate) fn read_answer(&self, content: &[u8]) -> Result<(String, Duration), Error> {
+        let token = self.read(content, Instant::now())?;
+        Ok((token.value().to_owned(), token.lifetime))
+    }
+}
+
 impl Pilot<'_> {
     /// Ends the flight: the result is kept, and handed to those who wait.
     fn land(self, landing: Landing) {

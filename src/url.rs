@@ -275,7 +275,9 @@ fn check_host(what: &str, host: &str) -> Result<(), Error> {
     }
     // A resolver reads `127.1`, `0x7f.0.0.1` or `2130706433` as an address, too.
     let last = host.rsplit('.').next().unwrap_or_default();
-    let is_number = last.starts_with("0x") || last.starts_with("0X") || last.parse::<u64>().is_ok();
+    let is_number = last.starts_with("0x")
+        || last.starts_with("0X")
+        || last.bytes().all(|byte| byte.is_ascii_digit());
     if is_number && host.parse::<Ipv4Addr>().is_err() {
         return Err(refused(
             what,
@@ -368,6 +370,7 @@ mod tests {
             ("https://a.b.", "has no valid host name"),
             ("https://127.1", "has a host that is neither a name nor an IPv4 address in four decimal parts"),
             ("https://0x7f000001", "has a host that is neither a name nor an IPv4 address in four decimal parts"),
+            ("https://18446744073709551616", "has a host that is neither a name nor an IPv4 address in four decimal parts"),
             ("https://a:0", "has a port that is not from 1 to 65535"),
             ("https://a:65979", "has a port that is not from 1 to 65535"),
             ("https://a:+443", "has a port that is not from 1 to 65535"),

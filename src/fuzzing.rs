@@ -1,0 +1,122 @@
+//! Doors to what the fuzz target `inputs` is about (`tests/fuzz`). Not part of the interface.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{Error, Refusal};
+use crate::token::{Client, Tokens};
+use crate::url::Url;
+use crate::{excerpt, retry, url};
+
+/// Fields as they were received: names and values.
+pub type Fields<'a> = &'a [(String, String)];
+
+/// What URLs and paths become: an origin, and what is requested there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target {
+    /// As it stands in a URL, and in the `Host` field.
+    pub origin: String,
+    /// The path, perhaps with a query.
+    pub path: String,
+}
+
+/// Reads a base URL.
+pub fn base(text: &str) -> Result<Target, Error> {
+    Url::base(text).map(Target::from)
+}
+
+/// Reads the URL of a token endpoint.
+pub fn endpoint(text: &str) -> Result<Target, Error> {
+    Url::parse("token endpoint's URL", text).map(Target::from)
+}
+
+/// Puts a path, or a URL of the same origin, behind a base URL.
+pub fn join(base: &str, path: &str) -> Result<Target, Error> {
+    Url::base(base)?.join(path).map(Target::from)
+}
+
+/// Writes a value of the token request's form.
+#[must_use]
+pub fn form_encoded(text: &str) -> String {
+    url::form_encoded(text)
+}
+
+/// Checks a client id or secret.
+pub fn check_credential(text: &str) -> Result<(), Error> {
+    url::check_credential("client secret", text)
+}
+
+/// Checks an access token or an API key.
+pub fn check_visible(text: &str) -> Result<(), Error> {
+    url::check_visible("API key", text)
+}
+
+/// Checks the name of a field.
+pub fn check_field_name(text: &str) -> Result<(), Error> {
+    url::check_field_name("field name", text)
+}
+
+/// Checks the value of a field.
+pub fn check_field_value(text: &str) -> Result<(), Error> {
+    url::check_field_value("field value", text)
+}
+
+/// Checks a media type.
+pub fn check_media_type(text: &str) -> Result<(), Error> {
+    url::check_media_type(text)
+}
+
+/// Reads `Retry-After`.
+#[must_use]
+pub fn retry_after(fields: Fields<'_>) -> Option<Duration> {
+    retry::retry_after(fields)
+}
+
+/// Tells whether an answer refuses the token.
+#[must_use]
+pub fn is_token_refused(status: u16, fields: Fields<'_>) -> bool {
+    retry::is_token_refused(status, fields)
+}
+
+/// Reads the content of a token endpoint's 2xx answer: the token and its lifetime.
+pub fn token(content: &[u8], secret: &str) -> Result<(String, Duration), Error> {
+    let client = Client {
+        endpoint: Url::base("https://api.test")?,
+        id: "id".into(),
+        secret: secret.into(),
+    };
+    Tokens::new(client).read_answer(content)
+}
+
+/// Makes text of a server fit for a message.
+#[must_use]
+pub fn excerpt(text: &str, secrets: &[&str]) -> String {
+    excerpt::excerpt(text, secrets)
+}
+
+/// Tells what an answer that refused says of its reason.
+#[must_use]
+pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[&str]) -> String {
+    let refusal = Refusal {
+        status,
+        fields: fields.to_vec(),
+        content: content.to_vec(),
+        retry_after: retry::retry_after(fields),
+    };
+    excerpt::reason(&refusal, secrets)
+}
+
+impl From<Url> for Target {
+    fn from(url: Url) -> Target {
+        Target {
+            origin: url.origin.to_string(),
+            path: url.path,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.path)
+    }
+}

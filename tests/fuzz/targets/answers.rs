@@ -1,0 +1,719 @@
+//! Plays bytes as the answers of a token endpoint and of an API to calls of a session, over
+//! loopback, and checks what the crate promises (`src/guarantees.md`) against a simple reading of
+//! the same bytes.
+//!
+//! The first eight bytes say how ([`Play::of`]); what follows is the token endpoint's answer and,
+//! behind a line `%%`, the API's. Without such a line there is no token request: the session
+//! holds a token.
+#![no_main]
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use jas_session::miniserde::json::{self, Value};
+use jas_session::{Error, ErrorKind, Response, Session};
+use libfuzzer_sys::fuzz_target;
+
+/// What no message may show; seeds and dictionary have them, too.
+const SECRET: &str = "hush-5f1d2c3b4a59";
+const TOKEN: &str = "tok-9e8d7c6b5a40";
+const KEY: &str = "key-0a1b2c3d4e5f";
+
+/// How long a call may take whose server says something or closes, and one whose server may be
+/// silent.
+const LONG: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_millis(5);
+/// How much later a call may end.
+const LATE: Duration = Duration::from_millis(500);
+/// So many executions in a row may be late, because this machine was busy, before it is a finding.
+const LATE_RUNS: u32 = 3;
+/// How long the server waits for what a call that has ended cannot fail to do.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How many bytes are sent apart.
+const DRIPS: usize = 48;
+/// After so many executions, threads and sockets are counted.
+const COUNT_EVERY: u64 = 256;
+
+fuzz_target!(|data: &[u8]| {
+    let Some(play) = Play::of(data) else { return };
+    let mut runs = 1;
+    while let Some(took) = run(&play) {
+        assert!(
+            runs < LATE_RUNS,
+            "a call with {:?} ended after {took:?}",
+            play.timeout()
+        );
+        runs += 1;
+    }
+});
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Call {
+    Get,
+    Post,
+    PostIdempotent,
+    PostJson,
+    AccessToken,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Reading {
+    Bytes,
+    Text,
+    Json,
+    Pieces(usize),
+    /// The response is dropped unread.
+    None,
+}
+
+/// What the server does at the split of an answer.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Split {
+    None,
+    /// It sends the rest apart.
+    Apart,
+    /// It pauses first.
+    Pause,
+    Close,
+    Silence,
+    /// It sends what follows the split again and again, to about 30 KiB.
+    Repeat,
+    /// It sends each of the next bytes apart.
+    Drip,
+}
+
+/// How the server ends a connection.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum End {
+    /// In order, when all is sent.
+    Close,
+    /// Not before the client does.
+    Stay,
+    /// It has not read the request, so the close becomes a reset.
+    Reset,
+}
+
+/// What an input stands for.
+#[derive(Clone, Debug)]
+struct Play {
+    call: Call,
+    reading: Reading,
+    limit: Option<u64>,
+    split: Split,
+    /// Where, in 1/65536 of the API's answer.
+    place: u16,
+    end: End,
+    retries: u32,
+    /// There is time for the pause of a quarter of a second before a repetition.
+    is_patient: bool,
+    /// `None`: the session holds a token.
+    token: Option<Vec<u8>>,
+    api: Vec<u8>,
+}
+
+impl Play {
+    /// Control bytes: call, reading, size of pieces or limit, split, its place (two), end,
+    /// retries.
+    fn of(data: &[u8]) -> Option<Play> {
+        const LINE: &[u8] = b"\n%%\n";
+        let (control, answers) = data.split_first_chunk::<8>()?;
+        let end = answers.windows(LINE.len()).position(|four| four == LINE);
+        let (token, api) = match end {
+            Some(end) => (Some(answers[..end].to_vec()), &answers[end + LINE.len()..]),
+            None => (None, answers),
+        };
+        let [call, reading, size, split, place, place_low, end, retries] = *control;
+        let sum = data.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+        Some(Play {
+            call: match call % 8 {
+                0..=2 => Call::Get,
+                3 | 4 => Call::Post,
+                5 => Call::PostIdempotent,
+                6 => Call::PostJson,
+                _ => Call::AccessToken,
+            },
+            reading: match reading % 8 {
+                0..=2 => Reading::Bytes,
+                3 => Reading::Text,
+                4 => Reading::Json,
+                5 | 6 => Reading::Pieces(1 + usize::from(size)),
+                _ => Reading::None,
+            },
+            limit: (reading >= 128).then(|| u64::from(size)),
+            split: match split % 16 {
+                0..=6 => Split::None,
+                7..=9 => Split::Apart,
+                10 => Split::Pause,
+                11 | 12 => Split::Close,
+                13 => Split::Silence,
+                14 => Split::Repeat,
+                _ => Split::Drip,
+            },
+            place: u16::from_be_bytes([place, place_low]),
+            end: match end % 16 {
+                0..=12 => End::Close,
+                13 | 14 => End::Stay,
+                _ => End::Reset,
+            },
+            retries: u32::from(retries % 8 == 7),
+            // Few are, however many follow from one input.
+            is_patient: retries == 255 && sum % 32 == 0,
+            token,
+            api: api.to_vec(),
+        })
+    }
+
+    /// Where the API's answer is split.
+    fn at(&self) -> usize {
+        self.api.len() * usize::from(self.place) / 65536
+    }
+
+    /// What the server sends as the API's answer.
+    fn sent(&self) -> Vec<u8> {
+        let (first, rest) = self.api.split_at(self.at());
+        match self.split {
+            Split::Close | Split::Silence => first.to_vec(),
+            Split::Repeat if !rest.is_empty() => {
+                let times = 1 + 30 * 1024 / rest.len();
+                [first, &rest.repeat(times)].concat()
+            }
+            _ => self.api.clone(),
+        }
+    }
+
+    /// Whether the server closes behind it.
+    fn closes(&self) -> bool {
+        match self.split {
+            Split::Close => true,
+            Split::Silence => false,
+            _ => self.end != End::Stay,
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        // Where the time is short, pauses before repetitions are left out, and the end of an
+        // endless head is not waited for.
+        let has_time = self.retries == 0 || self.is_patient;
+        if self.closes() && has_time && self.split != Split::Repeat {
+            LONG
+        } else {
+            SHORT
+        }
+    }
+}
+
+/// What the server has received for one play: the head of each request, or what there was of it.
+#[derive(Default, Debug)]
+struct Received {
+    token: Vec<Vec<u8>>,
+    api: Vec<Vec<u8>>,
+}
+
+/// Serves one connection after another, so that a connection of the harness's own shows when all
+/// before it are done.
+struct Server {
+    address: SocketAddr,
+    plays: Sender<Play>,
+    received: Receiver<Received>,
+}
+
+static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (plays, plays_of_server) = mpsc::channel();
+    let (received_by_server, received) = mpsc::channel();
+    thread::spawn(move || {
+        for play in plays_of_server {
+            received_by_server.send(serve(&listener, &play)).unwrap();
+        }
+    });
+    Mutex::new(Server {
+        address,
+        plays,
+        received,
+    })
+});
+
+const TOKEN_PATH: &str = "POST /oauth2/token ";
+const API_PATH: &str = " /a HTTP/1.1\r\n";
+/// What the harness sends when the call is over.
+const OVER: &[u8] = b"over";
+
+fn serve(listener: &TcpListener, play: &Play) -> Received {
+    let mut received = Received::default();
+    loop {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let request = request(&mut stream, play.end == End::Reset);
+        if request == OVER {
+            return received;
+        }
+        if request.is_empty() {
+            // The time was up between connection and request.
+            continue;
+        }
+        let is_token = request.starts_with(TOKEN_PATH.as_bytes());
+        if is_token {
+            received.token.push(request);
+            let _ = stream.write_all(play.token.as_deref().unwrap_or_default());
+            until_closed(stream);
+        } else {
+            received.api.push(request);
+            answer(stream, play);
+        }
+    }
+}
+
+/// A request, head and content; or the first bytes of a call, so that closing resets.
+fn request(stream: &mut TcpStream, is_part: bool) -> Vec<u8> {
+    const PART: usize = 24;
+    let mut request = Vec::new();
+    let mut buffer = [0; 2048];
+    loop {
+        let text = String::from_utf8_lossy(&request);
+        let is_token = text.starts_with(TOKEN_PATH);
+        if request == OVER || is_part && !is_token && request.len() >= PART {
+            return request;
+        }
+        if let Some((head, content)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .split_once("Content-Length: ")
+                .map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
+            if content.len() >= length {
+                return request;
+            }
+        }
+        let room = if request.len() < PART {
+            PART - request.len()
+        } else {
+            buffer.len()
+        };
+        match stream.read(&mut buffer[..room]) {
+            Ok(n @ 1..) => request.extend_from_slice(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                panic!("the client stays after {request:?}")
+            }
+            _ => return request,
+        }
+    }
+}
+
+/// Plays the API's answer. The client may be gone at any time.
+fn answer(mut stream: TcpStream, play: &Play) {
+    let sent = play.sent();
+    let (first, rest) = sent.split_at(play.at());
+    let _ = stream.write_all(first);
+    let mut rest = rest;
+    match play.split {
+        Split::Pause => thread::sleep(Duration::from_micros(300)),
+        Split::Apart => thread::yield_now(),
+        Split::Drip => {
+            let (apart, behind) = rest.split_at(rest.len().min(DRIPS));
+            for byte in apart {
+                let _ = stream.write_all(&[*byte]);
+            }
+            rest = behind;
+        }
+        _ => {}
+    }
+    let _ = stream.write_all(rest);
+    if !play.closes() {
+        let _ = stream.read_to_end(&mut Vec::new());
+    } else if play.end != End::Reset {
+        until_closed(stream);
+    }
+}
+
+/// Closes this side, and waits for the other, so that nothing is reset.
+fn until_closed(mut stream: TcpStream) {
+    let _ = stream.shutdown(Shutdown::Write);
+    match stream.read_to_end(&mut Vec::new()) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the client stays"),
+        _ => {}
+    }
+}
+
+/// Plays once; gives the time that the call took if that was too long.
+fn run(play: &Play) -> Option<Duration> {
+    let server = SERVER.lock().unwrap();
+    server.plays.send(play.clone()).unwrap();
+    let mut session = Session::new(&format!("http://{}", server.address), "id", SECRET)
+        .and_then(|session| session.api_key(KEY))
+        .unwrap()
+        .timeout(play.timeout())
+        .retries(play.retries);
+    if play.token.is_none() {
+        session = session.resume(TOKEN, Duration::from_secs(600)).unwrap();
+    }
+    let start = Instant::now();
+    let outcome = call(&session, play);
+    let took = start.elapsed();
+    let held = session.held_token().map(|(token, _)| token);
+    drop(session);
+    TcpStream::connect(server.address)
+        .and_then(|mut stream| stream.write_all(OVER))
+        .unwrap();
+    let received = server.received.recv().unwrap();
+    check(play, &outcome, &received, held.as_deref());
+    count_what_is_left();
+    (took > play.timeout() + LATE).then_some(took)
+}
+
+/// What came of a call: its content (none if it was not read).
+type Outcome = Result<Option<Vec<u8>>, Error>;
+
+fn call(session: &Session, play: &Play) -> Outcome {
+    let media_type = "application/json";
+    let response = match play.call {
+        Call::Get => session.get("/a"),
+        Call::Post => session.post("/a", media_type, "{}"),
+        Call::PostIdempotent => session.post_idempotent("/a", media_type, "{}"),
+        Call::PostJson => session.post_json("/a", "a"),
+        Call::AccessToken => {
+            return session.access_token().map(|token| Some(token.into_bytes()));
+        }
+    }?;
+    assert!((200..300).contains(&response.status()));
+    let response = match play.limit {
+        Some(limit) => response.limit(limit),
+        None => response,
+    };
+    match play.reading {
+        Reading::Bytes => response.bytes().map(Some),
+        Reading::Text => response.text().map(|text| Some(text.into_bytes())),
+        Reading::Json => response
+            .json::<Value>()
+            .map(|value| Some(json::to_string(&value).into_bytes())),
+        Reading::Pieces(size) => pieces(response, size).map(Some),
+        Reading::None => Ok(None),
+    }
+}
+
+fn pieces(mut response: Response, size: usize) -> Result<Vec<u8>, Error> {
+    let mut content = Vec::new();
+    let mut piece = vec![0; size];
+    loop {
+        assert_eq!(response.read(&mut []).unwrap(), 0);
+        match response.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) => content.extend_from_slice(&piece[..n]),
+            Err(error) => {
+                assert!(
+                    response.read(&mut piece).is_err(),
+                    "what is cut stays cut: {error:?}"
+                );
+                let error = error.into_inner().unwrap();
+                return Err(*error.downcast::<Error>().unwrap());
+            }
+        }
+    }
+    assert_eq!(
+        response.read(&mut piece).unwrap(),
+        0,
+        "the end stays the end"
+    );
+    Ok(content)
+}
+
+fn check(play: &Play, outcome: &Outcome, received: &Received, held: Option<&str>) {
+    let sent = play.sent();
+    check_requests(play, received, &sent);
+    let reading = read(&sent, play.closes());
+    match outcome {
+        Err(error) => check_error(play, error, received, &reading, held),
+        Ok(None) => assert!(matches!(reading.status, Some(200..=299)), "{reading:?}"),
+        Ok(Some(token)) if play.call == Call::AccessToken => {
+            assert_eq!(Some(token.as_slice()), held.map(str::as_bytes));
+            assert_eq!(received.api.len(), 0);
+        }
+        Ok(Some(content)) => check_content(play, content, &reading),
+    }
+}
+
+/// A request that must not be sent again is received once, or once more after its token was
+/// refused; others once more for each repetition.
+fn check_requests(play: &Play, received: &Received, sent: &[u8]) {
+    let is_refused = contains(sent, b"401") || contains(sent, b"invalid_token");
+    let is_plain = matches!(play.call, Call::Post | Call::PostJson);
+    let repeats = if is_plain { 0 } else { play.retries as usize };
+    let most = 1 + repeats + usize::from(is_refused);
+    assert!(
+        received.api.len() <= most,
+        "received {} times",
+        received.api.len()
+    );
+    let most = (1 + play.retries as usize) * (1 + usize::from(is_refused));
+    assert!(
+        received.token.len() <= most,
+        "{} token requests",
+        received.token.len()
+    );
+    for request in &received.token {
+        assert!(!contains(request, KEY.as_bytes()));
+    }
+    for request in &received.api {
+        assert!(!contains(request, SECRET.as_bytes()));
+        let text = String::from_utf8_lossy(request);
+        let is_whole = play.end != End::Reset && text.contains("\r\n\r\n");
+        assert!(
+            !is_whole || text.contains(API_PATH) && text.contains(KEY),
+            "{text}"
+        );
+    }
+}
+
+fn check_error(
+    play: &Play,
+    error: &Error,
+    received: &Received,
+    reading: &Reference,
+    held: Option<&str>,
+) {
+    let mut shown = format!("{error} {error:?}");
+    let mut cause = error.source();
+    while let Some(below) = cause {
+        let _ = write!(shown, " {below} {below:?}");
+        cause = below.source();
+    }
+    assert!(!shown.contains("minreq panicked"), "{shown}");
+    for secret in secrets(play, error, held) {
+        assert!(!shown.contains(secret), "{shown} shows {secret}");
+    }
+    assert!(!error.to_string().contains(char::is_control), "{error}");
+    assert!(error
+        .content()
+        .is_none_or(|content| content.len() <= 64 * 1024));
+    assert_ne!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    // With seconds left, nobody is to say that time is up.
+    let is_lively = play.timeout() == LONG;
+    assert!(!is_lively || error.kind() != ErrorKind::Timeout, "{error}");
+    if error.kind() == ErrorKind::InvalidToken {
+        assert!(error.content().is_none() && error.status().is_none());
+    }
+    if !error.may_have_executed() && !received.api.is_empty() {
+        let is_refused = matches!(reading.status, Some(400..=499));
+        assert!(is_refused, "the API has received it: {error:?}");
+    }
+    if error.may_have_executed() {
+        assert_ne!(play.call, Call::AccessToken, "{error:?}");
+    }
+}
+
+/// What the server that answered may echo. The token endpoint knows neither key nor older tokens;
+/// an answer of its that holds a new token is never quoted, if it is one of success.
+fn secrets<'a>(play: &Play, error: &Error, held: Option<&'a str>) -> Vec<&'a str> {
+    let mut secrets = vec![SECRET];
+    if !error.to_string().starts_with("token request") {
+        secrets.push(KEY);
+        // A short token stands in a message by chance.
+        secrets.extend(held.filter(|held| held.len() >= 12));
+    } else if let (ErrorKind::InvalidToken, Some(token)) = (error.kind(), &play.token) {
+        let text = String::from_utf8_lossy(token);
+        let given = format!("\"access_token\":\"{TOKEN}\"");
+        if text.contains(&given) && text.matches("access_token").count() == 1 {
+            secrets.push(TOKEN);
+        }
+    }
+    secrets
+}
+
+fn check_content(play: &Play, content: &[u8], reading: &Reference) {
+    assert!(matches!(reading.status, Some(200..=299)), "{reading:?}");
+    let expected = match &reading.content {
+        Content::Whole(expected) => expected.clone(),
+        Content::Broken => panic!("{content:?} is taken for whole: {reading:?}"),
+    };
+    let limit = play.limit.unwrap_or(1024 * 1024);
+    let is_limited = !matches!(play.reading, Reading::Pieces(_));
+    assert!(
+        !is_limited || expected.len() as u64 <= limit,
+        "over the limit"
+    );
+    let expected = match play.reading {
+        Reading::Text => expected
+            .strip_prefix(b"\xef\xbb\xbf")
+            .unwrap_or(&expected)
+            .to_vec(),
+        Reading::Json => {
+            let text = std::str::from_utf8(&expected).unwrap();
+            let value: Value = json::from_str(text.trim_start_matches('\u{feff}')).unwrap();
+            json::to_string(&value).into_bytes()
+        }
+        _ => expected,
+    };
+    assert_eq!(content, expected, "{reading:?}");
+}
+
+/// What an answer says, read simply.
+#[derive(Debug)]
+struct Reference {
+    /// Of the final answer.
+    status: Option<u16>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Whole(Vec<u8>),
+    /// Shorter than it says, not ended, or not chunked as it should be.
+    Broken,
+}
+
+fn read(bytes: &[u8], is_closed: bool) -> Reference {
+    let broken = |status| Reference {
+        status,
+        content: Content::Broken,
+    };
+    let mut rest = bytes;
+    let (status, fields) = loop {
+        let Some(line) = line(&mut rest) else {
+            // Not even a status line has ended; what there is of it may tell.
+            return broken(status(rest));
+        };
+        let mut fields = Vec::new();
+        let status = status(line);
+        loop {
+            match self::line(&mut rest) {
+                None => return broken(status),
+                Some(b"") => break,
+                // The second line of a field.
+                Some(line) if line.starts_with(b" ") || line.starts_with(b"\t") => {
+                    if line.contains(&b':') {
+                        return broken(status);
+                    }
+                }
+                Some(line) => {
+                    let line = String::from_utf8_lossy(line).into_owned();
+                    if let Some((name, value)) = line.split_once(':') {
+                        fields.push((name.trim().to_lowercase(), value.trim().to_owned()));
+                    }
+                }
+            }
+        }
+        match status {
+            None => return broken(None),
+            // An interim answer.
+            Some(100..=199) => {}
+            Some(status) => break (status, fields),
+        }
+    };
+    let value = |name| {
+        fields
+            .iter()
+            .find(|field| field.0 == name)
+            .map(|field| &field.1)
+    };
+    let content = if status == 204 || status == 304 {
+        Content::Whole(Vec::new())
+    } else if value("transfer-encoding").is_some() {
+        chunks(rest)
+    } else if let Some(length) = value("content-length") {
+        match length
+            .parse()
+            .ok()
+            .and_then(|length: usize| rest.get(..length))
+        {
+            Some(content) => Content::Whole(content.to_vec()),
+            None => Content::Broken,
+        }
+    } else if is_closed {
+        Content::Whole(rest.to_vec())
+    } else {
+        Content::Broken
+    };
+    Reference {
+        status: Some(status),
+        content,
+    }
+}
+
+/// The next line that has ended, without its end.
+fn line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    let line = &rest[..end];
+    *rest = &rest[end + 1..];
+    Some(line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+fn status(line: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(line).ok()?;
+    text.split(' ').nth(1)?.parse().ok()
+}
+
+/// Chunked content (RFC 9112, section 7.1).
+fn chunks(mut rest: &[u8]) -> Content {
+    let mut content = Vec::new();
+    loop {
+        let Some(size) = line(&mut rest) else {
+            return Content::Broken;
+        };
+        let size = std::str::from_utf8(size).ok().and_then(|text| {
+            let digits = text.split(';').next()?.trim();
+            let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            usize::from_str_radix(digits, 16).ok().filter(|_| is_hex)
+        });
+        match size {
+            None => return Content::Broken,
+            Some(0) => break,
+            Some(size) => {
+                content.extend_from_slice(&rest[..size.min(rest.len())]);
+                rest = rest.get(size..).unwrap_or_default();
+                if rest.is_empty() || rest == b"\r" {
+                    return Content::Broken;
+                }
+                let behind = rest.strip_prefix(b"\r\n");
+                match behind.or_else(|| rest.strip_prefix(b"\n")) {
+                    Some(behind) => rest = behind,
+                    None => return Content::Broken,
+                }
+            }
+        }
+    }
+    loop {
+        match line(&mut rest) {
+            None => return Content::Broken,
+            Some(b"") => return Content::Whole(content),
+            Some(_) => {}
+        }
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// A call that has returned leaves no thread and no socket.
+fn count_what_is_left() {
+    static SEEN: Mutex<(u64, usize, usize)> = Mutex::new((0, usize::MAX, usize::MAX));
+    let mut seen = SEEN.lock().unwrap();
+    seen.0 += 1;
+    if seen.0 % COUNT_EVERY != 0 {
+        return;
+    }
+    let entries = |path| fs::read_dir(path).unwrap().count();
+    let start = Instant::now();
+    loop {
+        let (threads, files) = (entries("/proc/self/task"), entries("/proc/self/fd"));
+        if seen.1 == usize::MAX {
+            (seen.1, seen.2) = (threads, files);
+        }
+        // A thread that has been joined stays for a moment.
+        if threads <= seen.1 && files <= seen.2 {
+            return;
+        }
+        let limit = (seen.1, seen.2);
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{threads} threads, {files} files, not {limit:?}"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+}

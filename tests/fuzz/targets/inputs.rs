@@ -1,0 +1,512 @@
+//! What callers, the environment and servers hand to the crate, without a network: each input is
+//! read by the crate, and what came of it is checked by other means.
+//!
+//! The first byte says what the input is, from `0` on; the parts of the rest are parted by 0xff,
+//! which no UTF-8 holds.
+#![no_main]
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use jas_session::fuzzing::{self, Target};
+use jas_session::miniserde::json::{self, Number, Value};
+use jas_session::{Error, ErrorKind};
+use libfuzzer_sys::fuzz_target;
+
+/// Never allowed in a message; long enough to stand nowhere by chance.
+const SECRET: &str = "hush-5f1d2c3b4a59";
+const TOKEN: &str = "tok-9e8d7c6b5a40";
+
+/// The longest lifetime of a token.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The most characters that an excerpt shows: as many blanks may stand between them.
+const EXCERPT: usize = 200;
+
+const KINDS: [fn(&[&[u8]]); 9] = [
+    base_url,
+    endpoint_url,
+    path,
+    fields,
+    retry_after,
+    challenge,
+    token_answer,
+    excerpt,
+    form,
+];
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, rest)) = data.split_first() else {
+        return;
+    };
+    let parts: Vec<_> = rest.split(|byte| *byte == 0xff).collect();
+    KINDS[usize::from(kind.wrapping_sub(b'0')) % KINDS.len()](&parts);
+});
+
+fn text<'a>(parts: &[&'a [u8]], i: usize) -> Cow<'a, str> {
+    String::from_utf8_lossy(parts.get(i).copied().unwrap_or_default())
+}
+
+fn byte(parts: &[&[u8]], i: usize, j: usize) -> u8 {
+    let part = parts.get(i).copied().unwrap_or_default();
+    part.get(j).copied().unwrap_or_default()
+}
+
+/// An error of the caller's: one line, whatever was handed over.
+fn check_refusal(error: &Error) {
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+    assert!(!error.may_have_executed() && error.status().is_none());
+    let message = error.to_string();
+    assert!(
+        message.chars().all(|c| c == ' ' || c.is_ascii_graphic()),
+        "{message:?}"
+    );
+}
+
+/// What may be requested: the `Host` field and the request line are made from it.
+fn check_target(target: &Target) {
+    let whole = target.to_string();
+    assert!(
+        whole.bytes().all(|byte| byte.is_ascii_graphic()),
+        "{whole:?}"
+    );
+    assert!(!whole.contains(['#', '\\', '"', '<', '>']), "{whole:?}");
+    let authority = match target.origin.split_once("://") {
+        Some(("https", authority)) => authority,
+        Some(("http", authority)) => {
+            let host = authority.split(':').next().unwrap();
+            let is_loopback = host.strip_prefix("127.").is_some_and(|rest| {
+                let numbers: Vec<_> = rest.split('.').map(str::parse::<u8>).collect();
+                numbers.len() == 3 && numbers.iter().all(Result::is_ok)
+            });
+            assert!(host == "localhost" || is_loopback, "{whole}");
+            authority
+        }
+        _ => panic!("{whole:?} has another scheme"),
+    };
+    let (host, port) = authority.split_once(':').unwrap_or((authority, "1"));
+    assert!(port.parse::<u16>().is_ok_and(|port| port > 0), "{whole}");
+    let is_good = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.');
+    assert!(
+        !host.is_empty() && host.len() < 254 && host.chars().all(is_good),
+        "{whole}"
+    );
+    // A resolver would take another last label for an address in another notation.
+    let last = host.rsplit('.').next().unwrap();
+    if last.starts_with(|c: char| c.is_ascii_digit()) && is_number(last) {
+        assert!(host.parse::<std::net::Ipv4Addr>().is_ok(), "{whole}");
+    }
+    assert!(
+        target.path.is_empty() || target.path.starts_with('/'),
+        "{whole}"
+    );
+    for (i, _) in whole.match_indices('%') {
+        let digits = &whole.as_bytes()[i + 1..][..2];
+        assert!(digits.iter().all(u8::is_ascii_hexdigit), "{whole}");
+    }
+}
+
+/// As `inet_aton` understands it.
+fn is_number(label: &str) -> bool {
+    match label
+        .strip_prefix("0x")
+        .or_else(|| label.strip_prefix("0X"))
+    {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => label.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
+/// 0: a base URL.
+fn base_url(parts: &[&[u8]]) {
+    match fuzzing::base(&text(parts, 0)) {
+        Err(error) => check_refusal(&error),
+        Ok(target) => {
+            check_target(&target);
+            assert!(
+                !target.path.ends_with('/') && !target.path.contains('?'),
+                "{target}"
+            );
+            assert_eq!(fuzzing::base(&target.to_string()).unwrap(), target);
+        }
+    }
+}
+
+/// 1: the URL of a token endpoint.
+fn endpoint_url(parts: &[&[u8]]) {
+    match fuzzing::endpoint(&text(parts, 0)) {
+        Err(error) => check_refusal(&error),
+        Ok(target) => {
+            check_target(&target);
+            assert!(target.path.starts_with('/'), "{target}");
+            assert_eq!(fuzzing::endpoint(&target.to_string()).unwrap(), target);
+        }
+    }
+}
+
+/// 2: a base URL (a usual one, if it is no good), and a path.
+fn path(parts: &[&[u8]]) {
+    let given = text(parts, 0);
+    let (base_text, base) = match fuzzing::base(&given) {
+        Ok(base) => (&*given, base),
+        Err(_) => {
+            let usual = "https://api.example.com/gw";
+            (usual, fuzzing::base(usual).unwrap())
+        }
+    };
+    let path = text(parts, 1);
+    match fuzzing::join(base_text, &path) {
+        Err(error) => check_refusal(&error),
+        Ok(target) => {
+            check_target(&target);
+            assert_eq!(target.origin, base.origin, "{path}");
+            if path.starts_with('/') {
+                assert_eq!(target.path, format!("{}{path}", base.path));
+            } else {
+                assert!(target.path.starts_with('/'), "{target}");
+            }
+            // As a `next` link it is the same.
+            assert_eq!(
+                fuzzing::join(base_text, &target.to_string()).unwrap(),
+                target
+            );
+        }
+    }
+}
+
+/// 3: the name and the value of a field, which is also tried as all else that is sent.
+fn fields(parts: &[&[u8]]) {
+    let (name, value) = (text(parts, 0), text(parts, 1));
+    let is_printable = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let has_bare_ends = |text: &str| text.trim() == text;
+    match fuzzing::check_field_name(&name) {
+        Err(error) => check_refusal(&error),
+        Ok(()) => match fuzzing::check_field_value(&value) {
+            Err(error) => check_refusal(&error),
+            Ok(()) => {
+                // A recipient reads the one field that was meant.
+                let section = format!("{name}: {value}\r\n");
+                let lines: Vec<_> = section.split_inclusive(['\r', '\n', '\0']).collect();
+                assert_eq!(lines.len(), 2, "{section:?}");
+                let (read_name, read_value) = section.split_once(':').unwrap();
+                assert_eq!((read_name, read_value.trim()), (&*name, &*value));
+                assert!(name.bytes().all(|byte| byte.is_ascii_graphic()) && !name.is_empty());
+            }
+        },
+    }
+    for (checked, is_right) in [
+        (
+            fuzzing::check_credential(&value),
+            !value.is_empty() && is_printable(&value) && has_bare_ends(&value),
+        ),
+        (
+            fuzzing::check_visible(&value),
+            !value.is_empty() && is_printable(&value) && !value.contains(' '),
+        ),
+    ] {
+        assert_eq!(checked.is_ok(), is_right, "{value:?}");
+        if let Err(error) = checked {
+            check_refusal(&error);
+            // It may be a secret.
+            assert!(
+                value.len() < 12 || !error.to_string().contains(&*value),
+                "{error}"
+            );
+        }
+    }
+    match fuzzing::check_media_type(&value) {
+        Err(error) => check_refusal(&error),
+        Ok(()) => {
+            assert!(
+                is_printable(&value.replace('\t', " ")) && has_bare_ends(&value),
+                "{value:?}"
+            );
+            let (kind, rest) = value.split_once('/').unwrap();
+            assert!(
+                !kind.is_empty() && !rest.is_empty() && !kind.contains([' ', ';']),
+                "{value}"
+            );
+        }
+    }
+}
+
+/// 4: `Retry-After` and `Date`, which is left out if there is no second part.
+fn retry_after(parts: &[&[u8]]) {
+    let value = text(parts, 0).into_owned();
+    let date = parts.get(1).map(|_| text(parts, 1).into_owned());
+    let mut list = vec![("retry-after".to_owned(), value.clone())];
+    list.extend(date.clone().map(|date| ("date".to_owned(), date)));
+    let wait = fuzzing::retry_after(&list);
+    let expected = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        let seconds = value.bytes().fold(0_u64, |sum, digit| {
+            sum.saturating_mul(10)
+                .saturating_add(u64::from(digit - b'0'))
+        });
+        Some(Duration::from_secs(seconds))
+    } else {
+        let time = |text: &str| httpdate::parse_http_date(text).ok();
+        let both = time(&value).zip(date.and_then(|date| time(&date)));
+        both.map(|(until, now)| until.duration_since(now).unwrap_or_default())
+    };
+    assert_eq!(wait, expected, "{value:?}");
+    // It is shown, and the reason of a refusal begins with it.
+    let reason = fuzzing::reason(503, &list, b"", &[]);
+    assert_eq!(reason.is_empty(), wait.is_none(), "{reason}");
+}
+
+/// 5: `WWW-Authenticate` as it is; then as the realm, or the name or token68 of another scheme,
+/// in challenges whose meaning is known.
+fn challenge(parts: &[&[u8]]) {
+    let raw = text(parts, 0);
+    let is_refused = |status, value: &str| {
+        fuzzing::is_token_refused(status, &[("WWW-Authenticate".to_owned(), value.to_owned())])
+    };
+    assert!(is_refused(401, &raw) && !is_refused(204, &raw));
+    if is_refused(403, &raw) {
+        let lower = raw.to_lowercase();
+        assert!(["bearer", "error", "invalid_token"]
+            .iter()
+            .all(|word| lower.contains(word)));
+        assert!(
+            raw.contains("invalid_token") && raw.contains('='),
+            "{raw:?}"
+        );
+    }
+    let quoted: String = raw
+        .chars()
+        .filter(|c| !c.is_control())
+        .flat_map(|c| match c {
+            '"' | '\\' => vec!['\\', c],
+            _ => vec![c],
+        })
+        .collect();
+    let of = |is_good: fn(char) -> bool| raw.chars().filter(|c| is_good(*c)).collect::<String>();
+    let token = of(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
+    let token68 = of(|c| c.is_ascii_alphanumeric() || "-._~+/".contains(c));
+    let gap = [" ", "  ", "\t", " , "][usize::from(byte(parts, 1, 0)) % 4];
+    let comma = [",", ", ", " ,", ",,"][usize::from(byte(parts, 1, 1)) % 4];
+    let is = ["=", " = ", "=\t"][usize::from(byte(parts, 1, 2)) % 3];
+    let name = ["Bearer", "bearer", "BEARER"][usize::from(byte(parts, 1, 3)) % 3];
+    let bad = ["invalid_token", "\"invalid_token\""][usize::from(byte(parts, 1, 4)) % 2];
+    let error = format!("error{is}{bad}");
+    let gap = if gap.contains(',') { " " } else { gap };
+    let mut cases = vec![
+        (format!("{name}{gap}{error}"), true),
+        (
+            format!("{name}{gap}realm{is}\"{quoted}\"{comma}{error}"),
+            true,
+        ),
+        (
+            format!("{name}{gap}{error}{comma}realm{is}\"{quoted}\""),
+            true,
+        ),
+        (
+            format!("Basic realm{is}\"{quoted}\"{comma}{name}{gap}{error}"),
+            true,
+        ),
+        (format!("{name}{gap}realm{is}\"{quoted}\""), false),
+        (
+            format!("{name}{gap}realm{is}\"{quoted}\"{comma}error{is}\"insufficient_scope\""),
+            false,
+        ),
+        (format!("Basic realm{is}\"{quoted}\"{comma}{error}"), false),
+        (
+            format!("{name}{gap}realm{is}\"{quoted}\"{comma}Digest {error}"),
+            false,
+        ),
+        (
+            format!("{name}{gap}error_description{is}\"{quoted}\""),
+            false,
+        ),
+    ];
+    if !token68.is_empty() {
+        cases.push((
+            format!("Negotiate {token68}=={comma}{name}{gap}{error}"),
+            true,
+        ));
+    }
+    if !token.is_empty() && !token.eq_ignore_ascii_case("bearer") {
+        cases.push((format!("{token} {error}"), false));
+        cases.push((
+            format!("{token} realm{is}\"x\"{comma}{name}{gap}{error}"),
+            true,
+        ));
+    }
+    if !token.is_empty() && !token.eq_ignore_ascii_case("error") {
+        cases.push((format!("{name}{gap}{token}{is}{bad}"), false));
+        cases.push((format!("{name}{gap}{token}{is}{bad}{comma}{error}"), true));
+    }
+    for (value, expected) in cases {
+        assert_eq!(is_refused(400, &value), expected, "{value:?}");
+    }
+}
+
+/// 6: the content of a token endpoint's answer.
+fn token_answer(parts: &[&[u8]]) {
+    let content = parts.first().copied().unwrap_or_default();
+    let value = std::str::from_utf8(content)
+        .ok()
+        .and_then(|text| json::from_str(text).ok());
+    match fuzzing::token(content, SECRET) {
+        Ok((token, lifetime)) => {
+            assert!(
+                fuzzing::check_visible(&token).is_ok() && lifetime <= DAY,
+                "{lifetime:?}"
+            );
+            let Some(Value::Object(object)) = value else {
+                panic!("a token of what is no JSON object")
+            };
+            assert!(matches!(object.get("access_token"), Some(Value::String(t)) if *t == token));
+            assert!(matches!(object.get("token_type"),
+                Some(Value::String(kind)) if kind.eq_ignore_ascii_case("bearer")));
+            let seconds = match object.get("expires_in") {
+                None | Some(Value::Null) => 600,
+                Some(Value::Number(Number::U64(n))) => *n,
+                Some(Value::Number(Number::I64(_))) => 0,
+                Some(Value::Number(Number::F64(n))) => n.max(0.0) as u64,
+                Some(Value::String(text)) => text.trim().parse::<f64>().unwrap().max(0.0) as u64,
+                _ => panic!("a lifetime of what is no number"),
+            };
+            assert_eq!(lifetime, Duration::from_secs(seconds).min(DAY));
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::InvalidToken);
+            assert!(error.content().is_none() && !error.may_have_executed());
+            let shown = format!("{error} {error:?}");
+            check_message(&error.to_string(), EXCERPT * 2 + 300);
+            assert!(!shown.contains(SECRET), "{shown}");
+            let token = match &value {
+                Some(Value::Object(object)) => object.get("access_token"),
+                _ => None,
+            };
+            match token {
+                Some(Value::String(token)) if token.len() > 8 && token.contains("0x") => {
+                    assert!(!shown.contains(token.as_str()), "{shown}");
+                }
+                _ => {}
+            }
+            // The token that could be used shows its own type only.
+            let is_elsewhere = value.is_some_and(|value| match value {
+                Value::Object(object) => match object.get("token_type") {
+                    Some(Value::String(kind)) => {
+                        kind.contains(TOKEN) && {
+                            let token = object.get("access_token");
+                            !matches!(token, Some(Value::String(token)) if token == TOKEN)
+                        }
+                    }
+                    _ => false,
+                },
+                _ => false,
+            });
+            assert!(is_elsewhere || !shown.contains(TOKEN), "{shown}");
+        }
+    }
+}
+
+/// One line of limited length, with nothing in it that a terminal would obey.
+fn check_message(message: &str, longest: usize) {
+    assert!(message.chars().count() <= longest, "{message:?}");
+    for c in message.chars() {
+        let hides = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        assert!(!c.is_control() && !hides, "{message:?}");
+        assert!(c == ' ' || !c.is_whitespace(), "{message:?}");
+    }
+}
+
+/// 7: an API key, how a server escapes it, and what stands before and behind it.
+fn excerpt(parts: &[&[u8]]) {
+    let mut own = text(parts, 0).into_owned();
+    // Nothing that a message of the crate's own holds: text behind `[redacted]` may make up a
+    // secret that begins with its `]`, and `?` stands for what would hide text.
+    own.retain(|c| c.is_ascii_graphic() && !"]?".contains(c));
+    own.push_str("4711-8e7d");
+    let secrets = [SECRET, own.as_str(), ""];
+    let how = |i: usize| {
+        byte(
+            parts,
+            1,
+            i % parts.get(1).map_or(1, |part| part.len().max(1)),
+        )
+    };
+    let escaped: String = own
+        .bytes()
+        .enumerate()
+        .map(|(i, c)| escape(c, how(i)))
+        .collect();
+    let (before, behind) = (text(parts, 2), text(parts, 3));
+    let page = format!("{before}{escaped}{behind}");
+    let excerpt = fuzzing::excerpt(&page, &secrets);
+    check_message(&excerpt, EXCERPT * 2 + 3);
+    check_hidden(&excerpt, &secrets, &escaped);
+
+    let quoted: String = before
+        .chars()
+        .flat_map(|c| match c {
+            '"' | '\\' => vec!['\\', c],
+            c if c.is_control() => vec![' '],
+            c => vec![c],
+        })
+        .collect();
+    let location = [("Location".to_owned(), page.clone())];
+    let text = format!("<html><p>{page}</p>");
+    let json = format!("{{\"error\":\"{quoted}{escaped}\",\"message\":\"{own}\"}}");
+    for (status, content) in [(302, &json), (500, &page), (500, &text), (500, &json)] {
+        let reason = fuzzing::reason(status, &location, content.as_bytes(), &secrets);
+        check_message(&reason, EXCERPT * 2 + 3 + 60);
+        check_hidden(&reason, &secrets, &escaped);
+    }
+}
+
+/// One character as a server may echo it.
+fn escape(c: u8, how: u8) -> String {
+    let named = match c {
+        b'&' => "&amp;",
+        b'<' => "&lt;",
+        b'>' => "&gt;",
+        b'"' => "&quot;",
+        b'\'' => "&apos;",
+        _ => "",
+    };
+    match how % 10 {
+        1 => format!("%{c:02X}"),
+        2 => format!("%{c:02x}"),
+        3 => format!("\\u{c:04x}"),
+        4 => format!("\\u{c:04X}"),
+        5 => format!("&#{c};"),
+        6 => format!("&#x{c:X};"),
+        7 => format!("&#X{c:04x};"),
+        8 if !c.is_ascii_alphanumeric() => format!("\\{}", char::from(c)),
+        9 if !named.is_empty() => named.to_owned(),
+        _ => char::from(c).to_string(),
+    }
+}
+
+fn check_hidden(shown: &str, secrets: &[&str], escaped: &str) {
+    assert!(!shown.contains(escaped), "{shown:?} shows {escaped:?}");
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        assert!(!shown.contains(secret), "{shown:?} shows {secret:?}");
+    }
+}
+
+/// 8: a value of the token request's form.
+fn form(parts: &[&[u8]]) {
+    let value = text(parts, 0);
+    let encoded = fuzzing::form_encoded(&value);
+    let mut decoded = Vec::new();
+    let mut bytes = encoded.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
+                let digits = std::str::from_utf8(&digits).unwrap().to_owned();
+                assert_eq!(digits, digits.to_uppercase());
+                u8::from_str_radix(&digits, 16).unwrap()
+            }
+            b'*' | b'-' | b'.' | b'_' => byte,
+            _ if byte.is_ascii_alphanumeric() => byte,
+            _ => panic!("{encoded} has what is no part of a form's value"),
+        });
+    }
+    assert_eq!(decoded, value.as_bytes());
+}
