@@ -98,6 +98,9 @@ fn an_answer_that_is_not_tls_is_final() {
         b"SSH-2.0-OpenSSH_9.2\r\n",
         &[0; 64],
         &[21, 3, 3, 0, 2, 2, 40], // alert: handshake_failure
+        // A peer that speaks TLS 1.1 only, and says so in one way or the other.
+        &[21, 3, 2, 0, 2, 2, 70], // alert: protocol_version
+        &tls_1_1_hello(),
     ] {
         let garbage = garbage.to_vec();
         let server = Server::start(move |stream| {
@@ -473,6 +476,13 @@ mod trusted {
 }
 
 // Helpers
+
+/// A ServerHello of TLS 1.1, with `TLS_RSA_WITH_AES_128_CBC_SHA`.
+fn tls_1_1_hello() -> Vec<u8> {
+    let hello = [&[3, 2][..], &[7; 32], &[0], &[0, 0x2f], &[0]].concat();
+    let length = u8::try_from(hello.len()).unwrap();
+    [&[22, 3, 2, 0, length + 4, 2, 0, 0, length], &hello[..]].concat()
+}
 
 /// The content types of TLS records.
 fn record_types(mut bytes: &[u8]) -> Vec<u8> {
