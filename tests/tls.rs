@@ -477,7 +477,7 @@ mod trusted {
 
 // Helpers
 
-/// A ServerHello of TLS 1.1, with `TLS_RSA_WITH_AES_128_CBC_SHA`.
+/// A `ServerHello` of TLS 1.1, with `TLS_RSA_WITH_AES_128_CBC_SHA`.
 fn tls_1_1_hello() -> Vec<u8> {
     let hello = [&[3, 2][..], &[7; 32], &[0], &[0, 0x2f], &[0]].concat();
     let length = u8::try_from(hello.len()).unwrap();

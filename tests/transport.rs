@@ -769,6 +769,7 @@ fn strangers_at_the_relay_get_nothing_and_stop_nothing() {
     const CALLS: usize = 200;
     const STRANGERS: usize = 20;
     if let [url] = &urls()[..] {
+        let before = (threads(), sockets());
         let done = AtomicBool::new(false);
         let met = AtomicUsize::new(0);
         let greeting = format!(
@@ -777,12 +778,13 @@ fn strangers_at_the_relay_get_nothing_and_stop_nothing() {
             "amFz".repeat(12)
         );
         thread::scope(|scope| {
-            for says in ["", &greeting, &greeting[..60]] {
+            // The last comes in a crowd, of more than are let in at a time.
+            for (says, crowd) in [("", 1), (&greeting, 1), (&greeting[..60], 1), ("", 80)] {
                 let (done, met) = (&done, &met);
                 scope.spawn(move || {
                     while !done.load(Ordering::SeqCst) {
                         for port in listening_ports() {
-                            met.fetch_add(stranger(port, says), Ordering::SeqCst);
+                            met.fetch_add(strangers(port, says, crowd), Ordering::SeqCst);
                         }
                     }
                 });
@@ -806,6 +808,7 @@ fn strangers_at_the_relay_get_nothing_and_stop_nothing() {
                 assert_eq!(result.unwrap(), "good");
             }
         });
+        assert_nothing_left(before, "calls among strangers");
         return;
     }
     let server = Server::answering(&answer("200 OK", "", "good"));
@@ -855,18 +858,21 @@ fn listening_ports() -> Vec<u16> {
     .collect()
 }
 
-/// Connects, says this and gets nothing; 1 if there was still somebody to connect to.
-fn stranger(port: u16, says: &str) -> usize {
-    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
-        return 0;
-    };
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let _ = stream.write_all(says.as_bytes());
-    let mut got = [0; 64];
-    match stream.read(&mut got) {
-        Ok(0) => {}
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
-        other => panic!("a stranger got {other:?}: {got:?}"),
+/// So many connect, say this and get nothing; tells how many still found somebody there.
+fn strangers(port: u16, says: &str, crowd: usize) -> usize {
+    let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok();
+    let mut streams: Vec<_> = (0..crowd).map_while(|_| connect()).collect();
+    // Where nobody listens any more, a connection may find itself.
+    streams.retain(|stream| stream.local_addr().ok() != stream.peer_addr().ok());
+    for stream in &mut streams {
+        stream.set_read_timeout(Some(PATIENCE / 20)).unwrap();
+        let _ = stream.write_all(says.as_bytes());
     }
-    1
+    for stream in &mut streams {
+        let mut got = [0; 64];
+        if let Ok(n @ 1..) = stream.read(&mut got) {
+            panic!("a stranger got {:?}", &got[..n]);
+        }
+    }
+    streams.len()
 }
