@@ -249,12 +249,8 @@ impl Content {
             .or_executed(true)
         };
         let mut whole = Vec::new();
-        if let Framing::Length(length) = self.framing {
-            if length > limit {
-                return Err(over(&self.label));
-            }
-            // Only what has arrived is believed to be there: a length alone allocates little.
-            whole.reserve_exact(usize::try_from(length.min(KEPT)).unwrap_or(0));
+        if matches!(self.framing, Framing::Length(length) if length > limit) {
+            return Err(over(&self.label));
         }
         self.read_up_to(limit, &mut whole)?;
         if self.read(&mut [0])? > 0 {
@@ -266,12 +262,19 @@ impl Content {
     /// Reads until the end, or until `limit` bytes are there.
     fn read_up_to(&mut self, limit: u64, whole: &mut Vec<u8>) -> Result<(), Error> {
         let mut buffer = [0; PIECE];
+        let most = match self.framing {
+            Framing::Length(length) => length.min(limit),
+            Framing::Chunked | Framing::UntilClose => limit,
+        };
         while (whole.len() as u64) < limit {
             let room =
                 usize::try_from(limit - whole.len() as u64).map_or(PIECE, |room| room.min(PIECE));
             match self.read(&mut buffer[..room])? {
                 0 => break,
-                n => whole.extend_from_slice(&buffer[..n]),
+                n => {
+                    grow(whole, n, most);
+                    whole.extend_from_slice(&buffer[..n]);
+                }
             }
         }
         Ok(())
@@ -383,6 +386,18 @@ impl Content {
         };
         error.or_executed(true)
     }
+}
+
+/// Makes room for `n` bytes more: twice what there was, but for no more than `most` in all. Only
+/// what has arrived is believed to be there, so a `Content-Length` alone allocates little.
+fn grow(whole: &mut Vec<u8>, n: usize, most: u64) {
+    if whole.capacity() - whole.len() >= n {
+        return;
+    }
+    let twice = whole.capacity().saturating_mul(2);
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let wanted = twice.min(most).max(whole.len() + n);
+    whole.reserve_exact(wanted - whole.len());
 }
 
 /// Runs a call into minreq; its panics become the error that `panicked` gives. (With `panic =
@@ -543,5 +558,33 @@ fn unanswered(
                 .with_source(cause)
                 .or_executed(was_sent),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_takes_its_size_if_that_is_known_and_never_more_than_twice() {
+        for (length, most) in [
+            (10, 10),
+            (10, 1 << 20),
+            (100_000, 100_000),
+            (100_000, 1 << 20),
+            (1 << 20, 1 << 20),
+            ((1 << 20) + 1, u64::MAX),
+        ] {
+            let mut whole = Vec::new();
+            while whole.len() < length {
+                let n = PIECE.min(length - whole.len());
+                grow(&mut whole, n, most);
+                whole.resize(whole.len() + n, 0);
+                assert!(whole.capacity() <= 2 * whole.len(), "{length} {most}");
+            }
+            if most == length as u64 {
+                assert_eq!(whole.capacity(), length);
+            }
+        }
     }
 }

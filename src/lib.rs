@@ -56,7 +56,8 @@
 //! # Jobs that run often
 //!
 //! A token can be kept from one run to the next. What is left of its life does not stand still
-//! between them, so keep the time at which it ends, in a file that nobody else can read.
+//! between them, so keep the time at which it ends, in a file that nobody else can read. The
+//! repository's example `cron_job` does that with all its traps; in short:
 //!
 //! ```no_run
 //! # use jas_session::Session;
