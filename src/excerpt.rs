@@ -87,6 +87,10 @@ const EXCERPT: usize = 200;
 /// How many bytes of remote text are looked at for it.
 const SEEN: usize = 8 * 1024;
 
+/// How many characters may be compared to find secrets in them. More are needed only for text that
+/// was made to: such as backslashes, of which each may stand for itself or escape the next.
+const WORK: usize = 1 << 22;
+
 /// Remote text made fit for a message: secrets redacted, then made short and one line.
 pub(crate) fn excerpt(text: &str, secrets: &[&str]) -> String {
     clean(&redact(text, secrets))
@@ -118,15 +122,19 @@ fn clean(text: &str) -> String {
 /// echoed.
 fn redact(text: &str, secrets: &[&str]) -> String {
     let most = text.len().min(SEEN);
+    let mut work = WORK;
     // Marked first, because one may begin within another.
     let mut is_secret = vec![false; most];
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         for start in 0..most {
             // It may end behind the part that is seen.
-            if let Some(length) = echo(secret.as_bytes(), &text.as_bytes()[start..]) {
+            if let Some(length) = echo(secret.as_bytes(), &text.as_bytes()[start..], &mut work) {
                 is_secret[start..most.min(start + length)].fill(true);
             }
         }
+    }
+    if work == 0 {
+        return REDACTED.to_owned();
     }
     let mut clean = String::new();
     let mut was_secret = false;
@@ -142,8 +150,9 @@ fn redact(text: &str, secrets: &[&str]) -> String {
 }
 
 /// How long the secret is that `text` starts with, if it does: each of its characters as it is,
-/// or escaped for a URL, a form, JSON, HTML or XML.
-fn echo(secret: &[u8], text: &[u8]) -> Option<usize> {
+/// or escaped for a URL, a form, JSON, HTML or XML. Takes from `work` what it costs, and gives up
+/// when there is none left.
+fn echo(secret: &[u8], text: &[u8], work: &mut usize) -> Option<usize> {
     // Almost everywhere not even the first character stands: nothing is allocated there.
     if forms(*secret.first()?, text) == [None, None] {
         return None;
@@ -151,14 +160,17 @@ fn echo(secret: &[u8], text: &[u8]) -> Option<usize> {
     // A `%` may stand for itself or begin an escape: several readings go on side by side.
     let mut ends = vec![0];
     for &byte in secret {
+        *work = work.saturating_sub(ends.len());
+        if *work == 0 {
+            return None;
+        }
         let mut next = Vec::new();
         for end in ends {
-            for length in forms(byte, &text[end..]).into_iter().flatten() {
-                if !next.contains(&(end + length)) {
-                    next.push(end + length);
-                }
-            }
+            let lengths = forms(byte, &text[end..]).into_iter().flatten();
+            next.extend(lengths.map(|length| end + length));
         }
+        next.sort_unstable();
+        next.dedup();
         if next.is_empty() {
             return None;
         }
@@ -200,7 +212,7 @@ fn number(digits: Option<&[u8]>, radix: u32) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{excerpt, reason, redact, Refusal, REDACTED};
+    use super::*;
 
     #[test]
     fn excerpt_redacts_every_form_of_a_secret_before_it_cuts() {
@@ -233,6 +245,17 @@ mod tests {
         };
         let text = reason(&refusal, &["e", "d", "red"]);
         assert_eq!(text, "; the answer says: [redacted] [redacted] [redacted]");
+    }
+
+    #[test]
+    fn text_made_to_be_hard_to_compare_is_redacted_whole() {
+        let text = "\\".repeat(SEEN);
+        let secret = "\\".repeat(1000);
+        assert_eq!(redact(&text, &[&secret]), REDACTED);
+        // Ordinary text is not, however often a secret nearly stands in it.
+        let text = format!("{}b", "a".repeat(SEEN));
+        let secret = "a".repeat(60) + "c";
+        assert_eq!(redact(&text, &[&secret]).len(), SEEN);
     }
 
     #[test]

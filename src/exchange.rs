@@ -118,7 +118,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
     if url.origin.https {
         tls::install_provider();
     }
-    let relay = Relay::open(&url.origin, deadline.at)
+    let mut relay = Relay::open(&url.origin, deadline.at)
         .map_err(|failure| passing(unconnected(&label, deadline, failure)))?;
     let proxy = minreq::Proxy::new(relay.proxy())
         .map_err(|cause| passing(broken(&label, "the relay can't be used").with_source(cause)))?;
@@ -152,32 +152,20 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
 
     let mut lazy = match unpanicked(|| exchange.send_lazy().map_err(Some), || None) {
         Ok(lazy) => lazy,
-        Err(cause) => return Err(unanswered(&label, deadline, &relay, cause)),
-    };
-    // An end of the stream that is ours would look like the end of the head.
-    if relay.has_head_ended() != Some(true) || relay.is_over_limit() {
-        if let Some(failure) = cut_short(&label, deadline, &relay) {
-            return Err(failure);
+        Err(cause) => {
+            // What minreq has written may still be on its way; behind this it is not.
+            relay.stop();
+            return Err(unanswered(&label, deadline, &relay, cause));
         }
-    }
-    let fail =
-        |message: &str| passing(broken(&label, message).or_executed(relay.has_request_begun()));
-    check_head(&lazy, &relay).map_err(fail)?;
-    let fields: Vec<_> = std::mem::take(&mut lazy.headers)
-        .into_iter()
-        .map(|(name, value)| (trimmed(name), trimmed(value)))
-        .collect();
-    let framing = match lazy.status_code {
-        // These have no content, whatever their fields say; minreq would wait for one.
-        204 | 304 => Framing::Length(0),
-        _ => framing(&fields).map_err(fail)?,
     };
-    if let (200..=299, Some(message)) = (lazy.status_code, coding(&fields)) {
-        return Err(Failure {
-            error: broken(&label, message).or_executed(true),
-            is_final: true,
-        });
-    }
+    let (fields, framing) = match read_head(&mut lazy, &relay, &label, deadline) {
+        Ok(head) => head,
+        Err(Failure { error, is_final }) => {
+            relay.stop();
+            let error = error.or_executed(relay.has_request_begun());
+            return Err(Failure { error, is_final });
+        }
+    };
     relay.pass_head(framing);
     let to_come = if let Framing::Length(length) = framing {
         length
@@ -197,6 +185,39 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
             source: (!is_empty).then_some((lazy, relay)),
         },
     })
+}
+
+/// The fields of the answer, and where its content ends.
+fn read_head(
+    lazy: &mut minreq::ResponseLazy,
+    relay: &Relay,
+    label: &str,
+    deadline: Deadline,
+) -> Result<(Vec<(String, String)>, Framing), Failure> {
+    // An end of the stream that is ours would look like the end of the head.
+    if relay.has_head_ended() != Some(true) || relay.is_over_limit() {
+        if let Some(failure) = cut_short(label, deadline, relay) {
+            return Err(failure);
+        }
+    }
+    let fail = |message: &str| passing(broken(label, message));
+    check_head(lazy, relay).map_err(fail)?;
+    let fields: Vec<_> = std::mem::take(&mut lazy.headers)
+        .into_iter()
+        .map(|(name, value)| (trimmed(name), trimmed(value)))
+        .collect();
+    let framing = match lazy.status_code {
+        // These have no content, whatever their fields say; minreq would wait for one.
+        204 | 304 => Framing::Length(0),
+        _ => framing(&fields).map_err(fail)?,
+    };
+    if let (200..=299, Some(message)) = (lazy.status_code, coding(&fields)) {
+        return Err(Failure {
+            error: broken(label, message).or_executed(true),
+            is_final: true,
+        });
+    }
+    Ok((fields, framing))
 }
 
 /// Finds what minreq lets pass for the head of an answer.

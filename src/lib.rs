@@ -90,7 +90,7 @@
 //! | `https-rustls` (default) | TLS by rustls with ring, and Mozilla's roots, compiled in |
 //! | `https-rustls-probe` | TLS by rustls with ring, and the roots of the system. With `https-rustls` also on, the compiled-in roots win: use `default-features = false` |
 //! | `https-native-tls` | TLS by the system's library (OpenSSL on Linux). With a rustls feature also on, rustls wins |
-//! | `log` | tells the `log` crate, under the target `jas_session`, about token requests and renewals (`info`, `debug`), refusals and repetitions (`warn`) |
+//! | `log` | tells the `log` crate, under the target `jas_session`, about token requests and renewals (`info`, `debug`), refusals and repetitions (`warn`). A logger must not use the session: it would wait for itself |
 //!
 //! Features of minreq that another crate in the graph turns on hold for this crate, too; with
 //! its `urlencoding`, every `%` in a path would be encoded a second time.
@@ -177,8 +177,8 @@
 //! Bytes go through a relay on 127.0.0.1, which is how a call is ended in time: minreq, which
 //! does HTTP, hands out no handle on its socket. That is two short-lived threads and one hop over
 //! the loopback interface, which must be up. A POST needs three times the size of its content in
-//! memory, the caller's copy included. TLS runs on the caller's stack: leave 100 KiB in a debug
-//! build, 40 KiB in a release build. A time in which the device is suspended does not count: a
+//! memory, the caller's copy included. HTTP and TLS run on the caller's stack: leave 100 KiB in a
+//! debug build, 40 KiB in a release build. A time in which the device is suspended does not count: a
 //! token that expired in the meantime is refused, and replaced.
 
 /// Tells the `log` crate, if the feature is on.

@@ -19,7 +19,7 @@ const PART: Duration = Duration::from_millis(50);
 /// How many connections may be there without having shown the password, and how long the oldest
 /// is kept then. minreq shows it at once.
 const STRANGERS: usize = 64;
-const STRANGERS_TIME: Duration = Duration::from_millis(100);
+const STRANGERS_TIME: Duration = Duration::from_millis(10);
 
 /// A listener for one connection.
 pub(crate) struct Listener {

@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::connect::{connect, look_up, Failure};
-use crate::flow::{Flow, Room, HUNGER, PATIENCE};
+use crate::flow::{Flow, Room, HUNGER};
 use crate::framing::Framing;
 use crate::listener::{is_passing, Listener};
 use crate::scan::{Answer, Records};
@@ -39,6 +39,9 @@ pub(crate) const HEAD_LIMIT: usize = 16 * 1024;
 /// 5.2](https://www.rfc-editor.org/rfc/rfc8446#section-5.2)).
 const RECORD: usize = 5 + 16 * 1024 + 256;
 
+/// How long a server may take to close the connection behind its end of TLS.
+const CLOSING: Duration = Duration::from_millis(250);
+
 /// How often a write that waits for its peer looks whether the exchange has ended: shutting a
 /// socket down does not end such a write.
 const WRITE_PART: Duration = Duration::from_millis(50);
@@ -54,8 +57,9 @@ const OVER_LIMIT: u16 = 1 << 6;
 const REFUSED: u16 = 1 << 7;
 const LAST_CHUNK_ENDED: u16 = 1 << 8;
 const HEAD_CUT: u16 = 1 << 9;
-const ENDS_BY_ITSELF: u16 = 1 << 10;
-const ENDS_BY_CLOSE: u16 = 1 << 11;
+const FRAMED: u16 = 1 << 10;
+const CHUNKED: u16 = 1 << 11;
+const UNTIL_CLOSE: u16 = 1 << 12;
 
 /// Carries one exchange. Dropping it closes both sockets and ends both threads.
 pub(crate) struct Relay {
@@ -124,12 +128,23 @@ impl Relay {
         &self.proxy
     }
 
+    /// Closes both sockets and waits for both threads. From then on nothing is sent any more, and
+    /// nothing more is seen.
+    pub(crate) fn stop(&mut self) {
+        self.link.end();
+        if let Some(up) = self.up.take() {
+            // It ends within `WRITE_PART`.
+            let _ = up.join();
+        }
+    }
+
     /// Says that the head of the answer has been read, and how its content ends. Content is not
     /// limited unless it is chunked: there, trailers may follow.
     pub(crate) fn pass_head(&self, framing: Framing) {
         self.link.note(match framing {
-            Framing::UntilClose => ENDS_BY_CLOSE,
-            Framing::Length(_) | Framing::Chunked => ENDS_BY_ITSELF,
+            Framing::Length(_) => FRAMED,
+            Framing::Chunked => FRAMED | CHUNKED,
+            Framing::UntilClose => UNTIL_CLOSE,
         });
         let is_chunked = framing == Framing::Chunked;
         self.link.change(|flow| flow.pass_head(is_chunked));
@@ -194,11 +209,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.link.end();
-        if let Some(up) = self.up.take() {
-            // The thread ends within `WRITE_PART`, so nothing is left when a call returns.
-            let _ = up.join();
-        }
+        self.stop();
     }
 }
 
@@ -248,14 +259,19 @@ impl Link {
     }
 
     /// Notes what can be seen of an answer over plain HTTP.
-    fn note_answer(&self, answer: &Answer) -> Result<(), Stop> {
+    fn note_answer(&self, answer: &mut Answer, bytes: &[u8]) -> Result<(), Stop> {
+        let had_head = answer.has_head_ended();
+        answer.pass(bytes);
         if answer.has_head_ended() {
             self.note(HEAD_ENDED);
         }
         if answer.has_last_chunk_ended() {
             self.note(LAST_CHUNK_ENDED);
         }
-        if answer.has_too_many_lines {
+        // Other content may look like chunks with many trailers.
+        if answer.has_long_head
+            || had_head && answer.has_long_trailers && self.is_chunked()? == Some(true)
+        {
             self.note(OVER_LIMIT);
             return Err(Stop);
         }
@@ -319,8 +335,8 @@ impl Link {
     fn is_closing(&self, server: &TcpStream) -> Result<bool, Stop> {
         let start = Instant::now();
         loop {
-            let patience = PATIENCE.saturating_sub(start.elapsed());
-            let left = self.time_left()?.min(patience);
+            let left = CLOSING.saturating_sub(start.elapsed());
+            let left = self.time_left()?.min(left);
             if left.is_zero() {
                 return Ok(false);
             }
@@ -335,18 +351,18 @@ impl Link {
         self.time_left().map(|_| true)
     }
 
-    /// Whether minreq is to get the server's end of TLS. Waits until the caller knows.
-    fn needs_end(&self) -> Result<bool, Stop> {
+    /// Whether the content is chunked. Waits until the caller knows; `None` if it does not come to
+    /// know, because minreq still reads the head.
+    fn is_chunked(&self) -> Result<Option<bool>, Stop> {
         let mut flow = self.flow();
         loop {
             let left = self.time_left()?;
-            if self.has_seen(ENDS_BY_ITSELF | ENDS_BY_CLOSE) {
-                return Ok(self.has_seen(ENDS_BY_CLOSE));
+            if self.has_seen(FRAMED | UNTIL_CLOSE) {
+                return Ok(Some(self.has_seen(CHUNKED)));
             }
             let patience = flow.patience(Instant::now()).unwrap_or(left);
             if patience.is_zero() {
-                self.note(HEAD_CUT);
-                return Ok(true);
+                return Ok(None);
             }
             flow = self.wait(flow, patience.min(left));
         }
@@ -358,7 +374,7 @@ impl Link {
     fn close_behind_server(&self, client: &TcpStream) {
         let start = Instant::now();
         let mut flow = self.flow();
-        while !self.has_seen(ENDED | ENDS_BY_CLOSE) && start.elapsed() < HUNGER {
+        while !self.has_seen(ENDED | UNTIL_CLOSE) && start.elapsed() < HUNGER {
             flow = self.wait(flow, HUNGER);
         }
         drop(flow);
@@ -383,9 +399,15 @@ impl Link {
         self.deliver(client, bytes)?;
         if !end.is_empty() {
             *set = Duration::ZERO;
-            if !self.is_closing(server)? || self.needs_end()? {
-                self.deliver(client, end)?;
+            if self.is_closing(server)? {
+                match self.is_chunked()? {
+                    Some(true) => return Ok(()),
+                    // minreq counts, or wants the end.
+                    Some(false) => {}
+                    None => self.note(HEAD_CUT),
+                }
             }
+            self.deliver(client, end)?;
         }
         Ok(())
     }
@@ -497,8 +519,7 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
                 let delivered = if link.is_tls {
                     link.deliver_records(server, client, bytes, &mut records, &mut set)
                 } else {
-                    answer.pass(bytes);
-                    link.note_answer(&answer)
+                    link.note_answer(&mut answer, bytes)
                         .and_then(|()| link.deliver(client, bytes))
                 };
                 if delivered.is_err() {

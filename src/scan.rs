@@ -2,7 +2,9 @@
 
 /// The content types of TLS records ([RFC 8446, section
 /// 5.1](https://www.rfc-editor.org/rfc/rfc8446#section-5.1)).
+const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
 /// An encrypted alert of TLS 1.3: two bytes, the content type and the tag.
@@ -20,6 +22,9 @@ pub(crate) struct Records {
     have: usize,
     /// How much of the record is still to come.
     to_come: usize,
+    has_changed_cipher: bool,
+    /// In TLS 1.2 a record of the handshake follows the change, and alerts show their type.
+    is_tls12: bool,
 }
 
 impl Records {
@@ -41,6 +46,8 @@ impl Records {
             if self.have == self.header.len() {
                 self.have = 0;
                 self.to_come = self.length();
+                self.has_changed_cipher |= self.header[0] == CHANGE_CIPHER_SPEC;
+                self.is_tls12 |= self.has_changed_cipher && self.header[0] == HANDSHAKE;
             }
         }
         shown
@@ -52,7 +59,7 @@ impl Records {
         let is_complete = self.have == 0 && self.to_come == 0;
         let may_end = match self.header[0] {
             ALERT => self.length() > 2,
-            APPLICATION_DATA => self.length() == ALERT_AS_DATA,
+            APPLICATION_DATA => !self.is_tls12 && self.length() == ALERT_AS_DATA,
             _ => false,
         };
         (is_complete && may_end).then(|| self.header.len() + self.length())
@@ -71,8 +78,9 @@ pub(crate) struct Answer {
     part: Part,
     /// The lines of the header section, or of the trailers, that have ended.
     lines: usize,
-    /// One of the two has more than [`LINE_LIMIT`].
-    pub(crate) has_too_many_lines: bool,
+    /// These have more than [`LINE_LIMIT`].
+    pub(crate) has_long_head: bool,
+    pub(crate) has_long_trailers: bool,
     /// Of the line that has not ended.
     length: usize,
     last: u8,
@@ -189,7 +197,12 @@ impl Answer {
         let is_empty = self.length == 0 || self.length == 1 && self.last == b'\r';
         self.length = 0;
         self.lines += 1;
-        self.has_too_many_lines |= self.lines > LINE_LIMIT && !is_empty;
+        if self.lines > LINE_LIMIT && !is_empty {
+            match self.part {
+                Part::Head => self.has_long_head = true,
+                _ => self.has_long_trailers = true,
+            }
+        }
         is_empty
     }
 }

@@ -66,6 +66,8 @@ pub(crate) struct Tokens {
 #[derive(Default)]
 struct State {
     held: Option<Token>,
+    /// The value of the token held last, for messages: the token endpoint may name it.
+    last: Option<Arc<str>>,
     /// The request under way.
     flight: Option<Arc<Flight>>,
     /// No early renewal before this.
@@ -80,6 +82,8 @@ struct State {
 /// One request for a token, and those who wait for it.
 #[derive(Default)]
 struct Flight {
+    /// The time of the caller that makes the request.
+    timeout: Duration,
     landed: Mutex<Option<Landing>>,
     landing: Condvar,
 }
@@ -128,6 +132,13 @@ impl Token {
     }
 }
 
+impl State {
+    fn hold(&mut self, token: Token) {
+        self.last = Some(Arc::clone(&token.value));
+        self.held = Some(token);
+    }
+}
+
 impl Tokens {
     pub(crate) fn new(client: Client) -> Tokens {
         Tokens {
@@ -153,7 +164,7 @@ impl Tokens {
                 if !may_renew || !has_time || !token.is_due(now, terms.renew_before) {
                     return Ok(token);
                 }
-                let pilot = self.take_off(&mut state);
+                let pilot = self.take_off(&mut state, terms.deadline);
                 drop(state);
                 self.renew_early(pilot, &token, terms);
                 continue;
@@ -170,7 +181,7 @@ impl Tokens {
                     None => continue,
                 }
             }
-            let pilot = self.take_off(&mut state);
+            let pilot = self.take_off(&mut state, terms.deadline);
             drop(state);
             let result = self.request(terms.deadline, terms.retries);
             pilot.land(match &result {
@@ -218,7 +229,8 @@ impl Tokens {
     }
 
     pub(crate) fn hold(&self, value: &str, lifetime: Duration) {
-        self.state().held = Some(Token::new(value, lifetime, Instant::now()));
+        let token = Token::new(value, lifetime, Instant::now());
+        self.state().hold(token);
     }
 
     pub(crate) fn invalidate(&self, refused: &str) {
@@ -236,8 +248,11 @@ impl Tokens {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_off(&self, state: &mut State) -> Pilot<'_> {
-        let flight = Arc::<Flight>::default();
+    fn take_off(&self, state: &mut State, deadline: Deadline) -> Pilot<'_> {
+        let flight = Arc::new(Flight {
+            timeout: deadline.timeout(),
+            ..Flight::default()
+        });
         state.flight = Some(Arc::clone(&flight));
         Pilot {
             tokens: self,
@@ -277,9 +292,11 @@ impl Tokens {
             .unwrap_or_else(PoisonError::into_inner);
         match &*landed {
             Some(Landing::Token(token)) => Ok(Some(token.clone())),
-            // The other thread's time may have been shorter than this one's.
+            // Who has not waited for long, or has more time left than that thread had in all, may
+            // have more luck.
             Some(Landing::Failure(Failure { error, .. })) if error.kind() == ErrorKind::Timeout => {
-                if terms.deadline.left() > terms.deadline.timeout() / 2 {
+                let left = terms.deadline.left();
+                if left > flight.timeout || left > terms.deadline.timeout() / 2 {
                     return Ok(None);
                 }
                 Err(error.copy())
@@ -444,7 +461,8 @@ impl Tokens {
     fn refused(&self, refusal: Refusal) -> Error {
         let label = self.label();
         let status = refusal.status;
-        let detail = token_reason(&refusal, &[&self.client.secret]);
+        let held = self.state().last.clone().unwrap_or_default();
+        let detail = token_reason(&refusal, &[&self.client.secret, &held]);
         let is_busy =
             matches!(status, 429 | 500..) || status == 403 && refusal.retry_after.is_some();
         let (kind, advice) = match status {
@@ -499,7 +517,7 @@ impl Pilot<'_> {
         let mut state = self.tokens.state();
         match &landing {
             Landing::Token(token) => {
-                state.held = Some(token.clone());
+                state.hold(token.clone());
                 state.denied = None;
                 state.next_early = None;
             }
@@ -768,7 +786,7 @@ mod tests {
                 Landing::Failure(Failure { error, .. }) => Some(Err(error.to_string())),
                 Landing::Nothing => None,
             };
-            let pilot = tokens.take_off(&mut tokens.state());
+            let pilot = tokens.take_off(&mut tokens.state(), Deadline::after(CALM));
             let flight = Arc::clone(&pilot.flight);
             std::thread::scope(|scope| {
                 let waiting: Vec<_> = (0..8)
@@ -792,7 +810,7 @@ mod tests {
     #[test]
     fn a_request_that_panics_leaves_nobody_waiting() {
         let tokens = tokens();
-        let pilot = tokens.take_off(&mut tokens.state());
+        let pilot = tokens.take_off(&mut tokens.state(), Deadline::after(CALM));
         let flight = Arc::clone(&pilot.flight);
         drop(pilot);
         assert!(matches!(

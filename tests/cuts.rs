@@ -416,6 +416,91 @@ mod encrypted {
         }
     }
 
+    /// As servers do that do not end TLS: what comes last may be as short as that end.
+    #[test]
+    fn content_with_a_length_needs_no_end_of_tls() {
+        let test = "encrypted::content_with_a_length_needs_no_end_of_tls";
+        let Some(authority) = in_child(test) else {
+            return;
+        };
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let config = config(&authority, version);
+            for content in ["", "1", "{}", "123"] {
+                for pieces in [1, 2] {
+                    let server = tls(Arc::clone(&config), move |stream| {
+                        let received = request(stream);
+                        let all = answer("200 OK", "", content);
+                        let (head, rest) = all.split_at(all.len() - content.len());
+                        let parts = [head, rest];
+                        for part in parts.chunks(3 - pieces) {
+                            stream.write_all(&part.concat()).unwrap();
+                        }
+                        let _ = stream.sock.shutdown(Shutdown::Write);
+                        [received, until_closed(&mut stream.sock)].concat()
+                    });
+                    let result = book(&with_token(&https(&server)));
+                    assert_eq!(result.unwrap(), content.as_bytes(), "{version:?} {pieces}");
+                }
+            }
+        }
+    }
+
+    /// What minreq has written is on its way while it fails: it must not be sent again, nor be
+    /// taken for unsent.
+    #[test]
+    fn a_server_that_half_closes_behind_the_handshake_gets_a_plain_post_once() {
+        let test =
+            "encrypted::a_server_that_half_closes_behind_the_handshake_gets_a_plain_post_once";
+        let Some(authority) = in_child(test) else {
+            return;
+        };
+        let config = config(&authority, &rustls::version::TLS13);
+        let server = Server::start(move |stream| {
+            let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            // The server's flight, and no more.
+            while connection.is_handshaking() && !connection.wants_write() {
+                connection.read_tls(stream).unwrap();
+                connection.process_new_packets().unwrap();
+            }
+            while connection.wants_write() {
+                connection.write_tls(stream).unwrap();
+            }
+            let _ = stream.shutdown(Shutdown::Write);
+            let mut received = Vec::new();
+            while let Ok(1..) = connection.read_tls(stream) {
+                let Ok(state) = connection.process_new_packets() else {
+                    break;
+                };
+                let mut part = vec![0; state.plaintext_bytes_to_read()];
+                connection.reader().read_exact(&mut part).unwrap();
+                received.extend(part);
+            }
+            received
+        });
+        let outcomes = std::sync::Mutex::new(Vec::new());
+        let session = with_token(&https(&server)).retries(1);
+        for_each(0..400, 8, |i| {
+            let path = format!("/number/{i}/");
+            let error = session.post(&path, "text/plain", "create").unwrap_err();
+            outcomes
+                .lock()
+                .unwrap()
+                .push((path, error.may_have_executed()));
+        });
+        let received = server.ended();
+        let executed = |path: &str| {
+            let requests = received.iter().map(|bytes| String::from_utf8_lossy(bytes));
+            requests
+                .filter(|request| request.contains(path) && request.ends_with("create"))
+                .count()
+        };
+        for (path, may_have_executed) in outcomes.into_inner().unwrap() {
+            let times = executed(&path);
+            assert!(times <= 1, "{path} was executed {times} times");
+            assert!(may_have_executed || times == 0, "{path}");
+        }
+    }
+
     #[test]
     fn the_last_line_end_may_stand_in_a_record_of_its_own_and_the_server_stay() {
         let test =

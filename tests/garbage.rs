@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use std::thread;
+use std::time::Instant;
 
 use jas_session::{miniserde::json, Error, ErrorKind, Response, Session};
 
@@ -261,6 +262,30 @@ fn a_folded_line_is_not_taken_for_a_field() {
         assert_eq!(error.kind(), ErrorKind::Exchange);
         assert!(error.may_have_executed());
     });
+}
+
+#[test]
+fn content_that_looks_like_many_trailers_is_content() {
+    let numbers: Vec<_> = (0..3000).map(|number| number.to_string()).collect();
+    let text = numbers.join("\n");
+    let close = format!("HTTP/1.1 200 OK\r\nServer: x\r\n\r\n{text}").into_bytes();
+    call_all(&[answer("200 OK", "", &text), close], |_, result| {
+        assert_eq!(result.unwrap(), text.as_bytes());
+    });
+}
+
+#[test]
+fn a_token_that_is_hard_to_compare_does_not_take_the_caller_s_time() {
+    let text = format!(
+        r#"{{"access_token":"{}","token_type":"{}"}}"#,
+        r"\\".repeat(2000),
+        r"\\".repeat(8000)
+    );
+    let server = server(vec![], Some(answer("200 OK", "", &text)));
+    let start = Instant::now();
+    let error = session(&server.url()).access_token().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidToken);
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
 }
 
 #[test]
