@@ -93,6 +93,17 @@ impl Authority {
         days: Days,
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Arc<ServerConfig> {
+        self.config_with(host, days, versions, 0)
+    }
+
+    /// With so many certificates more than needed, which take the client time.
+    pub fn config_with(
+        &self,
+        host: &str,
+        days: Days,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        more: usize,
+    ) -> Arc<ServerConfig> {
         let (first, last) = match days {
             Days::Past => (2001, 2002),
             Days::Now => (2001, 2999),
@@ -108,7 +119,7 @@ impl Authority {
             .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key);
+            .with_single_cert(vec![certificate.der().clone(); 1 + more], key);
         Arc::new(config.unwrap())
     }
 
