@@ -101,15 +101,13 @@ fn a_process_out_of_descriptors_gets_errors_and_no_panic() {
             });
         }
         // A call takes four, and the C library one for a moment: with four and three it is a
-        // matter of time who is refused.
+        // matter of time who is refused, and with three minreq may find its connection closed.
         let good = &outcomes[..3];
         assert!(good.iter().all(|outcome| outcome == "good"), "{outcomes:?}");
-        let refused = [
-            "the connection broke off before the answer was complete",
-            "this device refused a thread, a socket or its loopback interface",
-            "this device refused a thread, a socket or its loopback interface",
-        ];
-        assert_eq!(outcomes[5..], refused);
+        let refused = "this device refused a thread, a socket or its loopback interface";
+        assert_eq!(outcomes[6..], [refused, refused], "{outcomes:?}");
+        let broken = "the connection broke off before the answer was complete";
+        assert!([refused, broken].contains(&&*outcomes[5]), "{outcomes:?}");
         return;
     }
     let server = Server::answering(&answer("200 OK", "", "good"));
