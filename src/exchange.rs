@@ -387,7 +387,7 @@ fn unpanicked<T, E>(
 const HEAD_CUT: &str = "the answer broke off in its header section";
 
 fn trimmed(text: String) -> String {
-    match text.trim() {
+    match text.trim_ascii() {
         trimmed if trimmed.len() == text.len() => text,
         trimmed => trimmed.to_owned(),
     }
