@@ -25,6 +25,9 @@ use crate::url::Origin;
 /// What a thread carries at a time. Larger buffers cost more memory than they save time.
 const BUFFER: usize = 4 * 1024;
 
+/// What it carries at a time once there was that much at once: a long content.
+const LARGE_BUFFER: usize = 32 * 1024;
+
 /// The stack of a thread that carries bytes.
 const STACK: usize = 64 * 1024;
 
@@ -274,13 +277,13 @@ impl Link {
         Ok(left)
     }
 
-    /// Waits until minreq may be handed more, and tells how much: a part of the buffer at most.
+    /// Waits until minreq may be handed more, and tells how much.
     fn room(&self) -> Result<usize, Stop> {
         let mut flow = self.flow();
         loop {
             let left = self.time_left()?;
             match flow.room(Instant::now()) {
-                Room::Bytes(room) => return Ok(room.min(BUFFER)),
+                Room::Bytes(room) => return Ok(room),
                 Room::Wait(most) => flow = self.wait(flow, most.unwrap_or(left).min(left)),
                 Room::OverLimit => {
                     self.note(OVER_LIMIT);
@@ -481,11 +484,12 @@ fn carry_request(
 
 /// Carries the answer, from the server to minreq.
 fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
-    let mut buffer = [0; BUFFER];
+    let mut buffer = vec![0; BUFFER];
     let mut set = Duration::ZERO;
     let mut records = Records::default();
     let mut answer = Answer::default();
     while let Ok(room) = link.room() {
+        let room = room.min(buffer.len());
         match link.receive(server, &mut buffer[..room], &mut set) {
             Ok(0) => {
                 link.note(SERVER_CLOSED);
@@ -503,6 +507,9 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
                 };
                 if delivered.is_err() {
                     break;
+                }
+                if n == buffer.len() {
+                    buffer.resize(LARGE_BUFFER, 0);
                 }
             }
             Err(Stop) => {
