@@ -25,7 +25,7 @@ use crate::url::Origin;
 /// What a thread carries at a time. Larger buffers cost more memory than they save time.
 const BUFFER: usize = 4 * 1024;
 
-/// What it carries at a time once there was that much at once: a long content.
+/// What it carries at a time of a long answer, once so much of it has come.
 const LARGE_BUFFER: usize = 32 * 1024;
 
 /// The stack of a thread that carries bytes.
@@ -485,6 +485,7 @@ fn carry_request(
 /// Carries the answer, from the server to minreq.
 fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
     let mut buffer = vec![0; BUFFER];
+    let mut carried = 0_usize;
     let mut set = Duration::ZERO;
     let mut records = Records::default();
     let mut answer = Answer::default();
@@ -508,8 +509,9 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
                 if delivered.is_err() {
                     break;
                 }
-                if n == buffer.len() {
-                    buffer.resize(LARGE_BUFFER, 0);
+                carried = carried.saturating_add(n);
+                if carried >= LARGE_BUFFER && buffer.len() < LARGE_BUFFER {
+                    buffer = vec![0; LARGE_BUFFER];
                 }
             }
             Err(Stop) => {
