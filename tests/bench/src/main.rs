@@ -40,7 +40,7 @@ const ROUNDS: usize = 31;
 const COUNTS: usize = 5;
 const MANY: f64 = 100e6;
 /// How often a long answer is read, and calls are made by so many threads.
-const LOADS: usize = 7;
+const LOADS: usize = 5;
 const THREADS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 const CALLS: [usize; 2] = [1000, 4000]; // over TLS, over plain HTTP
 const LONG: usize = 64 << 20;
