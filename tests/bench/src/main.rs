@@ -387,14 +387,7 @@ impl Bench {
     fn cargo(&self, command: &str, client: &Client) -> Command {
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/Cargo.toml");
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args([
-            command,
-            "--locked",
-            "--manifest-path",
-            manifest,
-            "--features",
-            client.1,
-        ]);
+        cargo.args([command, "--manifest-path", manifest, "--features", client.1]);
         cargo.env("BENCH_ROOTS", self.directory.join("roots.rs"));
         cargo
     }
