@@ -10,7 +10,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -78,6 +78,8 @@ struct Link {
     flow: Mutex<Flow>,
     /// The flow has changed, or the exchange has ended.
     change: Condvar,
+    /// Somebody waits for that. Changed behind the lock of the flow only.
+    is_awaited: AtomicBool,
 }
 
 /// The exchange has ended, its time is up, or a socket is broken.
@@ -108,6 +110,7 @@ impl Relay {
                 Instant::now(),
             )),
             change: Condvar::new(),
+            is_awaited: AtomicBool::new(false),
         });
         let proxy = listener.proxy();
         let thread_link = Arc::clone(&link);
@@ -240,14 +243,23 @@ impl Link {
     }
 
     fn change(&self, change: impl FnOnce(&mut Flow)) {
-        change(&mut self.flow());
-        self.change.notify_all();
+        let mut flow = self.flow();
+        change(&mut flow);
+        let is_awaited = self.is_awaited.load(Ordering::SeqCst);
+        drop(flow);
+        // It would cost a system call even if nobody waits.
+        if is_awaited {
+            self.change.notify_all();
+        }
     }
 
     /// Waits for a change, for this long at most.
     fn wait<'a>(&self, flow: MutexGuard<'a, Flow>, most: Duration) -> MutexGuard<'a, Flow> {
+        self.is_awaited.store(true, Ordering::SeqCst);
         let waited = self.change.wait_timeout(flow, most);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+        let flow = waited.unwrap_or_else(PoisonError::into_inner).0;
+        self.is_awaited.store(false, Ordering::SeqCst);
+        flow
     }
 
     /// Notes what can be seen of an answer over plain HTTP.
