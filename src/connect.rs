@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,22 +35,31 @@ pub(crate) fn look_up(origin: &Origin, deadline: Instant) -> Result<Vec<SocketAd
         return Ok(addresses.map(|address| (address, port).into()).to_vec());
     }
     let host = origin.host.clone();
-    let (sender, receiver) = mpsc::channel();
+    // A channel would cost 4 kB.
+    let found = Arc::new((Mutex::new(None), Condvar::new()));
+    let finder = Arc::clone(&found);
     thread::Builder::new()
         .stack_size(RESOLVER_STACK)
         .spawn(move || {
             let addresses = (host.as_str(), port).to_socket_addrs();
-            let _ = sender.send(addresses.map(Iterator::collect::<Vec<_>>));
+            let (place, change) = &*finder;
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(addresses);
+            change.notify_one();
         })
         .map_err(Failure::Host)?;
-    match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(Ok(addresses)) => Ok(addresses),
+    let (place, change) = &*found;
+    let place = place.lock().unwrap_or_else(PoisonError::into_inner);
+    let left = deadline.saturating_duration_since(Instant::now());
+    let waited = change.wait_timeout_while(place, left, |addresses| addresses.is_none());
+    let addresses = waited.unwrap_or_else(PoisonError::into_inner).0.take();
+    match addresses {
+        Some(Ok(addresses)) => Ok(addresses.collect()),
         // The resolver does not tell that it could not open a file or a socket.
-        Ok(Err(error)) => Err(match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
+        Some(Err(error)) => Err(match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
             Ok(_) => Failure::NotResolved(error),
             Err(refused) => Failure::Host(refused),
         }),
-        Err(_) => Err(Failure::NotResolvedInTime),
+        None => Err(Failure::NotResolvedInTime),
     }
 }
 

@@ -432,7 +432,7 @@ fn unpanicked<T, E>(
 }
 
 fn trimmed(text: String) -> String {
-    match text.trim() {
+    match text.trim_ascii() {
         trimmed if trimmed.len() == text.len() => text,
         trimmed => trimmed.to_owned(),
     }

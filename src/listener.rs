@@ -57,7 +57,7 @@ impl Listener {
 
     /// The proxy that minreq is to use.
     pub(crate) fn proxy(&self) -> String {
-        format!("{}@{}", self.user, self.address)
+        format!("{}@127.0.0.1:{}", self.user, self.address.port())
     }
 
     /// Fails if this host does not let packets pass on its loopback interface. minreq has no

@@ -10,7 +10,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ use crate::url::Origin;
 
 /// What a thread carries at a time. Larger buffers cost more memory than they save time.
 const BUFFER: usize = 4 * 1024;
+
+/// What it carries at a time of a long answer, once so much of it has come.
+const LARGE_BUFFER: usize = 32 * 1024;
 
 /// The stack of a thread that carries bytes.
 const STACK: usize = 64 * 1024;
@@ -79,6 +82,8 @@ struct Link {
     flow: Mutex<Flow>,
     /// The flow has changed, or the exchange has ended.
     change: Condvar,
+    /// Somebody waits for that. Changed behind the lock of the flow only.
+    is_awaited: AtomicBool,
 }
 
 /// The exchange has ended, its time is up, or a socket is broken.
@@ -109,6 +114,7 @@ impl Relay {
                 Instant::now(),
             )),
             change: Condvar::new(),
+            is_awaited: AtomicBool::new(false),
         });
         let proxy = listener.proxy();
         let thread_link = Arc::clone(&link);
@@ -248,14 +254,23 @@ impl Link {
     }
 
     fn change(&self, change: impl FnOnce(&mut Flow)) {
-        change(&mut self.flow());
-        self.change.notify_all();
+        let mut flow = self.flow();
+        change(&mut flow);
+        let is_awaited = self.is_awaited.load(Ordering::SeqCst);
+        drop(flow);
+        // It would cost a system call even if nobody waits.
+        if is_awaited {
+            self.change.notify_all();
+        }
     }
 
     /// Waits for a change, for this long at most.
     fn wait<'a>(&self, flow: MutexGuard<'a, Flow>, most: Duration) -> MutexGuard<'a, Flow> {
+        self.is_awaited.store(true, Ordering::SeqCst);
         let waited = self.change.wait_timeout(flow, most);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+        let flow = waited.unwrap_or_else(PoisonError::into_inner).0;
+        self.is_awaited.store(false, Ordering::SeqCst);
+        flow
     }
 
     /// Notes what can be seen of an answer over plain HTTP.
@@ -290,13 +305,13 @@ impl Link {
         Ok(left)
     }
 
-    /// Waits until minreq may be handed more, and tells how much: a part of the buffer at most.
+    /// Waits until minreq may be handed more, and tells how much.
     fn room(&self) -> Result<usize, Stop> {
         let mut flow = self.flow();
         loop {
             let left = self.time_left()?;
             match flow.room(Instant::now()) {
-                Room::Bytes(room) => return Ok(room.min(BUFFER)),
+                Room::Bytes(room) => return Ok(room),
                 Room::Wait(most) => flow = self.wait(flow, most.unwrap_or(left).min(left)),
                 Room::OverLimit => {
                     self.note(OVER_LIMIT);
@@ -503,11 +518,13 @@ fn carry_request(
 
 /// Carries the answer, from the server to minreq.
 fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
-    let mut buffer = [0; BUFFER];
+    let mut buffer = vec![0; BUFFER];
+    let mut carried = 0_usize;
     let mut set = Duration::ZERO;
     let mut records = Records::default();
     let mut answer = Answer::default();
     while let Ok(room) = link.room() {
+        let room = room.min(buffer.len());
         match link.receive(server, &mut buffer[..room], &mut set) {
             Ok(0) => {
                 link.note(SERVER_CLOSED);
@@ -524,6 +541,10 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
                 };
                 if delivered.is_err() {
                     break;
+                }
+                carried = carried.saturating_add(n);
+                if carried >= LARGE_BUFFER && buffer.len() < LARGE_BUFFER {
+                    buffer = vec![0; LARGE_BUFFER];
                 }
             }
             Err(Stop) => {

@@ -1,0 +1,20 @@
+//! The job with `jas-session`; with a third argument, that token is carried over.
+
+mod job;
+use std::time::Duration;
+
+use jas_session::Session;
+use job::{arguments, check, Result, CONTENT};
+
+fn main() -> Result<()> {
+    let (url, gets) = arguments()?;
+    let mut session = Session::new(&url, "id", "secret")?;
+    if let Some(token) = std::env::args().nth(3) {
+        session = session.resume(&token, Duration::from_secs(600))?;
+    }
+    for _ in 0..gets {
+        let answer = session.get(CONTENT)?;
+        check(answer.status(), &answer.bytes()?)?;
+    }
+    Ok(())
+}

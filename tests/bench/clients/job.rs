@@ -1,0 +1,39 @@
+//! What the clients have in common.
+#![allow(dead_code, reason = "each client uses a part of it")]
+
+use std::error::Error;
+
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+pub const ENDPOINT: &str = "/oauth2/token";
+pub const CONTENT: &str = "/content/4096";
+pub const FORM: &str = "grant_type=client_credentials&client_id=id&client_secret=secret";
+pub const FORM_TYPE: &str = "application/x-www-form-urlencoded";
+
+/// The server's URL, and how many GETs are to follow the token request.
+pub fn arguments() -> Result<(String, usize)> {
+    let mut arguments = std::env::args().skip(1);
+    let mut next = || arguments.next().ok_or("arguments: URL GETS");
+    Ok((next()?, next()?.parse()?))
+}
+
+pub fn check(status: u16, content: &[u8]) -> Result<()> {
+    if status != 200 || content.len() != 4096 {
+        return Err("not the answer asked for".into());
+    }
+    Ok(())
+}
+
+/// The value of `Authorization` by a token endpoint's answer.
+#[cfg(feature = "miniserde")]
+pub fn authorization(status: u16, content: &str) -> Result<String> {
+    #[derive(miniserde::Deserialize)]
+    struct Answer {
+        access_token: String,
+    }
+    if status != 200 {
+        return Err("no token".into());
+    }
+    let answer: Answer = miniserde::json::from_str(content)?;
+    Ok(format!("Bearer {}", answer.access_token))
+}

@@ -1,0 +1,7 @@
+//! The compiled-in roots that all clients trust: Mozilla's, and one more, written down by the
+//! benchmark before it builds them.
+#![no_std]
+
+use pki_types::{Der, TrustAnchor};
+
+pub const TLS_SERVER_ROOTS: &[TrustAnchor<'static>] = &include!(env!("BENCH_ROOTS"));

@@ -1,0 +1,205 @@
+//! The server: a token endpoint and contents of any length, over TLS 1.3 and over plain HTTP.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::version::TLS13;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::Result;
+
+pub const TOKEN: &str = "a-token-of-common-length-0123456789abcdef0123456789abcdef";
+
+/// How many tokens have been requested.
+static REQUESTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Serves until the standard input ends, with a certificate of the root in this directory. Prints
+/// both base URLs.
+pub fn run(root: &Path) -> Result<()> {
+    let config = config(root)?;
+    let tls = listen(move |mut stream| {
+        let connection = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
+        let mut tls = StreamOwned::new(connection, &mut stream);
+        answer_all(&mut tls)?;
+        tls.conn.send_close_notify();
+        tls.flush()?;
+        finish(&mut stream)
+    })?;
+    let plain = listen(|mut stream| {
+        answer_all(&mut stream)?;
+        finish(&mut stream)
+    })?;
+    println!("https://127.0.0.1:{tls}\nhttp://127.0.0.1:{plain}");
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(())
+}
+
+/// The root whose key lies in this directory, beside `roots.rs` with what the clients are to trust.
+/// It is made if there is none yet; clients that were built with it go on trusting it.
+pub fn root(directory: &Path) -> Result<Issuer<'static, KeyPair>> {
+    let file = directory.join("key.der");
+    let key = match fs::read(&file) {
+        Ok(der) => KeyPair::try_from(der)?,
+        Err(_) => KeyPair::generate()?, // ECDSA P-256
+    };
+    let mut params = CertificateParams::new([])?;
+    params.distinguished_name.push(DnType::CommonName, "bench");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    if !file.exists() {
+        let own = params.self_signed(&key)?;
+        let own = webpki::anchor_from_trusted_cert(own.der())?;
+        let der = |bytes: &[u8]| format!("Der::from_slice(&{bytes:?})");
+        let anchors = webpki_roots::TLS_SERVER_ROOTS.iter().chain([&own]);
+        let anchors = anchors.map(|anchor| {
+            let constraints = anchor.name_constraints.as_ref();
+            format!(
+                "TrustAnchor {{ subject: {}, subject_public_key_info: {}, name_constraints: {} }},",
+                der(&anchor.subject),
+                der(&anchor.subject_public_key_info),
+                constraints.map_or("None".into(), |bytes| format!("Some({})", der(bytes)))
+            )
+        });
+        fs::create_dir_all(directory)?;
+        let anchors = anchors.collect::<Vec<_>>().join("\n");
+        fs::write(directory.join("roots.rs"), format!("[{anchors}]"))?;
+        fs::write(file, key.serialize_der())?;
+    }
+    Ok(Issuer::new(params, key))
+}
+
+fn config(root: &Path) -> Result<Arc<ServerConfig>> {
+    let issuer = self::root(root)?;
+    let key = KeyPair::generate()?;
+    let params = CertificateParams::new(["127.0.0.1".to_owned()])?;
+    let certificate = params.signed_by(&key, &issuer)?;
+    let key = PrivateKeyDer::try_from(key.serialize_der())?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)?;
+    Ok(Arc::new(config))
+}
+
+/// Listens on a free port, and serves each connection in a thread of its own.
+fn listen(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            thread::spawn(move || {
+                let _ = stream.set_nodelay(true);
+                // A client that breaks off reports that itself.
+                let _ = serve(stream);
+            });
+        }
+    });
+    Ok(port)
+}
+
+/// Answers requests until the client closes, or asks for that.
+fn answer_all(stream: &mut (impl Read + Write)) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head)? == 0 {
+                return Ok(());
+            }
+        }
+        let length = field(&head, "content-length").and_then(|length| length.parse().ok());
+        io::copy(
+            &mut (&mut reader).take(length.unwrap_or(0)),
+            &mut io::sink(),
+        )?;
+        answer(&head, reader.get_mut())?;
+        if field(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+            return Ok(());
+        }
+    }
+}
+
+fn answer(head: &str, stream: &mut impl Write) -> io::Result<()> {
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    let json = |json: &str| {
+        let length = json.len();
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}")
+    };
+    match path {
+        "/oauth2/token" => {
+            REQUESTED.fetch_add(1, Ordering::SeqCst);
+            let token =
+                format!(r#"{{"access_token":"{TOKEN}","token_type":"Bearer","expires_in":600}}"#);
+            return stream.write_all(json(&token).as_bytes());
+        }
+        "/requested" => {
+            let requested = REQUESTED.load(Ordering::SeqCst).to_string();
+            return stream.write_all(json(&requested).as_bytes());
+        }
+        _ => {}
+    }
+    let content = path
+        .rsplit_once('/')
+        .map(|(how, length)| (how, length.parse()));
+    match content {
+        _ if field(head, "authorization").and_then(|value| value.strip_prefix("Bearer "))
+            != Some(TOKEN) =>
+        {
+            stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        }
+        Some(("/content", Ok(length))) => {
+            let mut part = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
+            )
+            .into_bytes();
+            pieces(length, |piece| {
+                part.extend_from_slice(piece);
+                stream.write_all(&part)?;
+                part.clear();
+                Ok(())
+            })
+        }
+        Some(("/chunked", Ok(length))) => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            pieces(length, |piece| {
+                let size = format!("{:x}\r\n", piece.len());
+                stream.write_all(&[size.as_bytes(), piece, b"\r\n"].concat())
+            })?;
+            stream.write_all(b"0\r\n\r\n")
+        }
+        _ => stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+    }
+}
+
+/// Hands over so many bytes, in pieces.
+fn pieces(length: usize, mut send: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    const PIECE: [u8; 16 * 1024] = [b'x'; 16 * 1024];
+    let mut left = length;
+    while left > 0 {
+        let piece = left.min(PIECE.len());
+        send(&PIECE[..piece])?;
+        left -= piece;
+    }
+    Ok(())
+}
+
+fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(field, _)| field.eq_ignore_ascii_case(name))?;
+    Some(value.trim())
+}
+
+/// Closes in order: what the client has not read yet is not lost.
+fn finish(stream: &mut TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    io::copy(stream, &mut io::sink()).map(drop)
+}
