@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::connect;
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::framing::{coding, framing, Framing, BAD_LENGTH};
-use crate::relay::{Relay, HEAD_LIMIT};
+use crate::relay::Relay;
 use crate::retry::retry_after;
-use crate::scan::LINE_LIMIT;
+use crate::scan::{HEAD_LIMIT, LINE_LIMIT};
 use crate::tls;
 use crate::url::Url;
 

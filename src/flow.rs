@@ -19,6 +19,10 @@ pub(crate) struct Flow {
     /// At most so much is on its way to minreq, or inside it. It must not pile up while content
     /// is read: what follows the last chunk would find it there.
     unread: usize,
+    /// While content is read, no less is handed over at a time, so that the two do not wake each
+    /// other for every few bytes. A record that is not complete, the most that minreq can't read
+    /// yet, leaves room for that.
+    step: usize,
     /// minreq is reading; else the caller is busy.
     is_reading: bool,
     /// A part of the request is being sent, so that minreq may not have come to read yet.
@@ -42,6 +46,7 @@ impl Flow {
             limit: Some(limit),
             delivered: 0,
             unread: 0,
+            step: 0,
             is_reading: true,
             is_sending: false,
             last: now,
@@ -67,8 +72,9 @@ impl Flow {
 
     /// The head has been read. Content that ends by itself keeps its limit.
     pub(crate) fn pass_head(&mut self, keeps_limit: bool) {
-        if !keeps_limit {
-            self.limit = None;
+        match self.limit {
+            Some(limit) if keeps_limit => self.step = limit / 3,
+            _ => self.limit = None,
         }
         self.is_reading = false;
     }
@@ -92,7 +98,9 @@ impl Flow {
         if self.is_waiting() && idle >= HUNGER {
             self.unread = 0;
         }
-        let room = limit.saturating_sub(self.delivered.max(self.unread));
+        let free = limit.saturating_sub(self.unread);
+        let free = if free < self.step { 0 } else { free };
+        let room = free.min(limit.saturating_sub(self.delivered));
         if room > 0 {
             return Room::Bytes(room);
         }
@@ -152,12 +160,13 @@ mod tests {
         flow.pass_head(true);
         flow.deliver(40, now);
         assert_eq!(flow.room(now + PATIENCE), Room::Wait(None));
-        for _ in 0..10 {
+        for content in [4, 4, 4, 4, 4, 4, 4, 4, 8] {
+            assert_eq!(flow.room(now), Room::Wait(None));
             flow.begin_read(now);
-            flow.end_read(1);
+            flow.end_read(content);
         }
-        assert_eq!(flow.room(now), Room::Bytes(10));
-        flow.deliver(10, now);
+        assert_eq!(flow.room(now), Room::Bytes(40));
+        flow.deliver(40, now);
         // The rest were chunk sizes and line ends: minreq has read them, or it would not wait.
         flow.begin_read(now);
         assert_eq!(flow.room(now), Room::Wait(Some(HUNGER)));

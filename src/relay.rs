@@ -19,7 +19,7 @@ use crate::connect::{connect, look_up, Failure};
 use crate::flow::{Flow, Room, HUNGER};
 use crate::framing::Framing;
 use crate::listener::{is_passing, Listener};
-use crate::scan::{Answer, Records};
+use crate::scan::{Answer, Records, HEAD_LIMIT};
 use crate::url::Origin;
 
 /// What a thread carries at a time. Larger buffers cost more memory than they save time.
@@ -33,10 +33,6 @@ const STACK: usize = 64 * 1024;
 
 /// How much a server may send in TLS's handshake.
 const HANDSHAKE_LIMIT: usize = 64 * 1024;
-
-/// How much a server may send before the head of its answer is complete, or before one read of
-/// chunked content is, so that neither header fields nor trailers grow without end.
-pub(crate) const HEAD_LIMIT: usize = 16 * 1024;
 
 /// The longest TLS record ([RFC 8446, section
 /// 5.2](https://www.rfc-editor.org/rfc/rfc8446#section-5.2)).
@@ -144,26 +140,30 @@ impl Relay {
         }
     }
 
-    /// Says that the head of the answer has been read, and how its content ends. Content is not
-    /// limited unless it is chunked: there, trailers may follow.
+    /// Says that the head of the answer has been read, and how its content ends. How much content
+    /// is handed over is not limited, but for chunks over TLS: there, trailers can't be seen.
     pub(crate) fn pass_head(&self, framing: Framing) {
         self.link.note(match framing {
             Framing::Length(_) => FRAMED,
             Framing::Chunked => FRAMED | CHUNKED,
             Framing::UntilClose => UNTIL_CLOSE,
         });
-        let is_chunked = framing == Framing::Chunked;
-        self.link.change(|flow| flow.pass_head(is_chunked));
+        let keeps_limit = framing == Framing::Chunked && self.link.is_tls;
+        self.link.change(|flow| flow.pass_head(keeps_limit));
     }
 
     /// Says that a read of chunked content begins.
     pub(crate) fn begin_read(&self) {
-        self.link.change(|flow| flow.begin_read(Instant::now()));
+        if self.link.is_tls {
+            self.link.change(|flow| flow.begin_read(Instant::now()));
+        }
     }
 
     /// Says that it has given so much content.
     pub(crate) fn end_read(&self, content: usize) {
-        self.link.change(|flow| flow.end_read(content));
+        if self.link.is_tls {
+            self.link.change(|flow| flow.end_read(content));
+        }
     }
 
     /// The call's time was up before the exchange was over.
@@ -273,24 +273,37 @@ impl Link {
         flow
     }
 
-    /// Notes what can be seen of an answer over plain HTTP.
-    fn note_answer(&self, answer: &mut Answer, bytes: &[u8]) -> Result<(), Stop> {
-        let had_head = answer.has_head_ended();
-        answer.pass(bytes);
+    /// Hands over what the server has sent over plain HTTP, and notes what can be seen of it.
+    fn deliver_plain(
+        &self,
+        client: &TcpStream,
+        bytes: &[u8],
+        answer: &mut Answer,
+    ) -> Result<(), Stop> {
+        let head = answer.pass(bytes);
         if answer.has_head_ended() {
             self.note(HEAD_ENDED);
         }
         if answer.has_last_chunk_ended() {
             self.note(LAST_CHUNK_ENDED);
         }
-        // Other content may look like chunks with many trailers.
-        if answer.has_long_head
-            || had_head && answer.has_long_trailers && self.is_chunked()? == Some(true)
-        {
+        if answer.has_long_head {
             self.note(OVER_LIMIT);
             return Err(Stop);
         }
-        Ok(())
+        let now = if answer.has_long_trailers {
+            head
+        } else {
+            bytes.len()
+        };
+        let (head, rest) = bytes.split_at(now);
+        self.deliver(client, head)?;
+        // Other content may look like chunks with long trailers.
+        if answer.has_long_trailers && self.is_chunked()? == Some(true) {
+            self.note(OVER_LIMIT);
+            return Err(Stop);
+        }
+        self.deliver(client, rest)
     }
 
     fn time_left(&self) -> Result<Duration, Stop> {
@@ -536,8 +549,7 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
                 let delivered = if link.is_tls {
                     link.deliver_records(server, client, bytes, &mut records, &mut set)
                 } else {
-                    link.note_answer(&mut answer, bytes)
-                        .and_then(|()| link.deliver(client, bytes))
+                    link.deliver_plain(client, bytes, &mut answer)
                 };
                 if delivered.is_err() {
                     break;

@@ -10,6 +10,9 @@ const APPLICATION_DATA: u8 = 23;
 /// An encrypted alert of TLS 1.3: two bytes, the content type and the tag.
 const ALERT_AS_DATA: usize = 2 + 1 + 16;
 
+/// How long a header section or trailers may be.
+pub(crate) const HEAD_LIMIT: usize = 16 * 1024;
+
 /// How many lines a header section or trailers may have, where they can be seen: over plain HTTP.
 /// Each costs minreq about 100 bytes of memory, however short it is.
 pub(crate) const LINE_LIMIT: usize = 256;
@@ -78,8 +81,10 @@ pub(crate) struct Answer {
     part: Part,
     /// The lines of the header section, or of the trailers, that have ended.
     lines: usize,
-    /// These have more than [`LINE_LIMIT`].
+    trailers: usize,
+    /// More lines than [`LINE_LIMIT`] (its bytes are limited as it is handed over).
     pub(crate) has_long_head: bool,
+    /// More lines, or more bytes than [`HEAD_LIMIT`].
     pub(crate) has_long_trailers: bool,
     /// Of the line that has not ended.
     length: usize,
@@ -120,8 +125,18 @@ impl Answer {
         matches!(self.part, Part::End)
     }
 
-    /// Goes on with these bytes.
-    pub(crate) fn pass(&mut self, mut bytes: &[u8]) {
+    /// Goes on with these bytes; tells how many of them are the head's.
+    pub(crate) fn pass(&mut self, bytes: &[u8]) -> usize {
+        let mut head = 0;
+        while head < bytes.len() && !self.has_head_ended() {
+            self.pass_byte(bytes[head]);
+            head += 1;
+        }
+        self.pass_content(&bytes[head..]);
+        head
+    }
+
+    fn pass_content(&mut self, mut bytes: &[u8]) {
         while let Some((&byte, rest)) = bytes.split_first() {
             bytes = match self.part {
                 Part::Chunk(size) => {
@@ -179,6 +194,8 @@ impl Answer {
                 _ => self.part = Part::Other,
             },
             Part::Trailers => {
+                self.trailers += 1;
+                self.has_long_trailers |= self.trailers > HEAD_LIMIT;
                 if self.ends_line(byte) {
                     self.part = Part::End;
                 }
