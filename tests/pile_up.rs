@@ -9,7 +9,7 @@ use jas_session::ErrorKind;
 
 mod wire;
 use wire::{
-    answer, assert_nothing_left, assert_passes, session, sockets, text, this_test_alone, threads,
+    answer, assert_nothing_left, assert_passes, held, session, sockets, text, this_test_alone,
     until_closed, urls, Server, LATE,
 };
 
@@ -68,7 +68,7 @@ fn a_hundred_at_once(url: &str) {
 fn pile_up(test: &str, scheme: &str, calls: fn(&str)) {
     if let [good, url] = &urls()[..] {
         assert_eq!(text(good).unwrap(), "good");
-        let before = (threads(), sockets());
+        let before = held();
         calls(url);
         assert_nothing_left(before, "after all calls");
         assert_eq!(text(good).unwrap(), "good");

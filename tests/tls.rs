@@ -14,8 +14,8 @@ use rustls::crypto::{ring, CryptoProvider};
 mod wire;
 use wire::tls::{https, tls, Authority, Days};
 use wire::{
-    assert_in_time, assert_nothing_left, assert_passes, session, sockets, text, this_test_alone,
-    threads, until_closed, urls, Server, TIMEOUT,
+    assert_in_time, assert_nothing_left, assert_passes, held, session, text, this_test_alone,
+    until_closed, urls, Server, TIMEOUT,
 };
 
 // Handshakes that do not come about
@@ -49,7 +49,7 @@ fn an_unknown_issuer_is_final_and_the_message_names_the_feature() {
 fn a_stalled_handshake_ends_in_time_and_leaves_nothing_behind() {
     if let [good, rest @ ..] = &urls()[..] {
         let _ = text(good); // what is set up once is there
-        let before = (threads(), sockets());
+        let before = held();
         for url in rest {
             let start = Instant::now();
             let error = session(url)
@@ -322,7 +322,7 @@ mod trusted {
     fn stalls_behind_the_handshake_end_in_time_and_may_have_executed() {
         if let [good, rest @ ..] = &urls()[..] {
             assert_eq!(text(good).unwrap(), "good");
-            let before = (threads(), sockets());
+            let before = held();
             for url in rest {
                 let start = Instant::now();
                 let session = session(url).timeout(TIMEOUT);

@@ -16,8 +16,8 @@ mod sandbox;
 mod wire;
 use sandbox::{Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 use wire::{
-    answer, assert_in_time, assert_nothing_left, assert_passes, inodes, request, respond, session,
-    sockets, text, this_test_alone, threads, until_closed, urls, Server, LATE, PATIENCE, TIMEOUT,
+    answer, assert_in_time, assert_nothing_left, assert_passes, held, inodes, request, respond,
+    session, text, this_test_alone, threads, until_closed, urls, Server, LATE, PATIENCE, TIMEOUT,
 };
 
 /// The most that the relay lets pass before a head has ended: bytes, and lines with the first.
@@ -613,7 +613,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
     if let [good, rest @ ..] = &urls()[..] {
         let content = vec![b'x'; SIZE];
         assert_eq!(text(good).unwrap(), "good");
-        let before = (threads(), sockets());
+        let before = held();
         let [silent, half_head, drip, half_content, unread, no_token, forgotten] = rest else {
             panic!("a URL is missing");
         };
@@ -767,7 +767,7 @@ fn strangers_at_the_relay_get_nothing_and_stop_nothing() {
     const CALLS: usize = 200;
     const STRANGERS: usize = 20;
     if let [url] = &urls()[..] {
-        let before = (threads(), sockets());
+        let before = held();
         let done = AtomicBool::new(false);
         let met = AtomicUsize::new(0);
         let greeting = format!(

@@ -221,6 +221,16 @@ pub fn answer(status: &str, fields: &str, content: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n{content}").into_bytes()
 }
 
+/// The threads and the sockets of this process. A thread that has been joined is listed for a
+/// moment more, so the least of some looks counts.
+pub fn held() -> (usize, usize) {
+    let looks = std::iter::repeat_with(|| {
+        thread::sleep(Duration::from_millis(1));
+        threads()
+    });
+    (looks.take(20).min().unwrap_or_default(), sockets())
+}
+
 /// Compares the threads and the sockets of this process with what they were.
 pub fn assert_nothing_left(before: (usize, usize), what: &str) {
     // A thread that has been joined is listed for a moment more.
