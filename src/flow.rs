@@ -5,14 +5,14 @@
 use std::time::{Duration, Instant};
 
 /// How long minreq may take to come to the end of a head that has reached the limit.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Once minreq has been reading for so long without being handed more, it has read all there was.
 pub(crate) const HUNGER: Duration = Duration::from_millis(10);
 
 /// What has been handed over, and what may be.
 pub(crate) struct Flow {
-    /// Bytes; `None` while they are content that has a length, or ends with the connection.
+    /// Bytes; `None` while they are content, but for chunks whose trailers can't be seen.
     limit: Option<usize>,
     /// Since the exchange, or the read of the caller's that lasts, began.
     delivered: usize,
@@ -70,7 +70,7 @@ impl Flow {
         self.last = now;
     }
 
-    /// The head has been read. Content that ends by itself keeps its limit.
+    /// The head has been read. Chunks whose trailers can't be seen keep the limit.
     pub(crate) fn pass_head(&mut self, keeps_limit: bool) {
         match self.limit {
             Some(limit) if keeps_limit => self.step = limit / 3,
