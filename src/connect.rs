@@ -86,7 +86,7 @@ pub(crate) fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<Tcp
 }
 
 /// Neither this process nor this host may open more.
-fn is_out_of_files(error: &io::Error) -> bool {
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))

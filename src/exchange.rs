@@ -560,6 +560,9 @@ fn unanswered(
                 is_final,
             }
         }
+        minreq::Error::IoError(cause) if !was_sent && connect::is_out_of_files(&cause) => {
+            passing(host_refused(label).with_source(cause))
+        }
         minreq::Error::IoError(cause) => passing(
             broken(
                 label,

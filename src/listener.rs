@@ -60,14 +60,18 @@ impl Listener {
         format!("{}@127.0.0.1:{}", self.user, self.address.port())
     }
 
-    /// Fails if this host does not let packets pass on its loopback interface. minreq has no
-    /// timeout of its own and would wait for minutes. Looked at until it has succeeded once.
+    /// Fails if this host does not let packets pass on its loopback interface: minreq has no
+    /// timeout of its own and would wait for minutes. Fails, too, if the two sockets that are still
+    /// missing can't be had: where TLS is to read the system's roots, minreq would keep a failure
+    /// to open their files for as long as the process lasts. Looked at until it has succeeded once.
     pub(crate) fn check_loopback(&self, deadline: Instant) -> io::Result<()> {
         static WORKS: AtomicBool = AtomicBool::new(false);
         if !WORKS.load(Ordering::Relaxed) {
             let left = deadline.saturating_duration_since(Instant::now());
             let part = left.min((left / 4).max(Duration::from_secs(1)));
-            TcpStream::connect_timeout(&self.address, part.max(Duration::from_millis(1)))?;
+            let part = part.max(Duration::from_millis(1));
+            let _near = TcpStream::connect_timeout(&self.address, part)?;
+            let _far = self.socket.accept()?;
             WORKS.store(true, Ordering::Relaxed);
         }
         Ok(())

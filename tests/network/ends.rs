@@ -161,7 +161,8 @@ fn know_no_name(socket: &UdpSocket) {
 ///   when that gives up.
 /// - `cold`: a token has to be requested, of an endpoint whose link dies.
 /// - `content=BYTES`: so large a create.
-/// - `files=N`: only so many can be opened during the call; with `later`, during one before it.
+/// - `files=N`: only so many can be opened during the call; with `later`, during one before it;
+///   with `warm`, after a call that succeeds.
 /// - `fault=PART`: a known fault; fails when it has been mended, so that the option goes.
 fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) -> ExitCode {
     static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
@@ -185,6 +186,9 @@ fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) 
         session = session.resume("token", lifetime).unwrap();
     }
 
+    if options.contains(&"warm") {
+        session.post(&path, "text/plain", &content).unwrap();
+    }
     let before = (threads(), sockets());
     let mut open = Vec::new();
     if let Some(files) = number("files=") {
