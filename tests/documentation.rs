@@ -1,11 +1,9 @@
 //! What the documentation says: the commonest mistakes, each made as a new user would, and its tables.
 
-use std::net::TcpListener;
-
 use jas_session::{Error, Session};
 
 mod sandbox;
-use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{closed_url, Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const TABLE: &str = include_str!("../src/mistakes.md");
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
@@ -71,10 +69,7 @@ fn each_mistake_ends_in_the_documented_message() {
         "the URL begins with `http://`",
         new("http://api.jas.com", CLIENT_SECRET).err(),
     );
-    let dead = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    let dead = closed_url();
     assert_documented(
         "nothing listens there, or a firewall refuses",
         &dead,
@@ -119,6 +114,7 @@ fn the_readme_has_the_guarantees_of_the_documentation_and_is_short() {
 mod over_tls {
     use super::*;
     use std::io;
+    use std::net::TcpListener;
     use std::sync::Arc;
     use std::thread::{self, JoinHandle};
 

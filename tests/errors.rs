@@ -3,13 +3,12 @@
 use std::error::Error as _;
 use std::fmt::Debug;
 use std::io::{self, Read};
-use std::net::TcpListener;
 use std::time::Duration;
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
 mod sandbox;
-use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{closed_url, Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 fn session(sandbox: &Sandbox) -> Session {
     Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
@@ -26,11 +25,6 @@ fn answer(status: u16, fields: &[(&'static str, &str)], content: &str) -> Fault 
 }
 
 /// A port where nobody listens.
-fn dead_url() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    format!("http://{}", listener.local_addr().expect("its address"))
-}
-
 #[test]
 fn public_types_can_go_where_users_want_them() {
     fn is_shared<T: Send + Sync + Debug + 'static>() {}
@@ -50,7 +44,7 @@ fn one_message_of_each_kind() {
     let sandbox = Sandbox::start();
     let url = sandbox.url();
     let session = session(&sandbox);
-    let dead = dead_url();
+    let dead = closed_url();
 
     let error = session.get("shipments").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -397,7 +391,7 @@ fn no_error_and_no_public_type_shows_a_secret_a_token_or_an_api_key() {
             .err(),
     );
     errors.extend(
-        Session::new(&dead_url(), CLIENT_ID, CLIENT_SECRET)
+        Session::new(&closed_url(), CLIENT_ID, CLIENT_SECRET)
             .unwrap()
             .retries(0)
             .get("/x")

@@ -1,12 +1,11 @@
 //! What is sent again and what never is: counted where it is received.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
 mod sandbox;
-use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{closed_url, Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 const BOOKINGS: &str = "/bookings/v1/bookings";
@@ -143,12 +142,7 @@ fn a_pause_that_does_not_fit_into_the_time_is_left_to_the_caller() {
 
 #[test]
 fn what_never_reached_the_api_is_sent_again_even_if_it_is_a_plain_post() {
-    // A port that was free a moment ago: every connection is refused.
-    let url = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
-    let session = Session::new(&url, "id", "secret")
+    let session = Session::new(&closed_url(), "id", "secret")
         .and_then(|session| session.resume("token", Duration::from_secs(60)))
         .unwrap();
     let start = Instant::now();
