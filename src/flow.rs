@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Once minreq has been reading for so long without being handed more, it has read all there was.
-pub(crate) const HUNGER: Duration = Duration::from_millis(10);
+pub(crate) const HUNGER: Duration = Duration::from_millis(5);
 
 /// What has been handed over, and what may be.
 pub(crate) struct Flow {
@@ -16,8 +16,8 @@ pub(crate) struct Flow {
     limit: Option<usize>,
     /// Since the exchange, or the read of the caller's that lasts, began.
     delivered: usize,
-    /// At most so much is on its way to minreq, or inside it. It must not pile up while content
-    /// is read: what follows the last chunk would find it there.
+    /// At most so much data is on its way to minreq, or inside it. It must not pile up while
+    /// content is read: what follows the last chunk would find it there.
     unread: usize,
     /// While content is read, no less is handed over at a time, so that the two do not wake each
     /// other for every few bytes. A record that is not complete, the most that minreq can't read
@@ -64,16 +64,17 @@ impl Flow {
         self.last = now;
     }
 
-    pub(crate) fn deliver(&mut self, bytes: usize, now: Instant) {
+    /// So many bytes are handed over, of which so many may be data of HTTP: the rest is TLS's.
+    pub(crate) fn deliver(&mut self, bytes: usize, data: usize, now: Instant) {
         self.delivered += bytes;
-        self.unread += bytes;
+        self.unread += data;
         self.last = now;
     }
 
     /// The head has been read. Chunks whose trailers can't be seen keep the limit.
     pub(crate) fn pass_head(&mut self, keeps_limit: bool) {
         match self.limit {
-            Some(limit) if keeps_limit => self.step = limit / 3,
+            Some(limit) if keeps_limit => self.step = limit / 4,
             _ => self.limit = None,
         }
         self.is_reading = false;
@@ -85,9 +86,11 @@ impl Flow {
         self.last = now;
     }
 
-    pub(crate) fn end_read(&mut self, content: usize) {
+    /// Tells whether there is room again.
+    pub(crate) fn end_read(&mut self, content: usize) -> bool {
         self.unread = self.unread.saturating_sub(content);
         self.is_reading = false;
+        self.limit.is_none_or(|limit| self.free(limit) > 0)
     }
 
     pub(crate) fn room(&mut self, now: Instant) -> Room {
@@ -98,13 +101,15 @@ impl Flow {
         if self.is_waiting() && idle >= HUNGER {
             self.unread = 0;
         }
-        let free = limit.saturating_sub(self.unread);
-        let free = if free < self.step { 0 } else { free };
-        let room = free.min(limit.saturating_sub(self.delivered));
+        let room = self.free(limit).min(limit.saturating_sub(self.delivered));
         if room > 0 {
             return Room::Bytes(room);
         }
-        if !self.is_waiting() {
+        if !self.is_reading {
+            // Nobody tells when the caller begins to: that would be a system call for each read.
+            return Room::Wait(Some(HUNGER));
+        }
+        if self.is_sending {
             return Room::Wait(None);
         }
         if self.delivered < limit {
@@ -113,6 +118,15 @@ impl Flow {
         match PATIENCE.saturating_sub(idle) {
             Duration::ZERO => Room::OverLimit,
             patience => Room::Wait(Some(patience)),
+        }
+    }
+
+    fn free(&self, limit: usize) -> usize {
+        let free = limit.saturating_sub(self.unread);
+        if free < self.step {
+            0
+        } else {
+            free
         }
     }
 
@@ -136,9 +150,9 @@ mod tests {
         let now = Instant::now();
         let mut flow = Flow::new(100, now);
         assert_eq!(flow.room(now), Room::Bytes(100));
-        flow.deliver(99, now);
+        flow.deliver(99, 99, now);
         assert_eq!(flow.room(now), Room::Bytes(1));
-        flow.deliver(1, now);
+        flow.deliver(1, 1, now);
         assert_eq!(flow.room(now), Room::Wait(Some(PATIENCE)));
         // While a part of the request is being sent, minreq can't read.
         flow.send(true, now);
@@ -156,22 +170,28 @@ mod tests {
     fn what_is_not_read_does_not_pile_up_behind_chunks() {
         let now = Instant::now();
         let mut flow = Flow::new(100, now);
-        flow.deliver(60, now);
+        flow.deliver(60, 60, now);
         flow.pass_head(true);
-        flow.deliver(40, now);
-        assert_eq!(flow.room(now + PATIENCE), Room::Wait(None));
-        for content in [4, 4, 4, 4, 4, 4, 4, 4, 8] {
-            assert_eq!(flow.room(now), Room::Wait(None));
+        flow.deliver(40, 40, now);
+        // The caller is busy, for as long as it likes.
+        assert_eq!(flow.room(now + PATIENCE), Room::Wait(Some(HUNGER)));
+        for content in [5, 5, 5, 5, 5] {
+            assert_eq!(flow.room(now), Room::Wait(Some(HUNGER)));
             flow.begin_read(now);
-            flow.end_read(content);
+            assert_eq!(flow.end_read(content), flow.unread == 75);
         }
-        assert_eq!(flow.room(now), Room::Bytes(40));
-        flow.deliver(40, now);
+        assert_eq!(flow.room(now), Room::Bytes(25));
+        // Of these, 5 are TLS's own.
+        flow.deliver(25, 20, now);
+        flow.begin_read(now);
+        assert!(!flow.end_read(10));
+        assert!(flow.end_read(10));
+        flow.deliver(25, 25, now);
         // The rest were chunk sizes and line ends: minreq has read them, or it would not wait.
         flow.begin_read(now);
         assert_eq!(flow.room(now), Room::Wait(Some(HUNGER)));
         assert_eq!(flow.room(now + HUNGER), Room::Bytes(100));
-        flow.deliver(100, now + HUNGER);
+        flow.deliver(100, 100, now + HUNGER);
         let end = now + HUNGER + PATIENCE;
         assert_eq!(
             flow.room(now + 2 * HUNGER),

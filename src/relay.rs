@@ -80,6 +80,8 @@ struct Link {
     change: Condvar,
     /// Somebody waits for that. Changed behind the lock of the flow only.
     is_awaited: AtomicBool,
+    /// The thread that carries the answer, once there is one.
+    down: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The exchange has ended, its time is up, or a socket is broken.
@@ -111,12 +113,13 @@ impl Relay {
             )),
             change: Condvar::new(),
             is_awaited: AtomicBool::new(false),
+            down: Mutex::new(None),
         });
         let proxy = listener.proxy();
         let thread_link = Arc::clone(&link);
         let up = thread::Builder::new()
             .stack_size(STACK)
-            .spawn(move || carry_up(&thread_link, server, listener))
+            .spawn(move || carry_up(&thread_link, &server, listener))
             .map_err(Failure::Host)?;
         Ok(Relay {
             link,
@@ -134,9 +137,13 @@ impl Relay {
     /// nothing more is seen.
     pub(crate) fn stop(&mut self) {
         self.link.end();
+        // They end within `WRITE_PART`.
         if let Some(up) = self.up.take() {
-            // It ends within `WRITE_PART`.
             let _ = up.join();
+        }
+        let down = self.link.down.lock();
+        if let Some(down) = down.unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = down.join();
         }
     }
 
@@ -155,14 +162,17 @@ impl Relay {
     /// Says that a read of chunked content begins.
     pub(crate) fn begin_read(&self) {
         if self.link.is_tls {
-            self.link.change(|flow| flow.begin_read(Instant::now()));
+            self.link.flow().begin_read(Instant::now());
         }
     }
 
     /// Says that it has given so much content.
     pub(crate) fn end_read(&self, content: usize) {
         if self.link.is_tls {
-            self.link.change(|flow| flow.end_read(content));
+            let has_room = self.link.flow().end_read(content);
+            if has_room {
+                self.link.tell();
+            }
         }
     }
 
@@ -231,12 +241,14 @@ impl Link {
     /// Gives both sockets up, and ends every read on them.
     fn end(&self) {
         self.note(ENDED);
-        for socket in self.sockets().drain(..) {
+        // Not behind the lock: the others end as well, and would wait for it.
+        let sockets = std::mem::take(&mut *self.sockets());
+        for socket in sockets {
             let _ = socket.shutdown(Shutdown::Both);
         }
         // Behind the lock, so that nobody has looked before and waits after.
         drop(self.flow());
-        self.change.notify_all();
+        self.tell();
     }
 
     fn sockets(&self) -> MutexGuard<'_, Vec<Arc<TcpStream>>> {
@@ -254,12 +266,14 @@ impl Link {
     }
 
     fn change(&self, change: impl FnOnce(&mut Flow)) {
-        let mut flow = self.flow();
-        change(&mut flow);
-        let is_awaited = self.is_awaited.load(Ordering::SeqCst);
-        drop(flow);
+        change(&mut self.flow());
+        self.tell();
+    }
+
+    /// Wakes who waits for the flow, which has just been changed behind its lock.
+    fn tell(&self) {
         // It would cost a system call even if nobody waits.
-        if is_awaited {
+        if self.is_awaited.load(Ordering::SeqCst) {
             self.change.notify_all();
         }
     }
@@ -280,6 +294,8 @@ impl Link {
         bytes: &[u8],
         answer: &mut Answer,
     ) -> Result<(), Stop> {
+        self.flow()
+            .deliver(bytes.len(), bytes.len(), Instant::now());
         let head = answer.pass(bytes);
         if answer.has_head_ended() {
             self.note(HEAD_ENDED);
@@ -421,7 +437,8 @@ impl Link {
         records: &mut Records,
         set: &mut Duration,
     ) -> Result<(), Stop> {
-        records.show_application_data(bytes);
+        let data = records.pass(bytes).unwrap_or(0);
+        self.flow().deliver(bytes.len(), data, Instant::now());
         let end = records.possible_end().unwrap_or(0);
         let (bytes, end) = bytes.split_at(bytes.len().saturating_sub(end));
         self.deliver(client, bytes)?;
@@ -455,9 +472,8 @@ impl Link {
     }
 }
 
-/// Carries the request, from minreq to the server. Starts and joins the thread that carries the
-/// answer.
-fn carry_up(link: &Arc<Link>, server: Arc<TcpStream>, listener: Listener) {
+/// Carries the request, from minreq to the server. Starts the thread that carries the answer.
+fn carry_up(link: &Arc<Link>, server: &Arc<TcpStream>, listener: Listener) {
     // Whatever happens here, minreq is not left waiting.
     let _end = End(link);
     let client = listener.accept(|| link.has_seen(ENDED));
@@ -474,14 +490,8 @@ fn carry_up(link: &Arc<Link>, server: Arc<TcpStream>, listener: Listener) {
     // piece of exactly 256 for an unfinished one. Nothing may follow it before minreq's next
     // bytes.
     let answer = b"HTTP/1.1 200 OK\r\n\r\n";
-    let down = match link.time_left().and_then(|_| link.deliver(&client, answer)) {
-        Ok(()) => carry_request(link, &server, &client),
-        Err(Stop) => None,
-    };
-    link.end();
-    drop((server, client));
-    if let Some(down) = down {
-        let _ = down.join();
+    if let Ok(()) = link.time_left().and_then(|_| link.deliver(&client, answer)) {
+        carry_request(link, server, &client);
     }
 }
 
@@ -494,23 +504,19 @@ impl Drop for End<'_> {
     }
 }
 
-fn carry_request(
-    link: &Arc<Link>,
-    server: &Arc<TcpStream>,
-    client: &Arc<TcpStream>,
-) -> Option<JoinHandle<()>> {
+fn carry_request(link: &Arc<Link>, server: &Arc<TcpStream>, client: &Arc<TcpStream>) {
     let mut buffer = [0; BUFFER];
     let mut set = Duration::ZERO;
     let mut records = Records::default();
     let mut is_refused = false;
-    let mut down = None;
+    let mut is_answered = false;
     while let Ok(n @ 1..) = link.receive(client, &mut buffer, &mut set) {
-        let begins = !link.is_tls || records.show_application_data(&buffer[..n]);
+        let begins = !link.is_tls || records.pass(&buffer[..n]).is_some();
         if begins && !link.has_seen(REQUEST_BEGAN) {
             link.note(REQUEST_BEGAN);
             link.change(|flow| flow.begin(link.limit(), Instant::now()));
         }
-        if down.is_none() {
+        if !is_answered {
             let shared = (Arc::clone(link), Arc::clone(server), Arc::clone(client));
             let thread = thread::Builder::new().stack_size(STACK);
             let Ok(thread) = thread.spawn(move || carry_down(&shared.0, &shared.1, &shared.2))
@@ -518,7 +524,8 @@ fn carry_request(
                 link.note(REFUSED);
                 break;
             };
-            down = Some(thread);
+            *link.down.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+            is_answered = true;
         }
         // A server that has refused a large content may stop reading and answer: what minreq
         // still writes is dropped, so that it comes to read that answer.
@@ -526,12 +533,11 @@ fn carry_request(
         is_refused = is_refused || link.deliver(server, &buffer[..n]).is_err();
         link.change(|flow| flow.send(false, Instant::now()));
     }
-    down
 }
 
 /// Carries the answer, from the server to minreq.
 fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; 2 * BUFFER];
     let mut carried = 0_usize;
     let mut set = Duration::ZERO;
     let mut records = Records::default();
@@ -545,7 +551,6 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
             }
             Ok(n) => {
                 let bytes = &buffer[..n];
-                link.flow().deliver(n, Instant::now());
                 let delivered = if link.is_tls {
                     link.deliver_records(server, client, bytes, &mut records, &mut set)
                 } else {

@@ -7,8 +7,13 @@ const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
-/// An encrypted alert of TLS 1.3: two bytes, the content type and the tag.
-const ALERT_AS_DATA: usize = 2 + 1 + 16;
+/// What a record of encrypted data holds besides the data: the tag, of 16 bytes with nearly every
+/// cipher, and in TLS 1.3 the content type.
+const TAG: usize = 16;
+const TAG_AND_TYPE: usize = TAG + 1;
+
+/// An encrypted alert of TLS 1.3: two bytes.
+const ALERT_AS_DATA: usize = 2 + TAG_AND_TYPE;
 
 /// How long a header section or trailers may be.
 pub(crate) const HEAD_LIMIT: usize = 16 * 1024;
@@ -25,22 +30,29 @@ pub(crate) struct Records {
     have: usize,
     /// How much of the record is still to come.
     to_come: usize,
+    /// How much of that is no data.
+    overhead: usize,
     has_changed_cipher: bool,
     /// In TLS 1.2 a record of the handshake follows the change, and alerts show their type.
     is_tls12: bool,
 }
 
 impl Records {
-    /// Goes on with these bytes; tells whether encrypted data is among them.
-    pub(crate) fn show_application_data(&mut self, mut bytes: &[u8]) -> bool {
-        let mut shown = false;
+    /// Goes on with these bytes; tells how many of them may be data, `None` if no encrypted data
+    /// is among them.
+    pub(crate) fn pass(&mut self, mut bytes: &[u8]) -> Option<usize> {
+        let mut data = None;
         while let Some((&first, rest)) = bytes.split_first() {
             if self.to_come > 0 {
                 let n = self.to_come.min(bytes.len());
+                // The rest of a record that began in an earlier piece counts as well.
+                if self.header[0] == APPLICATION_DATA {
+                    let overhead = n.min(self.overhead);
+                    self.overhead -= overhead;
+                    data = Some(data.unwrap_or(0) + n - overhead);
+                }
                 self.to_come -= n;
                 bytes = &bytes[n..];
-                // The rest of a record that began in an earlier piece counts as well.
-                shown |= self.header[0] == APPLICATION_DATA;
                 continue;
             }
             self.header[self.have] = first;
@@ -51,9 +63,10 @@ impl Records {
                 self.to_come = self.length();
                 self.has_changed_cipher |= self.header[0] == CHANGE_CIPHER_SPEC;
                 self.is_tls12 |= self.has_changed_cipher && self.header[0] == HANDSHAKE;
+                self.overhead = if self.is_tls12 { TAG } else { TAG_AND_TYPE };
             }
         }
-        shown
+        data
     }
 
     /// The length of the last record, header included, if it is complete and may be a
@@ -240,7 +253,7 @@ mod tests {
             let mut first = None;
             for piece in all.chunks(size) {
                 end += piece.len();
-                if records.show_application_data(piece) && first.is_none() {
+                if records.pass(piece).is_some() && first.is_none() {
                     first = Some(end);
                 }
             }
@@ -250,6 +263,20 @@ mod tests {
                 end > start && end <= (start + size).min(all.len()),
                 "{size}"
             );
+        }
+    }
+
+    #[test]
+    fn what_a_record_holds_besides_data_is_not_counted() {
+        let tls12 = [20, 3, 3, 0, 1, 1, 22, 3, 3, 0, 1, 0];
+        for (handshake, overhead) in [(&[][..], 17), (&tls12[..], 16)] {
+            let data = [&[23, 3, 3, 0, 117][..], &[9; 117]].concat();
+            let all = [handshake, &data, &data, &[23, 3, 3, 0, 9], &[9; 9]].concat();
+            for size in 1..=all.len() {
+                let mut records = Records::default();
+                let counted = all.chunks(size).filter_map(|piece| records.pass(piece));
+                assert_eq!(counted.sum::<usize>(), 2 * (117 - overhead), "{size}");
+            }
         }
     }
 
@@ -268,7 +295,7 @@ mod tests {
             let bytes = [&[22, 3, 3, 0, 1, 0, kind, 3, 3, 0, length][..], &[9; 32]].concat();
             let end = 6 + 5 + usize::from(length);
             for (i, byte) in bytes[..end].iter().enumerate() {
-                records.show_application_data(&[*byte]);
+                records.pass(&[*byte]);
                 let expected = (possible && i + 1 == end).then_some(5 + usize::from(length));
                 assert_eq!(records.possible_end(), expected, "{kind} {length} {i}");
             }
