@@ -7,7 +7,7 @@ use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -87,16 +87,7 @@ impl Bench {
         let own = env::current_exe()?;
         let target = own.ancestors().nth(2).ok_or("not in a target directory")?;
         let directory = target.join("bench-clients");
-        server::root(&directory)?;
-        let mut server = Command::new(&own)
-            .arg("serve")
-            .arg(&directory)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut lines = BufReader::new(server.stdout.take().ok_or("no output")?).lines();
-        let mut url = || lines.next().ok_or("the server did not start");
-        let urls = [url()??, url()??];
+        let (server, urls) = serve(&directory)?;
         Ok(Bench {
             directory,
             server,
@@ -124,6 +115,7 @@ impl Bench {
                 ));
             }
         }
+        self.distrust(clients.iter().map(|client| (client.0, &client.3[0])))?;
         let has_valgrind = Command::new("valgrind").arg("--version").output().is_ok();
         let jobs: Vec<_> = clients.iter().flat_map(|client| &client.3).collect();
         let mut counted = vec![Vec::new(); jobs.len()];
@@ -237,6 +229,25 @@ impl Bench {
         );
         self.at_least("symbols of ring there", count(b"ring_core_0_") as f64, 1.0);
         Ok(())
+    }
+
+    /// Sends each client to a server whose certificate is of an issuer that none of them trusts.
+    fn distrust<'a>(&self, jobs: impl Iterator<Item = (&'a str, &'a Command)>) -> Result<()> {
+        let (mut server, urls) = serve(&self.directory.join("stranger"))?;
+        let mut trusting = Vec::new();
+        for (name, job) in jobs {
+            let mut job = copy_of(job, &self.urls[0], &urls[0]);
+            let status = job.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+            if status.success() {
+                trusting.push(name);
+            }
+        }
+        server.kill()?;
+        server.wait()?;
+        if trusting.is_empty() {
+            return Ok(());
+        }
+        Err(format!("these trust any certificate: {}", trusting.join(", ")).into())
     }
 
     /// A long answer copied to a file, and read whole.
@@ -437,10 +448,38 @@ impl Drop for Bench {
     }
 }
 
+/// Starts a server whose root is in this directory, and tells its URLs.
+fn serve(directory: &Path) -> Result<(Child, [String; 2])> {
+    server::root(directory)?;
+    let mut server = Command::new(env::current_exe()?)
+        .arg("serve")
+        .arg(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(server.stdout.take().ok_or("no output")?).lines();
+    let mut url = || lines.next().ok_or("the server did not start");
+    let urls = [url()??, url()??];
+    Ok((server, urls))
+}
+
 fn arguments(program: &PathBuf, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
     command
+}
+
+/// The same job with another URL.
+fn copy_of(job: &Command, url: &str, other: &str) -> Command {
+    let mut copy = Command::new(job.get_program());
+    copy.args(job.get_args().map(|argument| {
+        if argument == url {
+            other.as_ref()
+        } else {
+            argument
+        }
+    }));
+    copy
 }
 
 /// Says on one line what is going on.
