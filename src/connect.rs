@@ -20,6 +20,14 @@ pub(crate) enum Failure {
     NotConnectedInTime,
     /// This host refused a thread, a socket or the loopback interface.
     Host(io::Error),
+    /// The proxy opened no way to the server.
+    Proxy {
+        why: String,
+        cause: Option<io::Error>,
+        is_final: bool,
+    },
+    /// It did not do so in time.
+    ProxyInTime(String),
 }
 
 /// The addresses of a host. The system's resolver can't be told to stop: a look-up that has not

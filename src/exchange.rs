@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::connect;
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::framing::{coding, framing, Framing, BAD_LENGTH};
+use crate::proxy::Proxy;
 use crate::relay::Relay;
 use crate::retry::retry_after;
 use crate::scan::{HEAD_LIMIT, LINE_LIMIT};
@@ -73,6 +74,8 @@ pub(crate) struct Request<'a> {
     pub(crate) url: &'a Url,
     pub(crate) fields: &'a [(&'a str, &'a str)],
     pub(crate) content: Option<&'a [u8]>,
+    /// For `https`; `http` stays on this machine.
+    pub(crate) proxy: Option<&'a Proxy>,
     pub(crate) deadline: Deadline,
 }
 
@@ -109,6 +112,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
         url,
         fields,
         content,
+        proxy,
         deadline,
     } = request;
     if deadline.left().is_zero() {
@@ -118,8 +122,9 @@ pub(crate) fn send(request: Request<'_>) -> Result<Answer, Failure> {
     if url.origin.https {
         tls::install_provider();
     }
-    let mut relay = Relay::open(&url.origin, deadline.at)
-        .map_err(|failure| passing(unconnected(&label, deadline, failure)))?;
+    let proxy = proxy.filter(|_| url.origin.https);
+    let mut relay = Relay::open(&url.origin, proxy, deadline.at)
+        .map_err(|failure| unconnected(&label, deadline, failure))?;
     let proxy = minreq::Proxy::new(relay.proxy())
         .map_err(|cause| passing(broken(&label, "the relay can't be used").with_source(cause)))?;
 
@@ -457,8 +462,8 @@ fn passing(error: Error) -> Failure {
     }
 }
 
-fn unconnected(label: &str, deadline: Deadline, failure: connect::Failure) -> Error {
-    match failure {
+fn unconnected(label: &str, deadline: Deadline, failure: connect::Failure) -> Failure {
+    passing(match failure {
         connect::Failure::NotResolved(cause) => broken(
             label,
             "the host name was not found: check its spelling, and the name server of this network",
@@ -476,7 +481,20 @@ fn unconnected(label: &str, deadline: Deadline, failure: connect::Failure) -> Er
             deadline.error(label, "before a connection was made")
         }
         connect::Failure::Host(cause) => host_refused(label).with_source(cause),
-    }
+        connect::Failure::Proxy {
+            why,
+            cause,
+            is_final,
+        } => {
+            let error = broken(label, why);
+            let error = match cause {
+                Some(cause) => error.with_source(cause),
+                None => error,
+            };
+            return Failure { error, is_final };
+        }
+        connect::Failure::ProxyInTime(when) => deadline.error(label, &when),
+    })
 }
 
 fn host_refused(label: &str) -> Error {

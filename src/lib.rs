@@ -202,6 +202,7 @@ mod framing;
 pub mod fuzzing;
 mod json;
 mod listener;
+mod proxy;
 mod relay;
 mod response;
 mod retry;

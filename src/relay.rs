@@ -19,6 +19,7 @@ use crate::connect::{connect, look_up, Failure};
 use crate::flow::{Flow, Room, HUNGER};
 use crate::framing::Framing;
 use crate::listener::{is_passing, Listener};
+use crate::proxy::Proxy;
 use crate::scan::{Answer, Records, HEAD_LIMIT};
 use crate::url::Origin;
 
@@ -89,8 +90,15 @@ struct Stop;
 
 impl Relay {
     /// Looks up the host, connects to it and waits for minreq.
-    pub(crate) fn open(origin: &Origin, deadline: Instant) -> Result<Relay, Failure> {
-        let server = connect(&look_up(origin, deadline)?, deadline)?;
+    pub(crate) fn open(
+        origin: &Origin,
+        proxy: Option<&Proxy>,
+        deadline: Instant,
+    ) -> Result<Relay, Failure> {
+        let server = match proxy {
+            Some(proxy) => proxy.connect(origin, deadline)?,
+            None => connect(&look_up(origin, deadline)?, deadline)?,
+        };
         // An exchange would cost one more round trip: the request behind TLS's last handshake
         // message is held back until that is acknowledged.
         let _ = server.set_nodelay(true);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{field, Error, ErrorKind, Refusal};
 use crate::excerpt::reason;
 use crate::exchange::{self, Deadline, Request, USER_AGENT};
+use crate::proxy::Proxy;
 use crate::response::Response;
 use crate::retry::{self, decide, is_token_refused, Attempt, Next, Outcome};
 use crate::token::{Client, Terms, Token, Tokens};
@@ -50,6 +51,7 @@ pub struct Session {
     tokens: Arc<Tokens>,
     api_key: Option<String>,
     fields: Vec<(String, String)>,
+    proxy: Option<Arc<Proxy>>,
     timeout: Duration,
     renew_before: Duration,
     retries: u32,
@@ -85,6 +87,7 @@ impl Session {
             })),
             api_key: None,
             fields: Vec::new(),
+            proxy: None,
             timeout: Duration::from_secs(60),
             renew_before: Duration::from_secs(60),
             retries: 2,
@@ -99,13 +102,6 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput): it names every variable that is missing or
     /// empty; or as [`new`](Session::new).
     pub fn from_env() -> Result<Session, Error> {
-        let variable = |name| match std::env::var(name) {
-            Ok(value) => Ok(value),
-            Err(std::env::VarError::NotPresent) => Ok(String::new()),
-            Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid_input(format!(
-                "the environment variable {name} is not UTF-8"
-            ))),
-        };
         let names = ["JAS_URL", "JAS_CLIENT_ID", "JAS_CLIENT_SECRET"];
         let [url, id, secret] = [
             variable(names[0])?,
@@ -196,6 +192,68 @@ impl Session {
         self.fields
             .retain(|(field, _)| !field.eq_ignore_ascii_case(name));
         self.fields.push((name.to_owned(), value.to_owned()));
+        Ok(self)
+    }
+
+    /// Sets the HTTP proxy that `https` goes through, token requests as well: none by default.
+    /// `http`, which is for this machine only, never goes through it.
+    ///
+    /// The URL is `http://HOST:PORT`, or `http://USER:PASSWORD@HOST:PORT`; `http://` may be left
+    /// out. The host is a name, an IPv4 address, or an IPv6 address in brackets. Without a port
+    /// it is 1080, as for curl. In a user name and a password, percent-encode what a URL can't
+    /// have there (`%23` for `#`, `%2F` for `/`, `%25` for `%`, `%40` for `@`).
+    ///
+    /// The proxy is asked for a tunnel (CONNECT) to the host and the port of the URL, and sees
+    /// nothing more than these: what goes through the tunnel is TLS. It gets its user name and
+    /// password (`Basic`) in clear text. A proxy that opens TLS shows a certificate of its own:
+    /// the feature `https-rustls-probe` trusts it if this system does.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe", feature = "https-native-tls"))] {
+    /// # use jas_session::Session;
+    /// let session = Session::new("https://api.example.com", "my client id", "my client secret")?
+    ///     .proxy("http://gateway:p%40ss@proxy.example.com:3128")?;
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the URL can't be used. A call through a proxy
+    /// that refuses it, or can't be reached, is an error of the kind
+    /// [`Exchange`](ErrorKind::Exchange) that names the proxy, or
+    /// [`Timeout`](ErrorKind::Timeout); nothing has reached the API then, so that a plain POST,
+    /// too, is sent again: unless the proxy's answer was other than 5xx.
+    #[must_use = "a setting returns the session"]
+    pub fn proxy(mut self, url: &str) -> Result<Session, Error> {
+        self.proxy = Some(Arc::new(Proxy::parse("proxy's URL", url)?));
+        Ok(self)
+    }
+
+    /// Sets the proxy that the environment names, as curl reads it, in place of one that was set
+    /// before. Without this call the environment is not looked at.
+    ///
+    /// `https_proxy`, else `HTTPS_PROXY`, is a URL as [`proxy`](Session::proxy) takes it; if
+    /// neither is set, or both are empty, there is no proxy. `ALL_PROXY` and `HTTP_PROXY` do not
+    /// count. `no_proxy`, else `NO_PROXY`, lists hosts that are connected to directly, parted by
+    /// commas or blanks: names (`example.com` and `.example.com` both stand for this name and all
+    /// below it), IPv4 addresses and networks (`10.0.0.0/8`), or `*` alone for all hosts. An entry
+    /// with a port is that of no host.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # use jas_session::Session;
+    /// let session = Session::from_env()?.proxy_from_env()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if a value can't be used: it names the variable.
+    #[must_use = "a setting returns the session"]
+    pub fn proxy_from_env(mut self) -> Result<Session, Error> {
+        self.proxy = Proxy::from_env(variable)?.map(Arc::new);
         Ok(self)
     }
 
@@ -391,8 +449,9 @@ impl Session {
         self.tokens.invalidate(refused);
     }
 
-    fn terms(&self, deadline: Deadline) -> Terms {
+    fn terms(&self, deadline: Deadline) -> Terms<'_> {
         Terms {
+            proxy: self.proxy.as_deref(),
             deadline,
             renew_before: self.renew_before,
             retries: self.retries,
@@ -507,6 +566,7 @@ impl Session {
             url,
             fields: &fields,
             content: content.map(|(_, content)| content),
+            proxy: self.proxy.as_deref(),
             deadline,
         })
     }
@@ -543,13 +603,27 @@ impl Session {
     }
 
     /// What a server may echo, and no message may show.
-    fn secrets<'a>(&'a self, [first, token]: [&'a Token; 2]) -> [&'a str; 4] {
+    fn secrets<'a>(&'a self, [first, token]: [&'a Token; 2]) -> [&'a str; 6] {
+        let [password, basic] = self.proxy.as_deref().map_or([""; 2], Proxy::secrets);
         [
             first.value(),
             token.value(),
             &self.tokens.client().secret,
             self.api_key.as_deref().unwrap_or_default(),
+            password,
+            basic,
         ]
+    }
+}
+
+/// A variable of the environment; empty if it is not set.
+fn variable(name: &str) -> Result<String, Error> {
+    match std::env::var(name) {
+        Ok(value) => Ok(value),
+        Err(std::env::VarError::NotPresent) => Ok(String::new()),
+        Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid_input(format!(
+            "the environment variable {name} is not UTF-8"
+        ))),
     }
 }
 
@@ -572,13 +646,18 @@ fn check_tls(url: &Url) -> Result<(), Error> {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
+        let mut shown = f.debug_struct("Session");
+        shown
             .field("base_url", &format_args!("{}", self.base))
             .field(
                 "token_endpoint",
                 &format_args!("{}", self.tokens.client().endpoint),
             )
-            .field("client_id", &self.tokens.client().id)
+            .field("client_id", &self.tokens.client().id);
+        if let Some(proxy) = &self.proxy {
+            shown.field("proxy", &format_args!("{proxy}"));
+        }
+        shown
             .field("timeout", &self.timeout)
             .field("renew_before", &self.renew_before)
             .field("retries", &self.retries)

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Refusal};
 use crate::excerpt::{excerpt, token_reason};
 use crate::exchange::{self, Deadline, Request, USER_AGENT};
 use crate::json;
+use crate::proxy::Proxy;
 use crate::retry::{self, decide, Attempt, Next, Outcome};
 use crate::url::{check_visible, form_encoded, Url};
 
@@ -43,7 +44,8 @@ pub(crate) struct Token {
 
 /// What a caller asks for when it needs a token.
 #[derive(Clone, Copy)]
-pub(crate) struct Terms {
+pub(crate) struct Terms<'a> {
+    pub(crate) proxy: Option<&'a Proxy>,
     pub(crate) deadline: Deadline,
     pub(crate) renew_before: Duration,
     pub(crate) retries: u32,
@@ -152,7 +154,7 @@ impl Tokens {
     }
 
     /// A token for one call: the one held, or a new one.
-    pub(crate) fn token(&self, mut terms: Terms) -> Result<Token, Error> {
+    pub(crate) fn token(&self, mut terms: Terms<'_>) -> Result<Token, Error> {
         loop {
             let now = Instant::now();
             let mut state = self.state();
@@ -183,7 +185,7 @@ impl Tokens {
             }
             let pilot = self.take_off(&mut state, terms.deadline);
             drop(state);
-            let result = self.request(terms.deadline, terms.retries);
+            let result = self.request(terms);
             pilot.land(match &result {
                 Ok(token) => Landing::Token(token.clone()),
                 Err(failure) => Landing::Failure(failure.copy()),
@@ -194,7 +196,11 @@ impl Tokens {
 
     /// A token in place of one that was refused, or `None` if that would be fruitless: the
     /// refused token was a replacement itself, and no call has been accepted since.
-    pub(crate) fn replace(&self, refused: &Token, terms: Terms) -> Result<Option<Token>, Error> {
+    pub(crate) fn replace(
+        &self,
+        refused: &Token,
+        terms: Terms<'_>,
+    ) -> Result<Option<Token>, Error> {
         let now = Instant::now();
         let mut state = self.state();
         let is_held = state
@@ -262,10 +268,15 @@ impl Tokens {
 
     /// Tries once, in a part of the caller's time and before the token held expires, so that
     /// nobody ever waits for it.
-    fn renew_early(&self, pilot: Pilot<'_>, held: &Token, terms: Terms) {
+    fn renew_early(&self, pilot: Pilot<'_>, held: &Token, terms: Terms<'_>) {
         let part =
             (terms.deadline.left() / 4).min(held.expiry.saturating_duration_since(Instant::now()));
-        match self.request(terms.deadline.within(part), 0) {
+        let once = Terms {
+            deadline: terms.deadline.within(part),
+            retries: 0,
+            ..terms
+        };
+        match self.request(once) {
             // Some endpoints hand out the same token until it is over.
             Ok(token) if token.expiry < held.expiry + (held.lifetime / 4).min(LEAST_GAIN) => {
                 tell!(info, "the token is good for no longer yet");
@@ -284,7 +295,7 @@ impl Tokens {
 
     /// Waits for another thread's request: its token, its failure, or `None` to look again. What
     /// that thread has tried is taken from this one's repetitions.
-    fn wait(&self, flight: &Flight, terms: &mut Terms) -> Result<Option<Token>, Error> {
+    fn wait(&self, flight: &Flight, terms: &mut Terms<'_>) -> Result<Option<Token>, Error> {
         let landed = flight.landed.lock().unwrap_or_else(PoisonError::into_inner);
         let (landed, _) = flight
             .landing
@@ -334,7 +345,13 @@ impl Tokens {
     /// Requests a token ([RFC 6749, section
     /// 4.4.2](https://www.rfc-editor.org/rfc/rfc6749#section-4.4.2)), at most `retries` times
     /// more.
-    fn request(&self, deadline: Deadline, retries: u32) -> Result<Token, Failure> {
+    fn request(&self, terms: Terms<'_>) -> Result<Token, Failure> {
+        let Terms {
+            proxy,
+            deadline,
+            retries,
+            ..
+        } = terms;
         // The credentials stand in the content (RFC 6749, section 2.3.1), as JAS wants them.
         let content = format!(
             "grant_type=client_credentials&client_id={}&client_secret={}",
@@ -358,6 +375,7 @@ impl Tokens {
                 url: &self.client.endpoint,
                 fields: &fields,
                 content: Some(content.as_bytes()),
+                proxy,
                 deadline,
             });
             let (error, outcome) = match answer {
@@ -384,7 +402,7 @@ impl Tokens {
                         token_refused: false,
                         retry_after: refusal.retry_after,
                     };
-                    (self.refused(refusal), outcome)
+                    (self.refused(refusal, proxy), outcome)
                 }
                 Err(failure) => (
                     failure.error,
@@ -458,11 +476,13 @@ impl Tokens {
     }
 
     /// An answer other than 2xx ([RFC 6749, section 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
-    fn refused(&self, refusal: Refusal) -> Error {
+    fn refused(&self, refusal: Refusal, proxy: Option<&Proxy>) -> Error {
         let label = self.label();
         let status = refusal.status;
         let held = self.state().last.clone().unwrap_or_default();
-        let detail = token_reason(&refusal, &[&self.client.secret, &held]);
+        let [password, basic] = proxy.map_or([""; 2], Proxy::secrets);
+        let secrets = [&*self.client.secret, &held, password, basic];
+        let detail = token_reason(&refusal, &secrets);
         let is_busy =
             matches!(status, 429 | 500..) || status == 403 && refusal.retry_after.is_some();
         let (kind, advice) = match status {
@@ -761,8 +781,9 @@ mod tests {
         }
     }
 
-    fn terms(timeout: Duration) -> Terms {
+    fn terms(timeout: Duration) -> Terms<'static> {
         Terms {
+            proxy: None,
             deadline: Deadline::after(timeout),
             renew_before: Duration::ZERO,
             retries: 0,

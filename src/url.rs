@@ -104,10 +104,7 @@ impl Url {
                     "has an IPv6 address as its host, which is not supported: use a host name",
                 ))
             }
-            Some((host, port)) => match port.parse::<u16>() {
-                Ok(number) if number != 0 && !port.starts_with('+') => (host, number),
-                _ => return Err(refused(what, "has a port that is not from 1 to 65535")),
-            },
+            Some((host, port)) => (host, check_port(what, port)?),
             None => (authority, if https { 443 } else { 80 }),
         };
         check_host(what, host)?;
@@ -239,7 +236,7 @@ fn is_token_character(c: char) -> bool {
 
 /// Checks that `text` holds characters of a URI only ([RFC 3986, section
 /// 2](https://www.rfc-editor.org/rfc/rfc3986#section-2)) and no fragment.
-fn check_uri(what: &str, text: &str) -> Result<(), Error> {
+pub(crate) fn check_uri(what: &str, text: &str) -> Result<(), Error> {
     check(what, text, |c| {
         c.is_ascii_alphanumeric() || "-._~:/?[]@!$&'()*+,;=%".contains(c)
     })?;
@@ -260,7 +257,14 @@ fn check_uri(what: &str, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_host(what: &str, host: &str) -> Result<(), Error> {
+pub(crate) fn check_port(what: &str, port: &str) -> Result<u16, Error> {
+    match port.parse() {
+        Ok(number) if number != 0 && !port.starts_with('+') => Ok(number),
+        _ => Err(refused(what, "has a port that is not from 1 to 65535")),
+    }
+}
+
+pub(crate) fn check_host(what: &str, host: &str) -> Result<(), Error> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
@@ -323,7 +327,7 @@ fn check_ends(what: &str, text: &str) -> Result<(), Error> {
     Err(refused(what, "starts or ends with a blank"))
 }
 
-fn refused(what: &str, why: impl fmt::Display) -> Error {
+pub(crate) fn refused(what: &str, why: impl fmt::Display) -> Error {
     Error::invalid_input(format!("the {what} {why}"))
 }
 

@@ -1,0 +1,726 @@
+//! A proxy on the way to the server: what its URL and the environment say of it, and the CONNECT
+//! that opens a tunnel through it ([RFC 9110, section
+//! 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+use base64::engine::general_purpose::STANDARD;
+use base64::Engine as _;
+
+use crate::connect::{connect, look_up, Failure};
+use crate::error::Error;
+use crate::excerpt::excerpt;
+use crate::listener::is_passing;
+use crate::scan::{Answer, HEAD_LIMIT, LINE_LIMIT};
+use crate::url::{check_host, check_port, check_uri, refused, Origin};
+
+/// Where a proxy listens if its URL does not tell; curl takes the same.
+const DEFAULT_PORT: u16 = 1080;
+
+/// How much of the answer is looked at at a time.
+const PIECE: usize = 512;
+
+pub(crate) struct Proxy {
+    /// An IPv6 address stands there without its brackets.
+    origin: Origin,
+    /// What is secret of the credentials: the password, and what stands in
+    /// `Proxy-Authorization` behind `Basic` ([RFC 7617](https://www.rfc-editor.org/rfc/rfc7617)).
+    credentials: Option<[String; 2]>,
+    /// Hosts that are connected to directly: `no_proxy`, as curl reads it.
+    exempt: String,
+    /// [`tunnel`]. Programs that set no proxy are linked without it.
+    connect: fn(&Proxy, &Origin, Instant) -> Result<TcpStream, Failure>,
+}
+
+impl Proxy {
+    /// Reads the URL of a proxy, named `what` in errors.
+    pub(crate) fn parse(what: &str, text: &str) -> Result<Proxy, Error> {
+        check_uri(what, text)?;
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        if !scheme.eq_ignore_ascii_case("http") {
+            return Err(refused(
+                what,
+                "does not start with http://, which is how this device speaks to a proxy (what \
+                 goes through it is TLS): HTTPS and SOCKS proxies are not supported",
+            ));
+        }
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if !matches!(path, "" | "/") {
+            return Err(refused(
+                what,
+                "has a path or a query, which it can't have: in a user name or a password write \
+                 %2F for `/` and %3F for `?`",
+            ));
+        }
+        let (user_info, place) = match authority.rsplit_once('@') {
+            Some((user_info, place)) => (user_info, place),
+            None => ("", authority),
+        };
+        let in_brackets = place
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'));
+        let (host, port) = if let Some((address, port)) = in_brackets {
+            let Ok(address) = address.parse::<Ipv6Addr>() else {
+                return Err(refused(what, "has no valid IPv6 address in its brackets"));
+            };
+            (address.to_string(), port)
+        } else {
+            let (host, port) = place.split_at(place.find(':').unwrap_or(place.len()));
+            check_host(what, host)?;
+            (host.to_ascii_lowercase(), port)
+        };
+        let port = match port {
+            "" => DEFAULT_PORT,
+            port => check_port(what, port.strip_prefix(':').unwrap_or_default())?,
+        };
+        let credentials = (!user_info.is_empty()).then(|| credentials(what, user_info));
+        Ok(Proxy {
+            origin: Origin {
+                https: false,
+                host,
+                port,
+            },
+            credentials: credentials.transpose()?,
+            exempt: String::new(),
+            connect: tunnel,
+        })
+    }
+
+    /// The proxy of the environment, if there is one. `variable` gives an empty value for a
+    /// variable that is not set: curl makes no difference between the two.
+    pub(crate) fn from_env(
+        variable: impl Fn(&str) -> Result<String, Error>,
+    ) -> Result<Option<Proxy>, Error> {
+        let first = |names: [&'static str; 2]| {
+            let mut values = names.into_iter().map(|name| Ok((name, variable(name)?)));
+            values.find(|found| !matches!(found, Ok((_, value)) if value.is_empty()))
+        };
+        let Some((name, url)) = first(["https_proxy", "HTTPS_PROXY"]).transpose()? else {
+            return Ok(None);
+        };
+        let mut proxy = Proxy::parse(&format!("environment variable {name}"), &url)?;
+        if let Some((_, list)) = first(["no_proxy", "NO_PROXY"]).transpose()? {
+            proxy.exempt = list;
+        }
+        Ok(Some(proxy))
+    }
+
+    /// Connects to `origin`, through the proxy unless `no_proxy` says otherwise.
+    pub(crate) fn connect(&self, origin: &Origin, deadline: Instant) -> Result<TcpStream, Failure> {
+        (self.connect)(self, origin, deadline)
+    }
+
+    /// What the proxy may echo, and no message may show.
+    pub(crate) fn secrets(&self) -> [&str; 2] {
+        match &self.credentials {
+            Some([password, basic]) => [password, basic],
+            None => [""; 2],
+        }
+    }
+
+    fn failure(&self, why: impl fmt::Display, cause: Option<io::Error>) -> Failure {
+        Failure::Proxy {
+            why: format!("the proxy {self} {why}"),
+            cause,
+            is_final: false,
+        }
+    }
+
+    fn unconnected(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::NotResolved(cause) => Failure::Proxy {
+                why: format!(
+                    "the host name of the proxy {self} was not found: check its spelling, and the \
+                     name server of this network"
+                ),
+                cause: Some(cause),
+                is_final: false,
+            },
+            Failure::NotConnected(cause) => Failure::Proxy {
+                why: format!(
+                    "no connection to the proxy {self} could be made: check its host, its port \
+                     and the firewall"
+                ),
+                cause: Some(cause),
+                is_final: false,
+            },
+            Failure::NotResolvedInTime => Failure::ProxyInTime(format!(
+                "before the host name of the proxy {self} was resolved"
+            )),
+            Failure::NotConnectedInTime => {
+                Failure::ProxyInTime(format!("before a connection to the proxy {self} was made"))
+            }
+            failure => failure,
+        }
+    }
+
+    /// Repeats what waits for the proxy, for as long as there is time. Socket timeouts fire late,
+    /// the later the longer they are: each wait is a part of what is left.
+    fn wait<T>(
+        &self,
+        deadline: Instant,
+        mut step: impl FnMut(Duration) -> io::Result<T>,
+    ) -> Result<T, Failure> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::ProxyInTime(format!(
+                    "before the proxy {self} answered"
+                )));
+            }
+            match step((left / 4 * 3).max(Duration::from_millis(1))) {
+                Ok(done) => return Ok(done),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(self.cut(Some(error))),
+            }
+        }
+    }
+
+    fn cut(&self, cause: Option<io::Error>) -> Failure {
+        self.failure(
+            "closed the connection before its answer was complete",
+            cause,
+        )
+    }
+
+    fn send(&self, mut stream: &TcpStream, text: &str, deadline: Instant) -> Result<(), Failure> {
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            let n = self.wait(deadline, |most| {
+                stream.set_write_timeout(Some(most))?;
+                stream.write(rest)
+            })?;
+            rest = &rest[n..];
+        }
+        Ok(())
+    }
+
+    /// Reads the final answer to the end of its head, and nothing of what is behind that: it is
+    /// the server's. Gives the status code and the reason phrase.
+    fn receive(&self, mut stream: &TcpStream, deadline: Instant) -> Result<(u16, String), Failure> {
+        const BEGIN: &[u8] = b"HTTP/1.";
+        let is_none = || self.failure("answered with something that is not HTTP", None);
+        let mut left = HEAD_LIMIT;
+        loop {
+            let mut head = Vec::new();
+            let mut answer = Answer::default();
+            while !answer.has_head_ended() {
+                let mut buffer = [0; PIECE];
+                let n = self.wait(deadline, |most| {
+                    stream.set_read_timeout(Some(most))?;
+                    stream.peek(&mut buffer)
+                })?;
+                if n == 0 {
+                    return Err(self.cut(None));
+                }
+                let n = answer.pass(&buffer[..n]);
+                let read = stream.read_exact(&mut buffer[..n]);
+                read.map_err(|cause| self.cut(Some(cause)))?;
+                head.extend_from_slice(&buffer[..n]);
+                // It may wait for something else than an HTTP client says.
+                if head.iter().zip(BEGIN).any(|(byte, wanted)| byte != wanted) {
+                    return Err(is_none());
+                }
+                let Some(rest) = left.checked_sub(n).filter(|_| !answer.has_long_head) else {
+                    return Err(self.failure(
+                        format_args!(
+                            "answered with a head longer than {HEAD_LIMIT} bytes or {LINE_LIMIT} \
+                             lines"
+                        ),
+                        None,
+                    ));
+                };
+                left = rest;
+            }
+            let (status, reason) = status_line(&head[BEGIN.len()..]).ok_or_else(is_none)?;
+            // 101 would be final, and nobody has asked for it.
+            if !matches!(status, 100 | 102..=199) {
+                return Ok((status, excerpt(&reason, &self.secrets())));
+            }
+        }
+    }
+
+    fn refused(&self, status: u16, reason: &str, target: &str) -> Failure {
+        let reason = match reason {
+            "" => String::new(),
+            reason => format!(" ({reason})"),
+        };
+        let advice = match status {
+            407 if self.credentials.is_some() => {
+                ": it refused the user name or the password".to_owned()
+            }
+            407 => ": it wants a user name and a password: give them as \
+                    http://USER:PASSWORD@HOST:PORT, percent-encoded"
+                .to_owned(),
+            403 => format!(": it refuses connections to {target}, its host or its port"),
+            502..=504 => format!(": it has no connection to {target}"),
+            _ => String::new(),
+        };
+        Failure::Proxy {
+            why: format!("the proxy {self} answered with {status}{reason}{advice}"),
+            cause: None,
+            is_final: status < 500,
+        }
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Origin { host, port, .. } = &self.origin;
+        if host.contains(':') {
+            return write!(f, "[{host}]:{port}");
+        }
+        write!(f, "{host}:{port}")
+    }
+}
+
+fn tunnel(proxy: &Proxy, origin: &Origin, deadline: Instant) -> Result<TcpStream, Failure> {
+    if is_exempt(&proxy.exempt, origin) {
+        return connect(&look_up(origin, deadline)?, deadline);
+    }
+    let addresses = match proxy.origin.host.parse::<Ipv6Addr>() {
+        Ok(address) => Ok(vec![(address, proxy.origin.port).into()]),
+        Err(_) => look_up(&proxy.origin, deadline),
+    };
+    let stream = addresses
+        .and_then(|addresses| connect(&addresses, deadline))
+        .map_err(|failure| proxy.unconnected(failure))?;
+    let target = format!("{}:{}", origin.host, origin.port);
+    let authorization = match &proxy.credentials {
+        Some([_, basic]) => format!("Proxy-Authorization: Basic {basic}\r\n"),
+        None => String::new(),
+    };
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
+    proxy.send(&stream, &request, deadline)?;
+    match proxy.receive(&stream, deadline)? {
+        // The fields of a 2xx frame no content: what follows is the tunnel.
+        (200..=299, _) => Ok(stream),
+        (status, reason) => Err(proxy.refused(status, &reason, &target)),
+    }
+}
+
+/// The rest of a status line, behind the first digit of the version: status code and reason.
+fn status_line(rest: &[u8]) -> Option<(u16, String)> {
+    let line = rest.split(|&byte| byte == b'\n').next()?;
+    let [b'0'..=b'9', b' ', code @ ..] = line.trim_ascii_end() else {
+        return None;
+    };
+    let (code, reason) = code.split_at_checked(3)?;
+    if !code.iter().all(u8::is_ascii_digit) || !matches!(reason, [] | [b' ', ..]) {
+        return None;
+    }
+    let status = std::str::from_utf8(code).ok()?.parse().ok()?;
+    let reason = String::from_utf8(reason.to_vec()).unwrap_or_default();
+    (status >= 100).then_some((status, reason))
+}
+
+/// The password and the whole for `Basic`, of `user:password` with percent-encoding.
+fn credentials(what: &str, user_info: &str) -> Result<[String; 2], Error> {
+    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    let (Some(user), Some(password)) = (decoded(user), decoded(password)) else {
+        return Err(refused(
+            what,
+            "has a user name or a password that is not UTF-8 or holds a control character",
+        ));
+    };
+    if user.contains(':') {
+        return Err(refused(
+            what,
+            "has a colon in its user name, which HTTP can't carry",
+        ));
+    }
+    let basic = STANDARD.encode(format!("{user}:{password}"));
+    Ok([password, basic])
+}
+
+/// `text` without its percent-encoding, in which each `%` has been checked.
+fn decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    (!text.chars().any(char::is_control)).then_some(text)
+}
+
+/// Whether `no_proxy` keeps connections to this host from the proxy, as curl's
+/// [`lib/noproxy.c`](https://github.com/curl/curl/blob/master/lib/noproxy.c) reads it. Only a `*`
+/// that stands alone is special, and an entry with a port is that of no host.
+fn is_exempt(no_proxy: &str, origin: &Origin) -> bool {
+    let mut entries = no_proxy.split([',', ' ', '\t']);
+    match origin.address() {
+        _ if no_proxy == "*" => true,
+        Some(address) => entries.any(|entry| holds_address(entry, address)),
+        None => entries.any(|entry| holds_name(entry, &origin.host)),
+    }
+}
+
+/// Whether `entry` is this address, or a network that it belongs to. (No host is an IPv6 address:
+/// URLs can't have one.)
+fn holds_address(entry: &str, address: Ipv4Addr) -> bool {
+    let (network, bits) = entry.split_once('/').unwrap_or((entry, "32"));
+    let (Ok(network), Ok(bits)) = (network.parse::<Ipv4Addr>(), bits.parse::<u32>()) else {
+        return false;
+    };
+    let mask = match bits {
+        // curl takes no bits for all of them.
+        0 => u32::MAX,
+        1..=32 => u32::MAX << (32 - bits),
+        _ => return false,
+    };
+    (u32::from(network) ^ u32::from(address)) & mask == 0
+}
+
+/// Whether `entry` is this name, which is in lower case, or a domain that it belongs to.
+fn holds_name(entry: &str, name: &str) -> bool {
+    let entry = entry.strip_suffix('.').unwrap_or(entry);
+    let entry = entry.strip_prefix('.').unwrap_or(entry);
+    let Some(at) = name.len().checked_sub(entry.len()) else {
+        return false;
+    };
+    let (before, domain) = name.as_bytes().split_at(at);
+    !entry.is_empty()
+        && domain.eq_ignore_ascii_case(entry.as_bytes())
+        && matches!(before, [] | [.., b'.'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<T>(result: Result<T, Error>) -> String {
+        let error = result.err().expect("must be refused");
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
+        error.to_string()
+    }
+
+    fn basic(text: &str) -> String {
+        STANDARD.encode(text)
+    }
+
+    #[test]
+    fn urls_that_are_accepted() {
+        for (text, place, credentials) in [
+            ("http://proxy.example:3128", "proxy.example:3128", None),
+            ("HTTP://Proxy.Example:3128/", "proxy.example:3128", None),
+            ("proxy.example:3128", "proxy.example:3128", None),
+            ("proxy", "proxy:1080", None),
+            ("http://10.0.0.7", "10.0.0.7:1080", None),
+            ("http://[::1]:8080", "[::1]:8080", None),
+            ("http://[2001:DB8:0::1]/", "[2001:db8::1]:1080", None),
+            ("http://@a:1", "a:1", None),
+            ("http://user@a:1", "a:1", Some("user:")),
+            ("http://user:@a:1", "a:1", Some("user:")),
+            ("http://:pw@a:1", "a:1", Some(":pw")),
+            ("user:pw@a:1", "a:1", Some("user:pw")),
+            ("http://user:p:w@a:1", "a:1", Some("user:p:w")),
+            ("http://user:p@w@a:1", "a:1", Some("user:p@w")),
+            (
+                "http://u%20s:%2f%3a%40%25%22@a:1",
+                "a:1",
+                Some("u s:/:@%\""),
+            ),
+            ("http://us%C3%A9r:p%e2%82%ac@a:1", "a:1", Some("usér:p€")),
+            // RFC 7617, section 2
+            (
+                "http://Aladdin:open%20sesame@a:1",
+                "a:1",
+                Some("Aladdin:open sesame"),
+            ),
+        ] {
+            let proxy = Proxy::parse("URL", text).map_err(|error| error.to_string());
+            let proxy = proxy.expect(text);
+            assert_eq!(proxy.to_string(), place);
+            let expected =
+                credentials.map(|text| [text.split_once(':').unwrap().1.to_owned(), basic(text)]);
+            assert_eq!(proxy.credentials, expected, "{text}");
+        }
+        assert_eq!(basic("Aladdin:open sesame"), "QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+    }
+
+    #[test]
+    fn urls_that_are_refused() {
+        let scheme = "does not start with http://, which is how this device speaks to a proxy \
+                      (what goes through it is TLS): HTTPS and SOCKS proxies are not supported";
+        let path = "has a path or a query, which it can't have: in a user name or a password \
+                    write %2F for `/` and %3F for `?`";
+        let bytes = "has a user name or a password that is not UTF-8 or holds a control character";
+        let port = "has a port that is not from 1 to 65535";
+        let host = "has no valid host name";
+        for (text, why) in [
+            ("", "is empty"),
+            ("https://a:1", scheme),
+            ("socks5://a:1", scheme),
+            ("socks5h://user:hush@a:1", scheme),
+            ("user:hush://@a:1", scheme),
+            ("http://a:1/x", path),
+            ("http://a:1?x", path),
+            ("http://user:1/hush@a:1", path),
+            (
+                "http://a:1/#",
+                "can't be sent: character 12 is a `#` (U+0023)",
+            ),
+            ("http://", host),
+            ("http://user:hush@", host),
+            ("http://:1", host),
+            ("http://::1", host),
+            ("http://a..b:1", host),
+            ("http://[::1", host),
+            (
+                "http://[hush]:1",
+                "has no valid IPv6 address in its brackets",
+            ),
+            (
+                "http://[fe80::1%25eth0]:1",
+                "has no valid IPv6 address in its brackets",
+            ),
+            ("http://[::1]1", port),
+            ("http://a:", port),
+            ("http://a:0", port),
+            ("http://a:65536", port),
+            ("http://a:+1", port),
+            ("http://user:hush", port),
+            (
+                "http://a:1\n",
+                "ends with a line break, as the content of a file does: trim it",
+            ),
+            (
+                "http://a\r\nx:1",
+                "can't be sent: character 9 is a line break (U+000D)",
+            ),
+            (
+                "http://us er:hush@a:1",
+                "can't be sent: character 10 is a blank (U+0020)",
+            ),
+            ("http://u:%0d%0aX:y@a:1", bytes),
+            ("http://u%00:hush@a:1", bytes),
+            ("http://u:%7F@a:1", bytes),
+            ("http://u:hush%FF@a:1", bytes),
+            (
+                "http://u%3av:hush@a:1",
+                "has a colon in its user name, which HTTP can't carry",
+            ),
+            (
+                "http://u:hush%2@a:1",
+                "has a `%` as character 14 without two hexadecimal digits behind it: write %25 \
+                 for a percent sign",
+            ),
+        ] {
+            let message = message(Proxy::parse("URL", text));
+            assert_eq!(message, format!("the URL {why}"), "{text}");
+            assert!(!message.contains("hush"));
+        }
+        for c in ['a', '%', '/', ':', '@', '[', ']', '\0', 'é', '?'] {
+            let many = c.to_string().repeat(1 << 16);
+            let _ = Proxy::parse("URL", &many);
+            let _ = Proxy::parse("URL", &format!("http://{many}@a"));
+            let _ = Proxy::parse("URL", &format!("http://a:{many}@a"));
+            let _ = Proxy::parse("URL", &format!("http://[{many}"));
+        }
+    }
+
+    fn environment<'a>(set: &'a [(&str, &str)]) -> impl Fn(&str) -> Result<String, Error> + 'a {
+        |name| {
+            let found = set.iter().find(|(set, _)| *set == name);
+            Ok(found.map_or(String::new(), |(_, value)| (*value).to_owned()))
+        }
+    }
+
+    #[test]
+    fn which_variables_count() {
+        for (set, expected) in [
+            (&[][..], None),
+            (
+                &[("http_proxy", "a"), ("all_proxy", "a"), ("ALL_PROXY", "a")],
+                None,
+            ),
+            (&[("https_proxy", "")], None),
+            (&[("https_proxy", ""), ("HTTPS_PROXY", "")], None),
+            (&[("no_proxy", "x"), ("NO_PROXY", "y")], None),
+            (&[("https_proxy", "a:1")], Some(("a:1", ""))),
+            (&[("HTTPS_PROXY", "a:1")], Some(("a:1", ""))),
+            (
+                &[("https_proxy", "a:1"), ("HTTPS_PROXY", "b:1")],
+                Some(("a:1", "")),
+            ),
+            (
+                &[("https_proxy", ""), ("HTTPS_PROXY", "b:1")],
+                Some(("b:1", "")),
+            ),
+            (
+                &[("https_proxy", "a:1"), ("no_proxy", "x"), ("NO_PROXY", "y")],
+                Some(("a:1", "x")),
+            ),
+            (
+                &[("https_proxy", "a:1"), ("no_proxy", ""), ("NO_PROXY", "y")],
+                Some(("a:1", "y")),
+            ),
+        ] {
+            let proxy = Proxy::from_env(environment(set)).unwrap_or_default();
+            let found = proxy.map(|proxy| (proxy.to_string(), proxy.exempt));
+            let expected = expected.map(|(place, list)| (place.to_owned(), list.to_owned()));
+            assert_eq!(found, expected, "{set:?}");
+        }
+        for name in ["https_proxy", "HTTPS_PROXY"] {
+            assert_eq!(
+                message(Proxy::from_env(environment(&[(name, "http://u:hush@:1")]))),
+                format!("the environment variable {name} has no valid host name")
+            );
+        }
+        let garbled = |name: &str| match name {
+            "no_proxy" => Err(Error::invalid_input("no_proxy is not UTF-8")),
+            _ => Ok("a:1".to_owned()),
+        };
+        assert_eq!(message(Proxy::from_env(garbled)), "no_proxy is not UTF-8");
+    }
+
+    /// Each row is what curl 7.88.1 does.
+    #[test]
+    fn no_proxy_is_read_as_curl_reads_it() {
+        for (list, is_direct) in [
+            ("", false),
+            (",", false),
+            ("*", true),
+            (" *", false),
+            ("*,x", false),
+            ("x,*", false),
+            ("*.test", false),
+            ("b.test", true),
+            ("B.TEST", true),
+            (".b.test", true),
+            ("b.test.", true),
+            (".b.test.", true),
+            ("..b.test", false),
+            ("test", true),
+            (".test", true),
+            ("est", false),
+            ("a.b.test", false),
+            ("bb.test", false),
+            (".", false),
+            ("b.test:443", false),
+            ("a.test,b.test", true),
+            ("a.test b.test", true),
+            ("a.test\tb.test", true),
+            ("a.test  ,,  b.test ", true),
+            ("a.test b", false),
+            ("::1/64,b.test", true),
+        ] {
+            let host = Origin {
+                https: true,
+                host: "b.test".to_owned(),
+                port: 443,
+            };
+            assert_eq!(is_exempt(list, &host), is_direct, "{list}");
+        }
+        for (list, is_direct) in [
+            ("*", true),
+            ("127.0.0.9", true),
+            ("127.0.0.8", false),
+            ("127.0.0.0/8", true),
+            ("127.0.0.0/9", true),
+            ("126.0.0.0/7", true),
+            ("128.0.0.0/8", false),
+            ("127.0.0.8/31", true),
+            ("127.0.0.8/32", false),
+            ("127.0.0.9/32", true),
+            ("127.0.0.9/33", false),
+            ("127.0.0.9/0", true),
+            ("0.0.0.0/0", false),
+            ("127.0.0.8/-1", false),
+            ("127.0.0.9:7", false),
+            ("127.0.0.9.", false),
+            (".127.0.0.9", false),
+            ("0.0.9", false),
+            ("9", false),
+            ("::ffff:127.0.0.9", false),
+            ("::ffff:127.0.0.0/104", false),
+            ("x 127.0.0.9", true),
+            ("x, y, 127.0.0.0/24,", true),
+        ] {
+            let host = Origin {
+                https: true,
+                host: "127.0.0.9".to_owned(),
+                port: 7,
+            };
+            assert_eq!(is_exempt(list, &host), is_direct, "{list}");
+        }
+    }
+
+    #[test]
+    fn why_there_is_no_connection_to_the_proxy() {
+        let proxy = Proxy::parse("URL", "http://user:hush@proxy.example:3128");
+        let proxy = proxy.unwrap_or_else(|error| panic!("{error}"));
+        let cause = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        for (failure, why) in [
+            (
+                Failure::NotResolved(cause()),
+                "the host name of the proxy proxy.example:3128 was not found: check its \
+                 spelling, and the name server of this network",
+            ),
+            (
+                Failure::NotConnected(cause()),
+                "no connection to the proxy proxy.example:3128 could be made: check its host, \
+                 its port and the firewall",
+            ),
+            (
+                Failure::NotResolvedInTime,
+                "before the host name of the proxy proxy.example:3128 was resolved",
+            ),
+            (
+                Failure::NotConnectedInTime,
+                "before a connection to the proxy proxy.example:3128 was made",
+            ),
+        ] {
+            let is_late = matches!(
+                failure,
+                Failure::NotResolvedInTime | Failure::NotConnectedInTime
+            );
+            match proxy.unconnected(failure) {
+                Failure::Proxy {
+                    why: told,
+                    cause: Some(_),
+                    is_final: false,
+                } if !is_late => assert_eq!(told, why),
+                Failure::ProxyInTime(when) if is_late => assert_eq!(when, why),
+                other => panic!("{other:?}"),
+            }
+        }
+        let host = proxy.unconnected(Failure::Host(cause()));
+        assert!(matches!(host, Failure::Host(_)));
+    }
+
+    #[test]
+    fn status_lines() {
+        for (rest, expected) in [
+            ("1 200 OK\r\n", Some((200, " OK"))),
+            (
+                "0 200 Connection established\n",
+                Some((200, " Connection established")),
+            ),
+            ("1 201\r\n", Some((201, ""))),
+            ("1 407 \r\n", Some((407, ""))),
+            ("1 999 x", Some((999, " x"))),
+            ("1 200OK\r\n", None),
+            ("1 2000\r\n", None),
+            ("1 099 x\r\n", None),
+            ("1 +20 x\r\n", None),
+            ("1  200 OK\r\n", None),
+            ("x 200 OK\r\n", None),
+            ("1\r\n", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(status, reason)| (status, reason.to_owned()));
+            assert_eq!(status_line(rest.as_bytes()), expected, "{rest}");
+        }
+        assert_eq!(
+            status_line(b"1 200 caf\xe9\r\n"),
+            Some((200, String::new()))
+        );
+    }
+}

@@ -1,0 +1,644 @@
+//! Calls through a proxy, and proxies that refuse, fail and misbehave.
+#![cfg(all(
+    target_os = "linux", // /proc tells what is left behind
+    any(
+        feature = "https-rustls",
+        feature = "https-rustls-probe",
+        feature = "https-native-tls"
+    )
+))]
+
+use std::error::Error as _;
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jas_session::{Error, ErrorKind, Session};
+
+mod wire;
+use wire::{
+    answer, assert_in_time, assert_nothing_left, assert_passes, held, request, respond, session,
+    this_test_alone, until_closed, urls, Server, TIMEOUT,
+};
+
+const URL: &str = "https://api.test";
+const USER_INFO: &str = "gateway:p%40ss%2F%C3%BC";
+const PASSWORD: &str = "p@ss/ü";
+/// `gateway:p@ss/ü`
+const BASIC: &str = "Z2F0ZXdheTpwQHNzL8O8";
+/// Of TLS: `handshake_failure`.
+const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
+
+fn through(proxy: SocketAddr) -> Session {
+    let session = session(URL).proxy(&format!("http://{USER_INFO}@{proxy}"));
+    session.unwrap()
+}
+
+fn create(session: &Session) -> Error {
+    session.post("/", "text/plain", "create").unwrap_err()
+}
+
+/// Checks that no text of the error, or of a cause of it, shows a credential, and that nothing
+/// was executed.
+fn assert_harmless(error: &Error) {
+    let mut shown = format!("{error} {error:?} {error:#?}");
+    for cause in std::iter::successors(error.source(), |&error| error.source()) {
+        shown = format!("{shown} {cause} {cause:?}");
+    }
+    for secret in [PASSWORD, USER_INFO, "ss%2F", BASIC] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
+    assert!(!error.may_have_executed(), "{error:?}");
+    assert_eq!(error.status(), None);
+    assert_eq!(error.retry_after(), None);
+}
+
+/// The error of a tunnel whose other end refuses TLS.
+fn assert_handshake_failed(error: &Error) {
+    assert_harmless(error);
+    assert_eq!(error.kind(), ErrorKind::Exchange);
+    let message = error.to_string();
+    if cfg!(any(
+        feature = "https-rustls",
+        feature = "https-rustls-probe"
+    )) {
+        let cause = format!("{:?}", error.source());
+        assert!(cause.contains("HandshakeFailure"), "{message}: {cause}");
+    } else {
+        assert!(message.contains("the TLS handshake failed"), "{message}");
+    }
+}
+
+/// A proxy that answers in these pieces, and behind whose tunnel a server refuses TLS.
+fn tunnelling(pieces: Vec<Vec<u8>>) -> Server {
+    Server::start(move |stream| {
+        let mut received = request(stream);
+        for piece in &pieces {
+            respond(stream, piece);
+        }
+        let mut hello = [0; 4096];
+        let n = stream.read(&mut hello).unwrap();
+        received.extend_from_slice(&hello[..n]);
+        respond(stream, ALERT);
+        until_closed(stream);
+        received
+    })
+}
+
+// What the proxy gets
+
+#[test]
+fn the_proxy_is_asked_for_the_host_with_decoded_credentials() {
+    let asked = |url: &str, user_info: &str| {
+        let proxy = tunnelling(vec![b"HTTP/1.1 200 OK\r\n\r\n".to_vec()]);
+        let session = session(url).proxy(&format!("http://{user_info}{}/", proxy.address));
+        assert_handshake_failed(&create(&session.unwrap()));
+        let mut received = proxy.ended();
+        assert_eq!(received.len(), 1);
+        let received = received.remove(0);
+        let end = received.windows(4).position(|four| four == b"\r\n\r\n");
+        let (head, hello) = received.split_at(end.unwrap() + 4);
+        // A TLS record of the handshake.
+        assert_eq!(hello[..2], [22, 3]);
+        String::from_utf8(head.to_vec()).unwrap()
+    };
+    assert_eq!(
+        asked(URL, "gateway:p%40ss%2F%C3%BC@"),
+        format!(
+            "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\nProxy-Authorization: Basic \
+             {BASIC}\r\n\r\n"
+        )
+    );
+    assert_eq!(
+        asked("https://127.0.0.9:8443/v1", ""),
+        "CONNECT 127.0.0.9:8443 HTTP/1.1\r\nHost: 127.0.0.9:8443\r\n\r\n"
+    );
+}
+
+#[test]
+fn every_answer_with_2xx_opens_the_tunnel_and_no_byte_behind_it_is_lost() {
+    let pieces = |all: &[&[u8]]| all.iter().map(|piece| piece.to_vec()).collect::<Vec<_>>();
+    let padded = |length: usize| {
+        let begin = "HTTP/1.1 200 Connection established\r\nX-A: ";
+        let value = "x".repeat(length - begin.len() - 4);
+        format!("{begin}{value}\r\n\r\n").into_bytes()
+    };
+    for pieces in [
+        vec![padded(256)],
+        padded(256).chunks(100).map(<[u8]>::to_vec).collect(),
+        padded(256).chunks(1).map(<[u8]>::to_vec).collect(),
+        vec![padded(16 * 1024)],
+        pieces(&[b"HTTP/1.1 201 Created\r\n\r\n"]),
+        pieces(&[b"HTTP/1.0 200 Connection established\r\n\r\n"]),
+        pieces(&[b"HTTP/1.1 200\n\n"]),
+        pieces(&[b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n"]),
+        pieces(&[
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nA: b\r\n\r\nHTT",
+            b"P/1.1 299 OK\r\n\r\n",
+        ]),
+    ] {
+        let proxy = tunnelling(pieces);
+        assert_handshake_failed(&create(&through(proxy.address).retries(2)));
+        assert_eq!(proxy.ended().len(), 1);
+    }
+    // A server that talks first.
+    let proxy = Server::start(|stream| {
+        request(stream);
+        respond(stream, &[b"HTTP/1.1 200 OK\r\n\r\n", ALERT].concat());
+        until_closed(stream)
+    });
+    assert_handshake_failed(&create(&through(proxy.address).retries(2)));
+    assert_eq!(proxy.ended().len(), 1);
+}
+
+// Proxies that refuse or fail
+
+/// A create through a proxy that gives this answer fails with this message behind the proxy's
+/// name, and is sent once more if another answer might come.
+fn assert_refused(answer: &[u8], again: bool, why: &str) {
+    let all = answer.to_vec();
+    let is_cut = why.starts_with("closed");
+    let proxy = Server::start(move |stream| {
+        let received = request(stream);
+        respond(stream, &all);
+        if is_cut {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        [received, until_closed(stream)].concat()
+    });
+    let error = create(&through(proxy.address).retries(1));
+    assert_harmless(&error);
+    assert_eq!(error.kind(), ErrorKind::Exchange);
+    let expected = format!("POST {URL}/: the proxy {} {why}", proxy.address);
+    assert_eq!(error.to_string(), expected);
+    let received = proxy.ended();
+    assert_eq!(received.len(), 1 + usize::from(again), "{why}");
+    for received in received {
+        assert!(received.ends_with(b"\r\n\r\n"), "more than CONNECT");
+    }
+}
+
+#[test]
+fn an_answer_other_than_2xx_is_told() {
+    let page = |status: &str| answer(status, "Content-Type: text/html\r\n", "<p>page</p>");
+    for (status, again, why) in [
+        (
+            "407 Proxy Authentication Required",
+            false,
+            ": it refused the user name or the password",
+        ),
+        (
+            "403 Forbidden",
+            false,
+            ": it refuses connections to api.test:443, its host or its port",
+        ),
+        (
+            "502 Bad Gateway",
+            true,
+            ": it has no connection to api.test:443",
+        ),
+        (
+            "503 Service Unavailable",
+            true,
+            ": it has no connection to api.test:443",
+        ),
+        (
+            "504 Gateway Timeout",
+            true,
+            ": it has no connection to api.test:443",
+        ),
+        ("500 Internal Server Error", true, ""),
+        ("429 Too Many Requests", false, ""),
+        ("400 Bad Request", false, ""),
+        ("302 Found", false, ""),
+        ("101 Switching Protocols", false, ""),
+    ] {
+        let (code, reason) = status.split_once(' ').unwrap();
+        let why = format!("answered with {code} ({reason}){why}");
+        assert_refused(&page(status), again, &why);
+    }
+    for (status, why) in [
+        ("418", "answered with 418"),
+        ("418  ", "answered with 418"),
+        ("418 a\t\u{1b}[31mb\u{202e}", "answered with 418 (a [31mb?)"),
+        (
+            "418 no p@ss/ü, p%40ss%2fü, Z2F0ZXdheTpwQHNzL8O8!",
+            "answered with 418 (no [redacted], [redacted], [redacted]!)",
+        ),
+    ] {
+        assert_refused(&page(status), false, why);
+    }
+    assert_refused(b"HTTP/1.1 418 caf\xe9\r\n\r\n", false, "answered with 418");
+}
+
+#[test]
+fn a_proxy_that_wants_credentials_and_gets_none_says_how_to_give_them() {
+    let proxy = Server::answering(&answer("407 Proxy Authentication Required", "", ""));
+    let session = session(URL).proxy(&proxy.address.to_string()).unwrap();
+    assert_eq!(
+        create(&session).to_string(),
+        format!(
+            "POST {URL}/: the proxy {} answered with 407 (Proxy Authentication Required): it wants \
+             a user name and a password: give them as http://USER:PASSWORD@HOST:PORT, \
+             percent-encoded",
+            proxy.address
+        )
+    );
+}
+
+#[test]
+fn an_answer_that_is_none_is_told() {
+    let none = "answered with something that is not HTTP";
+    for garbage in [
+        &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
+        b"\r\n\r\n",
+        b"\0",
+        ALERT,
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 2x0 OK\r\n\r\n",
+        b"HTTP/1.1 200OK\r\n\r\n",
+        b"HTTP/1.1 099 OK\r\n\r\n",
+    ] {
+        assert_refused(garbage, true, none);
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_or_does_not_end_is_told() {
+    let cut = "closed the connection before its answer was complete";
+    for answer in [
+        &b""[..],
+        b"H",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nX-A: b\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+    ] {
+        assert_refused(answer, true, cut);
+    }
+    let long = "answered with a head longer than 16384 bytes or 256 lines";
+    let line = format!("HTTP/1.1 200 OK\r\nX-A: {}", "x".repeat(1 << 20));
+    let lines = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a:b\r\n".repeat(256));
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(1000);
+    for answer in [line, lines, interim] {
+        assert_refused(answer.as_bytes(), true, long);
+    }
+}
+
+#[test]
+fn a_proxy_that_closes_at_once_or_is_not_there_is_told() {
+    let hasty = Server::start(|_| Vec::new());
+    let error = create(&through(hasty.address).retries(1));
+    assert_harmless(&error);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "POST {URL}/: the proxy {} closed the connection before its answer was complete",
+            hasty.address
+        )
+    );
+    assert_eq!(hasty.ended().len(), 2);
+
+    let error = create(&through(dead()).retries(0));
+    assert_harmless(&error);
+    let message = error.to_string();
+    assert_eq!(
+        message
+            .replace(|c: char| c.is_ascii_digit(), "")
+            .replace("...:", "PROXY"),
+        format!(
+            "POST {URL}/: no connection to the proxy PROXY could be made: check its host, its port \
+             and the firewall"
+        )
+    );
+    let cause = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+    assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
+
+    // RFC 6761, section 6.4: no such name exists.
+    let lost = session(URL).proxy("http://gateway:hush@proxy.invalid:3128");
+    let error = create(&lost.unwrap());
+    assert_harmless(&error);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "POST {URL}/: the host name of the proxy proxy.invalid:3128 was not found: check its \
+             spelling, and the name server of this network"
+        )
+    );
+}
+
+#[test]
+fn a_silent_proxy_ends_in_time_and_leaves_nothing_behind() {
+    if let [first, rest @ ..] = &urls()[..] {
+        let call = |proxy: &String| {
+            let session = session(URL).proxy(proxy).unwrap();
+            create(&session.timeout(TIMEOUT).retries(2))
+        };
+        call(first); // what is set up once is there
+        let before = held();
+        for proxy in rest {
+            let start = Instant::now();
+            let error = call(proxy);
+            assert_in_time(start, &error);
+            assert_harmless(&error);
+            let place = proxy.rsplit('@').next().unwrap();
+            assert_eq!(
+                error.to_string(),
+                format!("POST {URL}/: the time of 300ms was up before the proxy {place} answered")
+            );
+            assert_nothing_left(before, proxy);
+        }
+        return;
+    }
+    let drip = |begin: &'static [u8]| {
+        Server::start(move |stream| {
+            let received = request(stream);
+            for byte in begin.iter().chain(std::iter::repeat(&b'x')) {
+                if stream.write_all(&[*byte]).is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            received
+        })
+    };
+    let servers = [
+        Server::start(until_closed),
+        Server::start(until_closed),
+        drip(b"HTTP/1.1 200 OK\r\nX-A: "),
+        drip(b"HTTP/1.1 100 C\r\n\r\nHTTP/1.1 1"),
+    ];
+    let proxies = servers
+        .each_ref()
+        .map(|server| format!("http://{USER_INFO}@{}", server.address));
+    let test = "a_silent_proxy_ends_in_time_and_leaves_nothing_behind";
+    assert_passes(this_test_alone(test, &proxies));
+    for server in servers {
+        // Nothing was sent again, and nothing later.
+        assert_eq!(server.ended().len(), 1);
+    }
+}
+
+#[test]
+fn a_failed_tunnel_leaves_nothing_behind() {
+    if let proxies @ [first, ..] = &urls()[..] {
+        let call = |proxy: &String| create(&session(URL).proxy(proxy).unwrap().retries(1));
+        call(first);
+        let before = held();
+        for proxy in proxies {
+            assert_harmless(&call(proxy));
+            assert_nothing_left(before, proxy);
+        }
+        return;
+    }
+    let refusing = Server::keeping_open(&answer("502 Bad Gateway", "", "page"));
+    let garbled = Server::keeping_open(b"garbage");
+    let proxies = [&refusing, &garbled].map(|server| server.address.to_string());
+    let test = "a_failed_tunnel_leaves_nothing_behind";
+    assert_passes(this_test_alone(test, &proxies));
+}
+
+// What goes through it, and what does not
+
+#[test]
+fn token_requests_go_through_the_proxy_and_http_does_not() {
+    let proxy = Server::answering(&answer("403 Forbidden", "", ""));
+    let fresh = Session::new(URL, "id", "secret").unwrap();
+    let fresh = fresh.proxy(&proxy.address.to_string()).unwrap();
+    assert_eq!(
+        create(&fresh).to_string(),
+        format!(
+            "token request to {URL}/oauth2/token: the proxy {} answered with 403 (Forbidden): it \
+             refuses connections to api.test:443, its host or its port",
+            proxy.address
+        )
+    );
+    assert_eq!(proxy.ended().len(), 1);
+
+    let server = Server::answering(&answer("200 OK", "", "direct"));
+    let direct = session(&server.url()).proxy(&dead().to_string()).unwrap();
+    assert_eq!(direct.get("/").unwrap().text().unwrap(), "direct");
+}
+
+#[test]
+fn a_proxy_is_a_setting_of_the_clone_and_debug_shows_where_it_is() {
+    let proxy = Server::answering(&answer("403 Forbidden", "", ""));
+    let plain = session(&format!("https://{}", dead()));
+    let other = plain
+        .clone()
+        .proxy(&format!("http://{USER_INFO}@{}", proxy.address));
+    let other = other.unwrap();
+    assert!(create(&other).to_string().contains(": the proxy "));
+    assert!(create(&plain)
+        .to_string()
+        .contains(": no connection to the host "));
+    let shown = format!("{other:?}");
+    assert!(
+        shown.contains(&format!("proxy: {}, ", proxy.address)),
+        "{shown}"
+    );
+    assert!(
+        !shown.contains("gateway") && !shown.contains("p@ss"),
+        "{shown}"
+    );
+    assert!(!format!("{plain:?}").contains("proxy"));
+    // The last one counts.
+    let other = other.proxy(&dead().to_string()).unwrap();
+    assert!(create(&other)
+        .to_string()
+        .contains(": no connection to the proxy "));
+}
+
+#[test]
+fn the_environment_counts_only_when_it_is_asked_for() {
+    if let [url, how, expected] = &urls()[..] {
+        let mut session = session(url);
+        if how == "asked" {
+            session = match session.proxy_from_env() {
+                Ok(session) => session,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                    let message = error.to_string().replace(' ', "_");
+                    assert_eq!(message, *expected);
+                    return;
+                }
+            };
+        }
+        let message = create(&session).to_string();
+        let found = if message.contains(": the proxy ") {
+            "proxy"
+        } else {
+            "direct"
+        };
+        assert_eq!(found, expected, "{message}");
+        return;
+    }
+    let proxy = Server::answering(&answer("403 Forbidden", "", ""));
+    let address = proxy.address.to_string();
+    let address = address.as_str();
+    let dead = dead();
+    let not_utf8 = OsStr::from_bytes(b"\xff");
+    let bad = "the_environment_variable_HTTPS_PROXY_has_a_port_that_is_not_from_1_to_65535";
+    let garbled = "the_environment_variable_NO_PROXY_is_not_UTF-8";
+    let mut through = 0;
+    for (how, set, expected) in [
+        (
+            "silent",
+            &[("HTTPS_PROXY", address), ("https_proxy", address)][..],
+            "direct",
+        ),
+        ("asked", &[], "direct"),
+        ("asked", &[("HTTPS_PROXY", address)], "proxy"),
+        (
+            "asked",
+            &[("https_proxy", address), ("HTTPS_PROXY", "x")],
+            "proxy",
+        ),
+        (
+            "asked",
+            &[("HTTPS_PROXY", address), ("NO_PROXY", "127.0.0.0/8")],
+            "direct",
+        ),
+        (
+            "asked",
+            &[("HTTPS_PROXY", address), ("NO_PROXY", "10.0.0.0/8")],
+            "proxy",
+        ),
+        (
+            "asked",
+            &[("ALL_PROXY", address), ("HTTP_PROXY", address)],
+            "direct",
+        ),
+        ("asked", &[("HTTPS_PROXY", "http://u:hush@a:x")], bad),
+        (
+            "asked",
+            &[("HTTPS_PROXY", address), ("NO_PROXY", "\u{ff}")],
+            garbled,
+        ),
+    ] {
+        let test = "the_environment_counts_only_when_it_is_asked_for";
+        let told = [
+            format!("https://{dead}"),
+            how.to_owned(),
+            expected.to_owned(),
+        ];
+        let mut child = this_test_alone(test, &told);
+        for name in ["https_proxy", "all_proxy", "http_proxy", "no_proxy"] {
+            child.env_remove(name).env_remove(name.to_uppercase());
+        }
+        for (name, value) in set {
+            let value = OsStr::new(value);
+            child.env(name, if value == "\u{ff}" { not_utf8 } else { value });
+        }
+        assert_passes(child);
+        through += usize::from(expected == "proxy");
+    }
+    assert_eq!(proxy.ended().len(), through);
+}
+
+/// With the system's roots, which `SSL_CERT_FILE` replaces in the children.
+#[cfg(all(feature = "https-rustls-probe", not(feature = "https-rustls")))]
+mod trusted {
+    use super::wire::tls::{finish, https, tls, Authority, Days};
+    use super::*;
+    use std::net::TcpStream;
+
+    /// A proxy as it should be; gives what it has been sent.
+    fn forwarding() -> Server {
+        Server::start(|stream| {
+            let mut seen = request(stream);
+            let text = String::from_utf8(seen.clone()).unwrap();
+            let target = text.split(' ').nth(1).unwrap();
+            let mut server = TcpStream::connect(target).unwrap();
+            respond(stream, b"HTTP/1.1 200 Connection established\r\n\r\n");
+            let (mut from, mut to) = (server.try_clone().unwrap(), stream.try_clone().unwrap());
+            let back = thread::spawn(move || {
+                let _ = io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Write);
+            });
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                seen.extend_from_slice(&buffer[..n]);
+                respond(&mut server, &buffer[..n]);
+            }
+            let _ = server.shutdown(Shutdown::Write);
+            back.join().unwrap();
+            seen
+        })
+    }
+
+    #[test]
+    fn a_token_is_requested_and_calls_are_made_and_the_proxy_sees_nothing_of_it() {
+        let secrets = ["the-secret", "the-token", "the-key", "create"];
+        let large = "x".repeat(1 << 20);
+        if let [url, proxy] = &urls()[..] {
+            let session = Session::new(url, "id", secrets[0])
+                .and_then(|session| session.api_key(secrets[2]))
+                .and_then(|session| session.proxy(proxy))
+                .unwrap();
+            assert_eq!(session.get("/").unwrap().text().unwrap(), large);
+            let answer = session.post("/", "text/plain", secrets[3]).unwrap();
+            assert_eq!(answer.text().unwrap(), large);
+            // An answer of whoever opens TLS.
+            let error = session.get("/echo").unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "GET {url}/echo: answered with 502; the answer says: [redacted] [redacted]"
+                )
+            );
+            return;
+        }
+        let authority = Authority::new();
+        let server = tls(authority.config("localhost", Days::Now), move |stream| {
+            let received = request(stream);
+            let text = String::from_utf8_lossy(&received);
+            let token = r#"{"access_token":"the-token","token_type":"Bearer"}"#;
+            let bytes = match text.split(' ').nth(1).unwrap() {
+                "/oauth2/token" => answer("200 OK", "", token),
+                "/echo" => answer("502 x", "", &format!("{PASSWORD} {BASIC}")),
+                _ => answer("200 OK", "", &large),
+            };
+            finish(stream, &bytes);
+            received
+        });
+        let proxy = forwarding();
+        let urls = [
+            https(&server),
+            format!("http://{USER_INFO}@{}", proxy.address),
+        ];
+        let test =
+            "trusted::a_token_is_requested_and_calls_are_made_and_the_proxy_sees_nothing_of_it";
+        assert_passes(authority.trusting(this_test_alone(test, &urls)));
+        // `/echo` is tried three times.
+        let received = server.ended();
+        assert_eq!(received.len(), 6);
+        for secret in secrets {
+            assert!(received.iter().any(|received| contains(received, secret)));
+        }
+        let seen = proxy.ended();
+        assert_eq!(seen.len(), 6);
+        for seen in seen {
+            assert!(contains(&seen, BASIC));
+            for secret in secrets {
+                assert!(!contains(&seen, secret));
+            }
+        }
+    }
+
+    fn contains(bytes: &[u8], text: &str) -> bool {
+        bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    }
+}
+
+// Helpers
+
+/// Where nobody listens.
+fn dead() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
