@@ -249,14 +249,15 @@ impl Proxy {
             reason => format!(" ({reason})"),
         };
         let advice = match status {
-            407 if self.credentials.is_some() => {
+            // tinyproxy answers with 401 if they are wrong.
+            401 | 407 if self.credentials.is_some() => {
                 ": it refused the user name or the password".to_owned()
             }
             407 => ": it wants a user name and a password: give them as \
                     http://USER:PASSWORD@HOST:PORT, percent-encoded"
                 .to_owned(),
             403 => format!(": it refuses connections to {target}, its host or its port"),
-            502..=504 => format!(": it has no connection to {target}"),
+            500.. => format!(": it has no connection to {target}"),
             _ => String::new(),
         };
         Failure::Proxy {

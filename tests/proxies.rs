@@ -210,7 +210,16 @@ fn an_answer_other_than_2xx_is_told() {
             true,
             ": it has no connection to api.test:443",
         ),
-        ("500 Internal Server Error", true, ""),
+        (
+            "500 Internal Server Error",
+            true,
+            ": it has no connection to api.test:443",
+        ),
+        (
+            "401 Unauthorized",
+            false,
+            ": it refused the user name or the password",
+        ),
         ("429 Too Many Requests", false, ""),
         ("400 Bad Request", false, ""),
         ("302 Found", false, ""),

@@ -160,6 +160,8 @@ fn know_no_name(socket: &UdpSocket) {
 /// - `lookups=N`: each of N calls leaves a thread and a socket of the system's resolver, which go
 ///   when that gives up.
 /// - `cold`: a token has to be requested, of an endpoint whose link dies.
+/// - `fresh`: a token has to be requested, and can be.
+/// - `proxy=URL`: through this proxy; `environment`: through the environment's.
 /// - `content=BYTES`: so large a create.
 /// - `files=N`: only so many can be opened during the call; with `later`, during one before it;
 ///   with `warm`, after a call that succeeds.
@@ -177,11 +179,17 @@ fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) 
     let timeout = Duration::from_millis(timeout.parse().unwrap());
     let (base, path) = url.split_once(" /").unwrap();
     let path = format!("/{path}");
-    let mut session = Session::new(base, "id", "secret")
-        .and_then(|session| session.token_endpoint(&format!("{base}/cut/request")))
-        .unwrap()
-        .timeout(timeout);
-    if !options.contains(&"cold") {
+    let mut session = Session::new(base, "id", "secret").unwrap().timeout(timeout);
+    if let Some(proxy) = options.iter().find_map(|o| o.strip_prefix("proxy=")) {
+        session = session.proxy(proxy).unwrap();
+    }
+    if options.contains(&"environment") {
+        session = session.proxy_from_env().unwrap();
+    }
+    if options.contains(&"cold") {
+        let endpoint = format!("{base}/cut/request");
+        session = session.token_endpoint(&endpoint).unwrap();
+    } else if !options.contains(&"fresh") {
         let lifetime = Duration::from_secs(600);
         session = session.resume("token", lifetime).unwrap();
     }
