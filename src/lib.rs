@@ -79,6 +79,12 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Behind a proxy
+//!
+//! [`Session::proxy`] sets an HTTP proxy, and [`Session::proxy_from_env`] the one that the
+//! environment names; without them connections are direct, whatever the environment says. A proxy
+//! that opens TLS needs the feature `https-rustls-probe`, and its issuer among the system's roots.
+//!
 //! # Guarantees
 //!
 #![doc = include_str!("guarantees.md")]

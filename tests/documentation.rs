@@ -83,6 +83,10 @@ fn each_mistake_ends_in_the_documented_message() {
     let fresh = new(&url, CLIENT_SECRET).unwrap();
     check("the token endpoint is elsewhere", fresh.get("/x").err());
     check(
+        "the proxy is not an HTTP proxy",
+        session.clone().proxy("socks5://proxy.example.com").err(),
+    );
+    check(
         "the path has no `/` at its start",
         session.get("tracking/v1/shipments").err(),
     );
@@ -100,7 +104,7 @@ fn each_mistake_ends_in_the_documented_message() {
         std::env::remove_var(name);
     }
     check("variables are not set", Session::from_env().err());
-    assert_eq!(TABLE.lines().count(), 2 + 16);
+    assert_eq!(TABLE.lines().count(), 2 + 18);
 }
 
 #[test]
@@ -113,7 +117,7 @@ fn the_readme_has_the_guarantees_of_the_documentation_and_is_short() {
 #[cfg(feature = "https-rustls")]
 mod over_tls {
     use super::*;
-    use std::io;
+    use std::io::{self, Read, Write};
     use std::net::TcpListener;
     use std::sync::Arc;
     use std::thread::{self, JoinHandle};
@@ -164,6 +168,35 @@ mod over_tls {
     fn a_proxy_that_opens_tls_is_explained() {
         let (url, error) = refusal(1975);
         assert_documented("a proxy of the company opens TLS", &url, Some(error));
+    }
+
+    #[test]
+    fn a_wrong_password_of_a_proxy_is_explained() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = listener.local_addr().unwrap().to_string();
+        let thread = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
+            let answer = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
+            stream.write_all(answer).unwrap();
+        });
+        let session = Session::new("https://api.example.com", "id", "secret").unwrap();
+        let session = session
+            .proxy(&format!("http://user:wrong@{proxy}"))
+            .unwrap();
+        let error = session.get("/x").unwrap_err();
+        thread.join().unwrap();
+        let message = error.to_string().replace(&proxy, "proxy.example.com:3128");
+        let row = format!(
+            "| the password of the proxy is wrong | `{:?}` | `` {message} `` |",
+            error.kind()
+        );
+        assert!(TABLE.lines().any(|line| line == row), "{row}");
     }
 
     #[test]
