@@ -646,8 +646,8 @@ mod trusted {
 
 // Helpers
 
-/// Where nobody listens.
+/// Where nobody listens, and no other test may come to: they are all on 127.0.0.1.
 fn dead() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.7:0").unwrap();
     listener.local_addr().unwrap()
 }
