@@ -199,8 +199,12 @@ impl Proxy {
     }
 
     /// Reads the final answer to the end of its head, and nothing of what is behind that: it is
-    /// the server's. Gives the status code and the reason phrase.
-    fn receive(&self, mut stream: &TcpStream, deadline: Instant) -> Result<(u16, String), Failure> {
+    /// the server's. Gives the status code, the reason phrase and the head.
+    fn receive(
+        &self,
+        mut stream: &TcpStream,
+        deadline: Instant,
+    ) -> Result<(u16, String, Vec<u8>), Failure> {
         const BEGIN: &[u8] = b"HTTP/1.";
         let is_none = || self.failure("answered with something that is not HTTP", None);
         let mut left = HEAD_LIMIT;
@@ -238,17 +242,23 @@ impl Proxy {
             let (status, reason) = status_line(&head[BEGIN.len()..]).ok_or_else(is_none)?;
             // 101 would be final, and nobody has asked for it.
             if !matches!(status, 100 | 102..=199) {
-                return Ok((status, excerpt(&reason, &self.secrets())));
+                return Ok((status, excerpt(&reason, &self.secrets()), head));
             }
         }
     }
 
-    fn refused(&self, status: u16, reason: &str, target: &str) -> Failure {
+    fn refused(&self, status: u16, reason: &str, head: &[u8], target: &str) -> Failure {
         let reason = match reason {
             "" => String::new(),
             reason => format!(" ({reason})"),
         };
         let advice = match status {
+            // Negotiate or NTLM only, for example.
+            407 if !accepts_basic(head) => {
+                ": it accepts no user name with a password (Basic), and this device has nothing \
+                 else to give"
+                    .to_owned()
+            }
             // tinyproxy answers with 401 if they are wrong.
             401 | 407 if self.credentials.is_some() => {
                 ": it refused the user name or the password".to_owned()
@@ -298,8 +308,8 @@ fn tunnel(proxy: &Proxy, origin: &Origin, deadline: Instant) -> Result<TcpStream
     proxy.send(&stream, &request, deadline)?;
     match proxy.receive(&stream, deadline)? {
         // The fields of a 2xx frame no content: what follows is the tunnel.
-        (200..=299, _) => Ok(stream),
-        (status, reason) => Err(proxy.refused(status, &reason, &target)),
+        (200..=299, ..) => Ok(stream),
+        (status, reason, head) => Err(proxy.refused(status, &reason, &head, &target)),
     }
 }
 
@@ -316,6 +326,22 @@ fn status_line(rest: &[u8]) -> Option<(u16, String)> {
     let status = std::str::from_utf8(code).ok()?.parse().ok()?;
     let reason = String::from_utf8(reason.to_vec()).unwrap_or_default();
     (status >= 100).then_some((status, reason))
+}
+
+/// Whether `Basic` is among the kinds of credentials that this answer names, if it names any.
+fn accepts_basic(head: &[u8]) -> bool {
+    const NAME: &[u8] = b"proxy-authenticate:";
+    let mut challenges = head
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| line.split_at_checked(NAME.len()))
+        .filter(|(name, _)| name.eq_ignore_ascii_case(NAME))
+        .map(|(_, value)| {
+            value
+                .windows(5)
+                .any(|word| word.eq_ignore_ascii_case(b"basic"))
+        })
+        .peekable();
+    challenges.peek().is_none() || challenges.any(|is_basic| is_basic)
 }
 
 /// The password and the whole for `Basic`, of `user:password` with percent-encoding.
@@ -694,6 +720,29 @@ mod tests {
         }
         let host = proxy.unconnected(Failure::Host(cause()));
         assert!(matches!(host, Failure::Host(_)));
+    }
+
+    #[test]
+    fn which_credentials_an_answer_asks_for() {
+        for (fields, expected) in [
+            ("", true),
+            ("Proxy-Authenticate: Basic realm=\"x\"\r\n", true),
+            ("proxy-authenticate:basic\n", true),
+            ("Proxy-Authenticate: Negotiate\r\n", false),
+            ("Proxy-Authenticate: Negotiate, Basic realm=\"x\"\r\n", true),
+            (
+                "Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n",
+                false,
+            ),
+            (
+                "Proxy-Authenticate: NTLM\r\nPROXY-AUTHENTICATE: BASIC\r\n",
+                true,
+            ),
+            ("WWW-Authenticate: Negotiate\r\n", true),
+        ] {
+            let head = format!("HTTP/1.1 407 x\r\n{fields}\r\n");
+            assert_eq!(accepts_basic(head.as_bytes()), expected, "{fields}");
+        }
     }
 
     #[test]

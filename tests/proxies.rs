@@ -241,6 +241,12 @@ fn an_answer_other_than_2xx_is_told() {
         assert_refused(&page(status), false, why);
     }
     assert_refused(b"HTTP/1.1 418 caf\xe9\r\n\r\n", false, "answered with 418");
+    assert_refused(
+        b"HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n",
+        false,
+        "answered with 407 (x): it accepts no user name with a password (Basic), and this device \
+         has nothing else to give",
+    );
 }
 
 #[test]
