@@ -114,8 +114,8 @@ impl Proxy {
     }
 
     /// What the proxy may echo, and no message may show.
-    pub(crate) fn secrets(&self) -> [&str; 2] {
-        match &self.credentials {
+    pub(crate) fn secrets(proxy: Option<&Proxy>) -> [&str; 2] {
+        match proxy.and_then(|proxy| proxy.credentials.as_ref()) {
             Some([password, basic]) => [password, basic],
             None => [""; 2],
         }
@@ -242,7 +242,7 @@ impl Proxy {
             let (status, reason) = status_line(&head[BEGIN.len()..]).ok_or_else(is_none)?;
             // 101 would be final, and nobody has asked for it.
             if !matches!(status, 100 | 102..=199) {
-                return Ok((status, excerpt(&reason, &self.secrets()), head));
+                return Ok((status, excerpt(&reason, &Proxy::secrets(Some(self))), head));
             }
         }
     }
@@ -461,8 +461,7 @@ mod tests {
                 Some("Aladdin:open sesame"),
             ),
         ] {
-            let proxy = Proxy::parse("URL", text).map_err(|error| error.to_string());
-            let proxy = proxy.expect(text);
+            let proxy = Proxy::parse("URL", text).expect(text);
             assert_eq!(proxy.to_string(), place);
             let expected =
                 credentials.map(|text| [text.split_once(':').unwrap().1.to_owned(), basic(text)]);
@@ -681,8 +680,7 @@ mod tests {
 
     #[test]
     fn why_there_is_no_connection_to_the_proxy() {
-        let proxy = Proxy::parse("URL", "http://user:hush@proxy.example:3128");
-        let proxy = proxy.unwrap_or_else(|error| panic!("{error}"));
+        let proxy = Proxy::parse("URL", "http://user:hush@proxy.example:3128").unwrap();
         let cause = || io::Error::from(io::ErrorKind::ConnectionRefused);
         for (failure, why) in [
             (

@@ -220,11 +220,11 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the URL can't be used. A call through a proxy
-    /// that refuses it, or can't be reached, is an error of the kind
-    /// [`Exchange`](ErrorKind::Exchange) that names the proxy, or
-    /// [`Timeout`](ErrorKind::Timeout); nothing has reached the API then, so that a plain POST,
-    /// too, is sent again: unless the proxy's answer was other than 5xx.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the URL can't be used. When the proxy opens no
+    /// tunnel, a call fails with [`Exchange`](ErrorKind::Exchange) or
+    /// [`Timeout`](ErrorKind::Timeout), and the message names the proxy. Nothing has reached the
+    /// API then, so that a plain POST, too, is sent again, unless the proxy's answer was a refusal
+    /// (below 500).
     #[must_use = "a setting returns the session"]
     pub fn proxy(mut self, url: &str) -> Result<Session, Error> {
         self.proxy = Some(Arc::new(Proxy::parse("proxy's URL", url)?));
@@ -604,7 +604,7 @@ impl Session {
 
     /// What a server may echo, and no message may show.
     fn secrets<'a>(&'a self, [first, token]: [&'a Token; 2]) -> [&'a str; 6] {
-        let [password, basic] = self.proxy.as_deref().map_or([""; 2], Proxy::secrets);
+        let [password, basic] = Proxy::secrets(self.proxy.as_deref());
         [
             first.value(),
             token.value(),

@@ -381,7 +381,7 @@ impl Tokens {
             let (error, outcome) = match answer {
                 Ok(answer) if (200..300).contains(&answer.status) => {
                     match answer.content.whole(ANSWER_LIMIT) {
-                        Ok(content) => return Ok(self.read(&content, start)?),
+                        Ok(content) => return Ok(self.read(&content, start, proxy)?),
                         Err(error) if error.kind() == ErrorKind::Content => {
                             return Err(self.unusable("it is longer than 64 KiB").into())
                         }
@@ -437,7 +437,7 @@ impl Tokens {
     }
 
     /// The token of a 2xx answer. Its content is never quoted: it may hold the token.
-    fn read(&self, content: &[u8], start: Instant) -> Result<Token, Error> {
+    fn read(&self, content: &[u8], start: Instant, proxy: Option<&Proxy>) -> Result<Token, Error> {
         let answer: TokenAnswer = std::str::from_utf8(content)
             .ok()
             .and_then(json::read)
@@ -453,7 +453,9 @@ impl Tokens {
         match answer.token_type {
             Some(kind) if kind.eq_ignore_ascii_case("bearer") => {}
             Some(kind) => {
-                let kind = excerpt(&kind, &[&value, &self.client.secret]);
+                let [password, basic] = Proxy::secrets(proxy);
+                let secrets = [&*value, &self.client.secret, password, basic];
+                let kind = excerpt(&kind, &secrets);
                 return Err(self.unusable(format_args!("its token_type is \"{kind}\", not Bearer")));
             }
             None => return Err(self.unusable("it has no token_type")),
@@ -480,7 +482,7 @@ impl Tokens {
         let label = self.label();
         let status = refusal.status;
         let held = self.state().last.clone().unwrap_or_default();
-        let [password, basic] = proxy.map_or([""; 2], Proxy::secrets);
+        let [password, basic] = Proxy::secrets(proxy);
         let secrets = [&*self.client.secret, &held, password, basic];
         let detail = token_reason(&refusal, &secrets);
         let is_busy =
@@ -526,7 +528,7 @@ impl From<Error> for Failure {
 impl Tokens {
     /// The token of a 2xx answer, and its lifetime.
     pub(crate) fn read_answer(&self, content: &[u8]) -> Result<(String, Duration), Error> {
-        let token = self.read(content, Instant::now())?;
+        let token = self.read(content, Instant::now(), None)?;
         Ok((token.value().to_owned(), token.lifetime))
     }
 }
@@ -692,7 +694,7 @@ mod tests {
         for (json, expected) in cases {
             let content =
                 format!(r#"{{"access_token":"a","token_type":"bearer","expires_in":{json}}}"#);
-            let result = tokens().read(content.as_bytes(), now);
+            let result = tokens().read(content.as_bytes(), now, None);
             match result {
                 Ok(token) => {
                     assert_eq!(Ok(token.lifetime.as_secs()), *expected, "{json}");
@@ -708,6 +710,7 @@ mod tests {
 
     #[test]
     fn answers_that_hold_no_usable_token() {
+        let proxy = Proxy::parse("URL", "http://user:hush@proxy.example").unwrap();
         for (content, why) in [
             (
                 "",
@@ -743,9 +746,13 @@ mod tests {
                 r#"{"access_token":"secret-token","token_type":"secret-token"}"#,
                 "its token_type is \"[redacted]\", not Bearer",
             ),
+            (
+                r#"{"access_token":"secret-token","token_type":"hush dXNlcjpodXNo"}"#,
+                "its token_type is \"[redacted] [redacted]\", not Bearer",
+            ),
         ] {
             let error = tokens()
-                .read(content.as_bytes(), Instant::now())
+                .read(content.as_bytes(), Instant::now(), Some(&proxy))
                 .err()
                 .expect(content);
             assert_eq!(
@@ -757,9 +764,13 @@ mod tests {
             assert_eq!(error.content(), None);
         }
         let mut deep = "[".repeat(1 << 20);
-        assert!(tokens().read(deep.as_bytes(), Instant::now()).is_err());
+        assert!(tokens()
+            .read(deep.as_bytes(), Instant::now(), None)
+            .is_err());
         deep.insert_str(0, r#"{"access_token":"#);
-        assert!(tokens().read(deep.as_bytes(), Instant::now()).is_err());
+        assert!(tokens()
+            .read(deep.as_bytes(), Instant::now(), None)
+            .is_err());
     }
 
     #[test]

@@ -471,7 +471,8 @@ fn the_environment_counts_only_when_it_is_asked_for() {
     if let [url, how, expected] = &urls()[..] {
         let mut session = session(url);
         if how == "asked" {
-            session = match session.proxy_from_env() {
+            // In place of one that was set before.
+            session = match session.proxy(&dead().to_string()).unwrap().proxy_from_env() {
                 Ok(session) => session,
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -482,7 +483,7 @@ fn the_environment_counts_only_when_it_is_asked_for() {
             };
         }
         let message = create(&session).to_string();
-        let found = if message.contains(": the proxy ") {
+        let found = if message.contains(" the proxy ") {
             "proxy"
         } else {
             "direct"
@@ -604,6 +605,15 @@ mod trusted {
                     "GET {url}/echo: answered with 502; the answer says: [redacted] [redacted]"
                 )
             );
+            let echoing = session.token_endpoint(&format!("{url}/echo")).unwrap();
+            let error = echoing.retries(0).get("/").unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "token request to {url}/echo: answered with 502; the answer says: [redacted] \
+                     [redacted]"
+                )
+            );
             return;
         }
         let authority = Authority::new();
@@ -627,14 +637,14 @@ mod trusted {
         let test =
             "trusted::a_token_is_requested_and_calls_are_made_and_the_proxy_sees_nothing_of_it";
         assert_passes(authority.trusting(this_test_alone(test, &urls)));
-        // `/echo` is tried three times.
+        // `/echo` is tried three times, and once as a token endpoint.
         let received = server.ended();
-        assert_eq!(received.len(), 6);
+        assert_eq!(received.len(), 7);
         for secret in secrets {
             assert!(received.iter().any(|received| contains(received, secret)));
         }
         let seen = proxy.ended();
-        assert_eq!(seen.len(), 6);
+        assert_eq!(seen.len(), 7);
         for seen in seen {
             assert!(contains(&seen, BASIC));
             for secret in secrets {
