@@ -337,6 +337,10 @@ impl Content {
                 self.to_come = self.to_come.saturating_sub(n as u64);
                 Ok(n)
             }
+            // What TLS made of the mark says nothing.
+            Err(_) if relay.is_end_marked() => {
+                Err(self.read_error(io::ErrorKind::UnexpectedEof.into()))
+            }
             Err(cause) => {
                 // minreq wraps what happens between chunks once more.
                 let kind = match cause.get_ref().and_then(|inner| inner.downcast_ref()) {

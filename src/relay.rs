@@ -20,6 +20,7 @@ use crate::flow::{Flow, Room, HUNGER};
 use crate::framing::Framing;
 use crate::listener::{is_passing, Listener};
 use crate::scan::{Answer, Records, HEAD_LIMIT};
+use crate::tls::HAS_RUSTLS;
 use crate::url::Origin;
 
 /// What a thread carries at a time. Larger buffers cost more memory than they save time.
@@ -59,6 +60,7 @@ const HEAD_CUT: u16 = 1 << 9;
 const FRAMED: u16 = 1 << 10;
 const CHUNKED: u16 = 1 << 11;
 const UNTIL_CLOSE: u16 = 1 << 12;
+const END_MARKED: u16 = 1 << 13;
 
 /// Carries one exchange. Dropping it closes both sockets and ends both threads.
 pub(crate) struct Relay {
@@ -210,6 +212,11 @@ impl Relay {
     /// The connection to the server was reset.
     pub(crate) fn is_reset(&self) -> bool {
         self.link.has_seen(RESET)
+    }
+
+    /// minreq reads an error where the connection ended, unless TLS has ended before.
+    pub(crate) fn is_end_marked(&self) -> bool {
+        self.link.has_seen(END_MARKED)
     }
 
     /// The server sent more than a head, or the trailers of a content, may hold.
@@ -422,6 +429,17 @@ impl Link {
             flow = self.wait(flow, HUNGER);
         }
         drop(flow);
+        self.end_answer(client);
+    }
+
+    /// Ends what minreq reads. Rust's binding to OpenSSL, whatever OpenSSL's version, takes the end
+    /// of a connection for the end of TLS: a mark that is no TLS record, nor the rest of one, has
+    /// it notice, unless TLS has ended before.
+    fn end_answer(&self, client: &TcpStream) {
+        if self.is_tls && !HAS_RUSTLS && self.has_seen(REQUEST_BEGAN) {
+            self.note(END_MARKED);
+            let _ = self.deliver(client, &vec![0; RECORD]);
+        }
         let _ = client.shutdown(Shutdown::Write);
     }
 
@@ -571,8 +589,7 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
                 link.note(RESET);
                 // minreq may still be writing a content that the server has refused: it has to
                 // come to read the answer.
-                let _ = client.shutdown(Shutdown::Write);
-                return;
+                return link.end_answer(client);
             }
         }
     }
