@@ -61,6 +61,7 @@ const FRAMED: u16 = 1 << 10;
 const CHUNKED: u16 = 1 << 11;
 const UNTIL_CLOSE: u16 = 1 << 12;
 const END_MARKED: u16 = 1 << 13;
+const ALERT_SEEN: u16 = 1 << 14;
 
 /// Carries one exchange. Dropping it closes both sockets and ends both threads.
 pub(crate) struct Relay {
@@ -212,6 +213,13 @@ impl Relay {
     /// The connection to the server was reset.
     pub(crate) fn is_reset(&self) -> bool {
         self.link.has_seen(RESET)
+    }
+
+    /// One side sent the other an alert that shows its type: as long as the handshake lasts, a
+    /// refusal.
+    #[cfg(feature = "https-native-tls")]
+    pub(crate) fn has_seen_alert(&self) -> bool {
+        self.link.has_seen(ALERT_SEEN)
     }
 
     /// minreq reads an error where the connection ended, unless TLS has ended before.
@@ -456,6 +464,7 @@ impl Link {
         set: &mut Duration,
     ) -> Result<(), Stop> {
         let data = records.pass(bytes).unwrap_or(0);
+        self.note_alert(records);
         self.flow().deliver(bytes.len(), data, Instant::now());
         let end = records.possible_end().unwrap_or(0);
         let (bytes, end) = bytes.split_at(bytes.len().saturating_sub(end));
@@ -473,6 +482,12 @@ impl Link {
             self.deliver(client, end)?;
         }
         Ok(())
+    }
+
+    fn note_alert(&self, records: &Records) {
+        if records.is_alert() {
+            self.note(ALERT_SEEN);
+        }
     }
 
     fn deliver(&self, mut to: &TcpStream, mut bytes: &[u8]) -> Result<(), Stop> {
@@ -530,6 +545,7 @@ fn carry_request(link: &Arc<Link>, server: &Arc<TcpStream>, client: &Arc<TcpStre
     let mut is_answered = false;
     while let Ok(n @ 1..) = link.receive(client, &mut buffer, &mut set) {
         let begins = !link.is_tls || records.pass(&buffer[..n]).is_some();
+        link.note_alert(&records);
         if begins && !link.has_seen(REQUEST_BEGAN) {
             link.note(REQUEST_BEGAN);
             link.change(|flow| flow.begin(link.limit(), Instant::now()));

@@ -74,7 +74,7 @@ fn server() -> (Server, String) {
         let mut stream = StreamOwned::new(connection, stream);
         let received = request(&mut stream);
         let [b'G', b'E', b'T', b' ', b'/', i, ..] = received[..] else {
-            return [received, until_closed(&mut stream.sock)].concat();
+            return received;
         };
         let (answer, end, _) = &answers()[usize::from(i - b'a')];
         stream.write_all(answer.as_bytes()).unwrap();
@@ -142,9 +142,13 @@ fn only_content_that_was_cut_is_an_error() {
 
 #[test]
 fn a_refused_certificate_is_final() {
+    const CALLS: usize = 40;
     let (server, _) = server();
-    let error = session(&https(&server)).retries(2).get("/").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Exchange);
-    assert!(!error.may_have_executed());
-    assert_eq!(server.ended().len(), 1);
+    // The server closes as soon as it is told, which may be seen before the refusal is.
+    for _ in 0..CALLS {
+        let error = session(&https(&server)).retries(2).get("/").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exchange);
+        assert!(!error.may_have_executed());
+    }
+    assert_eq!(server.ended().len(), CALLS);
 }
