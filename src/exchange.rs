@@ -342,6 +342,10 @@ impl Content {
                 self.to_come = self.to_come.saturating_sub(n as u64);
                 Ok(n)
             }
+            // What TLS made of the mark says nothing.
+            Err(_) if relay.is_end_marked() => {
+                Err(self.read_error(io::ErrorKind::UnexpectedEof.into()))
+            }
             Err(cause) => {
                 // minreq wraps what happens between chunks once more.
                 let kind = match cause.get_ref().and_then(|inner| inner.downcast_ref()) {
@@ -565,12 +569,12 @@ fn unanswered(
         #[cfg(feature = "https-native-tls")]
         minreq::Error::NativeTlsCreateConnection(cause) => {
             // It tells a refusal from a connection that broke off by what is below its error only,
-            // and OpenSSL reports a close in the handshake like a refusal.
+            // and OpenSSL reports a close in the handshake like a refusal. But who refuses says so,
+            // and the server closes then.
             let error: &dyn std::error::Error = &cause;
             let mut below = std::iter::successors(error.source(), |error| error.source());
             let is_final = !below.any(<dyn std::error::Error>::is::<io::Error>)
-                && !relay.has_server_closed()
-                && !relay.is_reset();
+                && (relay.has_seen_alert() || !relay.has_server_closed() && !relay.is_reset());
             let message = "the TLS handshake failed: the server's certificate was refused, or the \
                            two don't agree on TLS, or the connection broke off";
             Failure {

@@ -21,6 +21,7 @@ use crate::framing::Framing;
 use crate::listener::{is_passing, Listener};
 use crate::proxy::Proxy;
 use crate::scan::{Answer, Records, HEAD_LIMIT};
+use crate::tls::HAS_RUSTLS;
 use crate::url::Origin;
 
 /// What a thread carries at a time. Larger buffers cost more memory than they save time.
@@ -60,6 +61,8 @@ const HEAD_CUT: u16 = 1 << 9;
 const FRAMED: u16 = 1 << 10;
 const CHUNKED: u16 = 1 << 11;
 const UNTIL_CLOSE: u16 = 1 << 12;
+const END_MARKED: u16 = 1 << 13;
+const ALERT_SEEN: u16 = 1 << 14;
 
 /// Carries one exchange. Dropping it closes both sockets and ends both threads.
 pub(crate) struct Relay {
@@ -218,6 +221,18 @@ impl Relay {
     /// The connection to the server was reset.
     pub(crate) fn is_reset(&self) -> bool {
         self.link.has_seen(RESET)
+    }
+
+    /// One side sent the other an alert that shows its type: as long as the handshake lasts, a
+    /// refusal.
+    #[cfg(feature = "https-native-tls")]
+    pub(crate) fn has_seen_alert(&self) -> bool {
+        self.link.has_seen(ALERT_SEEN)
+    }
+
+    /// minreq reads an error where the connection ended, unless TLS has ended before.
+    pub(crate) fn is_end_marked(&self) -> bool {
+        self.link.has_seen(END_MARKED)
     }
 
     /// The server sent more than a head, or the trailers of a content, may hold.
@@ -430,6 +445,17 @@ impl Link {
             flow = self.wait(flow, HUNGER);
         }
         drop(flow);
+        self.end_answer(client);
+    }
+
+    /// Ends what minreq reads. Rust's binding to OpenSSL, whatever OpenSSL's version, takes the end
+    /// of a connection for the end of TLS: a mark that is no TLS record, nor the rest of one, has
+    /// it notice, unless TLS has ended before.
+    fn end_answer(&self, client: &TcpStream) {
+        if self.is_tls && !HAS_RUSTLS && self.has_seen(REQUEST_BEGAN) {
+            self.note(END_MARKED);
+            let _ = self.deliver(client, &vec![0; RECORD]);
+        }
         let _ = client.shutdown(Shutdown::Write);
     }
 
@@ -446,6 +472,7 @@ impl Link {
         set: &mut Duration,
     ) -> Result<(), Stop> {
         let data = records.pass(bytes).unwrap_or(0);
+        self.note_alert(records);
         self.flow().deliver(bytes.len(), data, Instant::now());
         let end = records.possible_end().unwrap_or(0);
         let (bytes, end) = bytes.split_at(bytes.len().saturating_sub(end));
@@ -463,6 +490,12 @@ impl Link {
             self.deliver(client, end)?;
         }
         Ok(())
+    }
+
+    fn note_alert(&self, records: &Records) {
+        if records.is_alert() {
+            self.note(ALERT_SEEN);
+        }
     }
 
     fn deliver(&self, mut to: &TcpStream, mut bytes: &[u8]) -> Result<(), Stop> {
@@ -520,6 +553,7 @@ fn carry_request(link: &Arc<Link>, server: &Arc<TcpStream>, client: &Arc<TcpStre
     let mut is_answered = false;
     while let Ok(n @ 1..) = link.receive(client, &mut buffer, &mut set) {
         let begins = !link.is_tls || records.pass(&buffer[..n]).is_some();
+        link.note_alert(&records);
         if begins && !link.has_seen(REQUEST_BEGAN) {
             link.note(REQUEST_BEGAN);
             link.change(|flow| flow.begin(link.limit(), Instant::now()));
@@ -579,8 +613,7 @@ fn carry_down(link: &Link, server: &TcpStream, client: &TcpStream) {
                 link.note(RESET);
                 // minreq may still be writing a content that the server has refused: it has to
                 // come to read the answer.
-                let _ = client.shutdown(Shutdown::Write);
-                return;
+                return link.end_answer(client);
             }
         }
     }

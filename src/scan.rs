@@ -69,6 +69,12 @@ impl Records {
         data
     }
 
+    /// The last record is an alert that shows its type: any in TLS 1.2, and in TLS 1.3 one in the
+    /// open.
+    pub(crate) fn is_alert(&self) -> bool {
+        self.header[0] == ALERT
+    }
+
     /// The length of the last record, header included, if it is complete and may be a
     /// `close_notify`, the end of TLS. (Alerts in the open are those of a handshake that failed.)
     pub(crate) fn possible_end(&self) -> Option<usize> {
