@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Refusal};
 use crate::token::{Client, Tokens};
 use crate::url::Url;
-use crate::{excerpt, retry, url};
+use crate::{excerpt, reason, retry, url};
 
 /// Fields as they were received: names and values.
 pub type Fields<'a> = &'a [(String, String)];
@@ -103,7 +103,7 @@ pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[&str])
         content: content.to_vec(),
         retry_after: retry::retry_after(fields),
     };
-    excerpt::reason(&refusal, secrets)
+    reason::reason(&refusal, secrets)
 }
 
 impl From<Url> for Target {

@@ -209,6 +209,7 @@ pub mod fuzzing;
 mod json;
 mod listener;
 mod proxy;
+mod reason;
 mod relay;
 mod response;
 mod retry;

@@ -3,9 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{field, Error, ErrorKind, Refusal};
-use crate::excerpt::reason;
 use crate::exchange::{self, Deadline, Request, USER_AGENT};
 use crate::proxy::Proxy;
+use crate::reason::reason;
 use crate::response::Response;
 use crate::retry::{self, decide, is_token_refused, Attempt, Next, Outcome};
 use crate::token::{Client, Terms, Token, Tokens};
@@ -589,7 +589,16 @@ impl Session {
                  this API is missing"
             }
             404 => ": not found",
+            405 => ": this path does not take this method",
+            413 => ": the content is larger than the server takes",
+            415 => ": the server does not take this media type here",
             429 => ": too many requests for now",
+            500 => ": the server failed",
+            502..=504 => ": the gateway could not reach the API, or the API is overloaded",
+            // The gateways of one maker say so.
+            596 => {
+                ": no such route: check the base URL, the path, and the subscription to this API"
+            }
             _ => "",
         };
         let detail = reason(&refusal, &self.secrets(tokens));

@@ -8,10 +8,11 @@ use miniserde::de::{Deserialize, Visitor};
 use miniserde::make_place;
 
 use crate::error::{Error, ErrorKind, Refusal};
-use crate::excerpt::{excerpt, token_reason};
+use crate::excerpt::excerpt;
 use crate::exchange::{self, Deadline, Request, USER_AGENT};
 use crate::json;
 use crate::proxy::Proxy;
+use crate::reason::token_reason;
 use crate::retry::{self, decide, Attempt, Next, Outcome};
 use crate::url::{check_visible, form_encoded, Url};
 
@@ -485,16 +486,17 @@ impl Tokens {
         let [password, basic] = Proxy::secrets(proxy);
         let secrets = [&*self.client.secret, &held, password, basic];
         let detail = token_reason(&refusal, &secrets);
-        let is_busy =
-            matches!(status, 429 | 500..) || status == 403 && refusal.retry_after.is_some();
+        let is_limited = status == 429 || status == 403 && refusal.retry_after.is_some();
         let (kind, advice) = match status {
-            _ if is_busy => (ErrorKind::Status, ""),
+            _ if is_limited => (ErrorKind::Status, ": too many requests for now"),
+            500..=595 | 597.. => (ErrorKind::Status, ""),
             400 | 401 | 403 => (
                 ErrorKind::Denied,
                 ": check the client id and the client secret, and that the application is \
                  subscribed to an API",
             ),
-            // Not `Status`: a caller must not take this 404 for one of the API.
+            // Not `Status`: a caller must not take this 404 for one of the API. 596 is how some
+            // gateways say it.
             _ => (
                 ErrorKind::Denied,
                 ": no token endpoint is there: check the base URL, or give the endpoint's own URL \

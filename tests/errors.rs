@@ -195,8 +195,6 @@ fn statuses_come_with_advice_and_with_what_the_answer_says() {
             answer(429, &[("Retry-After", "5")], "slow down"),
             "429: too many requests for now; it asks to wait 5s; the answer says: slow down",
         ),
-        (answer(500, &[], ""), "500"),
-        (answer(596, &[], "Service Not Found"), "596; the answer says: Service Not Found"),
         (
             answer(302, &[("Location", "https://user:pw@evil.example:8443/login?x#y")], "moved"),
             "302; it redirects to evil.example:8443, which is never followed",

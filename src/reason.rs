@@ -1,0 +1,223 @@
+//! What an answer that refused says of its reason, whatever gateway it came from.
+
+use std::borrow::Cow;
+
+use miniserde::json::from_str;
+
+use crate::error::{field, Refusal};
+use crate::excerpt::{clean, redact};
+
+/// The members of JSON that tell a reason, in lower case: of [RFC 6749, section
+/// 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2), of [RFC 9457, section
+/// 3](https://www.rfc-editor.org/rfc/rfc9457#section-3), and what gateways use besides.
+const MEMBERS: [&str; 11] = [
+    "error",
+    "error_description",
+    "message",
+    "title",
+    "detail",
+    "faultstring",
+    "errorcode",
+    "code",
+    "errormessage",
+    "description",
+    "reason",
+];
+
+/// Elements of HTML whose content nobody is to read.
+const UNSEEN: [&str; 3] = ["head", "script", "style"];
+
+/// The reason for the end of a message.
+pub(crate) fn reason(refusal: &Refusal, secrets: &[&str]) -> String {
+    told(refusal, secrets, |_| true)
+}
+
+/// The same for a token endpoint. What looks like JSON without a reason may hold a token.
+pub(crate) fn token_reason(refusal: &Refusal, secrets: &[&str]) -> String {
+    told(refusal, secrets, |text| !text.contains(['{', '"']))
+}
+
+fn told(refusal: &Refusal, secrets: &[&str], may_quote: fn(&str) -> bool) -> String {
+    let mut detail = match refusal.retry_after {
+        Some(wait) => format!("; it asks to wait {wait:?}"),
+        None => String::new(),
+    };
+    if let (300..=399, Some(location)) = (refusal.status, field(&refusal.fields, "location")) {
+        return detail + &redirect(&redact(location, secrets));
+    }
+    let text = text(&refusal.content);
+    let members = members(&text);
+    let reason = if members.is_empty() && !may_quote(&text) {
+        String::new()
+    } else if members.is_empty() {
+        // Redacted before anything is taken out of it.
+        let text = redact(&text, secrets);
+        let plain = clean(&without_tags(&text));
+        if plain.is_empty() {
+            clean(&text)
+        } else {
+            plain
+        }
+    } else {
+        clean(&redact(&members.join(": "), secrets))
+    };
+    if !reason.is_empty() {
+        detail.push_str("; the answer says: ");
+        detail.push_str(&reason);
+    }
+    detail
+}
+
+/// Where an answer redirects to; `location` is redacted already, before it is cut.
+fn redirect(location: &str) -> String {
+    let (before, rest) = location.split_once("//").unwrap_or(("/", ""));
+    // A `//` in the query, or further down the path, begins no authority.
+    if before.contains(['/', '?', '#']) {
+        return "; it redirects to another path, which is never followed".to_owned();
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = clean(host);
+    format!("; it redirects to {host}, which is never followed")
+}
+
+/// The content as text: UTF-8, or else ISO 8859-1; empty if it is no text.
+fn text(content: &[u8]) -> Cow<'_, str> {
+    let content = content
+        .strip_prefix("\u{feff}".as_bytes())
+        .unwrap_or(content);
+    if let Ok(text) = std::str::from_utf8(content) {
+        return text.into();
+    }
+    let is_text = |byte: &u8| *byte >= b' ' || byte.is_ascii_whitespace();
+    if !content.iter().all(is_text) {
+        return "".into();
+    }
+    content.iter().map(|&byte| char::from(byte)).collect()
+}
+
+/// What the members of JSON that tell a reason say, wherever they stand in it, in their order;
+/// only the first of several errors. Found without a parser, so that JSON that is cut or malformed
+/// tells its reason, too.
+fn members(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if !text.trim_start().starts_with(['{', '[']) {
+        return found;
+    }
+    let mut seen = [false; MEMBERS.len()];
+    let mut name = "";
+    let mut rest = text;
+    while let Some((before, string)) = rest.split_once('"') {
+        let Some(end) = end_of_string(string) else {
+            break;
+        };
+        let is_value = before.trim() == ":";
+        let member = MEMBERS.iter().position(|m| m.eq_ignore_ascii_case(name));
+        if let (true, Some(member)) = (is_value, member) {
+            if std::mem::replace(&mut seen[member], true) {
+                break;
+            }
+            // With its quotation marks, for its escapes to be read.
+            found.extend(from_str(&rest[before.len()..][..end + 2]));
+        }
+        name = if is_value { "" } else { &string[..end] };
+        rest = &string[end + 1..];
+    }
+    found.retain(|value: &String| !value.trim().is_empty());
+    found
+}
+
+/// Where a string of JSON ends whose first quotation mark has been passed.
+fn end_of_string(string: &str) -> Option<usize> {
+    let mut bytes = string.bytes().enumerate();
+    while let Some((i, byte)) = bytes.next() {
+        match byte {
+            b'"' => return Some(i),
+            b'\\' => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What a page of HTML or XML shows; other text as it is.
+fn without_tags(text: &str) -> String {
+    if !text.trim_start().starts_with('<') {
+        return text.to_owned();
+    }
+    let mut plain = String::new();
+    // Names of HTML may be in any case; the places are the same.
+    let lower = text.to_ascii_lowercase();
+    let mut at = 0;
+    while let Some(length) = lower[at..].find('<') {
+        plain.push_str(&text[at..at + length]);
+        plain.push(' ');
+        at += length + 1;
+        let tag = &lower[at..];
+        let behind = |from: usize, what: &str| {
+            let place = lower[from..].find(what);
+            place.map_or(lower.len(), |place| from + place + what.len())
+        };
+        at = if let Some(data) = tag.strip_prefix("![cdata[") {
+            let start = lower.len() - data.len();
+            let length = data.find("]]>").unwrap_or(data.len());
+            plain.push_str(&text[start..start + length]);
+            behind(at, "]]>")
+        } else if tag.starts_with("!--") {
+            behind(at, "-->")
+        } else if let Some(name) = UNSEEN.iter().find(|name| is_tag(tag, name)) {
+            behind(behind(at, &format!("</{name}")), ">")
+        } else {
+            behind(at, ">")
+        };
+    }
+    plain.push_str(&text[at..]);
+    plain
+}
+
+fn is_tag(tag: &str, name: &str) -> bool {
+    let behind = tag.strip_prefix(name);
+    behind.is_some_and(|behind| behind.starts_with(|c: char| c == '>' || c.is_ascii_whitespace()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_of_one_letter_does_not_make_a_message_grow() {
+        let refusal = Refusal {
+            status: 500,
+            fields: vec![],
+            content: b"e red e".to_vec(),
+            retry_after: None,
+        };
+        let text = reason(&refusal, &["e", "d", "red"]);
+        assert_eq!(text, "; the answer says: [redacted] [redacted] [redacted]");
+    }
+
+    #[test]
+    fn a_secret_in_a_location_or_a_page_is_redacted_before_it_is_taken_apart() {
+        let secret = "se<cr>et/7@x";
+        let refusal = |status, location: &str, content: &str| Refusal {
+            status,
+            fields: vec![("location".into(), location.into())],
+            content: content.into(),
+            retry_after: None,
+        };
+        for (refusal, text) in [
+            (
+                refusal(302, &format!("https://{secret}.example/"), ""),
+                "; it redirects to [redacted].example, which is never followed",
+            ),
+            (
+                refusal(500, "", &format!("<p>{secret}</p> <b>no</b>")),
+                "; the answer says: [redacted] no",
+            ),
+        ] {
+            assert_eq!(reason(&refusal, &[secret]), text);
+        }
+    }
+}
