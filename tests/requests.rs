@@ -126,9 +126,12 @@ fn json_is_sent_and_read_by_type() {
 #[test]
 fn xml_is_handed_over_untouched() {
     let sandbox = Sandbox::start();
-    let query = "<ShipmentQuery><HouseBill>PAR45176295</HouseBill></ShipmentQuery>";
-    let answer = session(&sandbox)
-        .post_idempotent("/tracking/v1/shipments", "application/xml", query)
+    let session = session(&sandbox);
+    let path = "/tracking/v1/shipments";
+    let query = "\u{feff}<?xml version=\"1.0\"?>\r\n<?a b?>\r\n<ShipmentQuery><!-- \u{fc} -->\
+                 <HouseBill>PAR45176295</HouseBill><Note><![CDATA[a & b]]></Note></ShipmentQuery>\n";
+    let answer = session
+        .post_idempotent(path, "application/xml", query)
         .unwrap();
     assert_eq!(answer.header("content-type"), Some("application/xml"));
     assert!(answer.text().unwrap().contains("S505185992"));
@@ -137,6 +140,23 @@ fn xml_is_handed_over_untouched() {
         sandbox.requests()[1].field("accept"),
         Some("application/xml")
     );
+
+    // Neither need be UTF-8.
+    let latin = b"<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><City>M\xfcnchen</City>\r\n\0";
+    let fields = vec![("Content-Type", "application/xml".to_owned())];
+    sandbox.next(Place::Api, Fault::Answer(200, fields, latin.to_vec()));
+    let answer = session.post(path, "application/xml", latin).unwrap();
+    assert_eq!(answer.bytes().unwrap(), latin);
+    assert_eq!(sandbox.requests()[2].content, latin);
+
+    // A byte order mark belongs to the bytes, not to the text.
+    let marked = "\u{feff}<a>\r\n</a>";
+    for _ in 0..2 {
+        sandbox.next(Place::Api, Fault::Answer(200, vec![], marked.into()));
+    }
+    let ask = || session.post_idempotent(path, "application/xml", query);
+    assert_eq!(ask().unwrap().bytes().unwrap(), marked.as_bytes());
+    assert_eq!(ask().unwrap().text().unwrap(), "<a>\r\n</a>");
 }
 
 #[test]
