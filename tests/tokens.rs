@@ -186,13 +186,13 @@ fn a_due_token_is_renewed_by_one_thread_while_the_others_go_on() {
 #[test]
 fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_tried_again_at_once() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(1));
+    sandbox.token_lifetime(Duration::from_secs(2));
     let session = session(&sandbox);
     let old = session.access_token().unwrap();
     for fault in [Fault::Raw(vec![]), Fault::Answer(400, vec![], vec![])] {
         sandbox.next(Place::Token, fault);
     }
-    wait_until_left(&session, Duration::from_millis(500));
+    wait_until_left(&session, Duration::from_secs(1));
     for _ in 0..3 {
         assert_eq!(session.access_token().unwrap(), old);
     }
@@ -209,11 +209,11 @@ fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_tried_again_at_once() {
 #[test]
 fn a_refused_early_renewal_is_not_held_against_the_next_request() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(1));
+    sandbox.token_lifetime(Duration::from_secs(2));
     let session = session(&sandbox);
     session.access_token().unwrap();
     sandbox.next(Place::Token, Fault::Answer(401, vec![], vec![]));
-    wait_until_left(&session, Duration::from_millis(500));
+    wait_until_left(&session, Duration::from_secs(1));
     session.access_token().unwrap();
     wait_until_left(&session, Duration::ZERO);
     session.access_token().unwrap();
