@@ -27,6 +27,16 @@ const MEMBERS: [&str; 11] = [
 /// Elements of HTML whose content nobody is to read.
 const UNSEEN: [&str; 3] = ["head", "script", "style"];
 
+/// What a status means that tells of the server, and of nothing that the caller did wrong.
+pub(crate) fn trouble(status: u16) -> &'static str {
+    match status {
+        429 => ": too many requests for now",
+        500 => ": the server failed",
+        502..=504 => ": the server, or one behind it, is down or overloaded",
+        _ => "",
+    }
+}
+
 /// The reason for the end of a message.
 pub(crate) fn reason(refusal: &Refusal, secrets: &[&str]) -> String {
     told(refusal, secrets, |_| true)

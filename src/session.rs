@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::{field, Error, ErrorKind, Refusal};
 use crate::exchange::{self, Deadline, Request, USER_AGENT};
 use crate::proxy::Proxy;
-use crate::reason::reason;
+use crate::reason::{reason, trouble};
 use crate::response::Response;
 use crate::retry::{self, decide, is_token_refused, Attempt, Next, Outcome};
 use crate::token::{Client, Terms, Token, Tokens};
@@ -580,7 +580,7 @@ impl Session {
                 ": the access token was refused, and a new one, too"
             }
             401 => ": the access token is missing, invalid or expired",
-            403 if refusal.retry_after.is_some() => ": too many requests for now",
+            403 if refusal.retry_after.is_some() => trouble(429),
             403 if self.api_key.is_none() => {
                 ": no API key (x-api-key) was sent: set it with Session::api_key, or JAS_API_KEY"
             }
@@ -592,14 +592,11 @@ impl Session {
             405 => ": this path does not take this method",
             413 => ": the content is larger than the server takes",
             415 => ": the server does not take this media type here",
-            429 => ": too many requests for now",
-            500 => ": the server failed",
-            502..=504 => ": the gateway could not reach the API, or the API is overloaded",
             // The gateways of one maker say so.
             596 => {
                 ": no such route: check the base URL, the path, and the subscription to this API"
             }
-            _ => "",
+            _ => trouble(status),
         };
         let detail = reason(&refusal, &self.secrets(tokens));
         Error::new(

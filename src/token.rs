@@ -12,7 +12,7 @@ use crate::excerpt::excerpt;
 use crate::exchange::{self, Deadline, Request, USER_AGENT};
 use crate::json;
 use crate::proxy::Proxy;
-use crate::reason::token_reason;
+use crate::reason::{token_reason, trouble};
 use crate::retry::{self, decide, Attempt, Next, Outcome};
 use crate::url::{check_visible, form_encoded, Url};
 
@@ -488,8 +488,8 @@ impl Tokens {
         let detail = token_reason(&refusal, &secrets);
         let is_limited = status == 429 || status == 403 && refusal.retry_after.is_some();
         let (kind, advice) = match status {
-            _ if is_limited => (ErrorKind::Status, ": too many requests for now"),
-            500..=595 | 597.. => (ErrorKind::Status, ""),
+            _ if is_limited => (ErrorKind::Status, trouble(429)),
+            500..=595 | 597.. => (ErrorKind::Status, trouble(status)),
             400 | 401 | 403 => (
                 ErrorKind::Denied,
                 ": check the client id and the client secret, and that the application is \

@@ -136,19 +136,19 @@ const API: &[Row] = &[
         502,
         &[("Content-Type", "text/html")],
         HTML,
-        "502: the gateway could not reach the API, or the API is overloaded; the answer says: Bad Gateway The server is down.",
+        "502: the server, or one behind it, is down or overloaded; the answer says: Bad Gateway The server is down.",
     ),
     (
         503,
         &[("Retry-After", "120")],
         "upstream connect error",
-        "503: the gateway could not reach the API, or the API is overloaded; it asks to wait 120s; the answer says: upstream connect error",
+        "503: the server, or one behind it, is down or overloaded; it asks to wait 120s; the answer says: upstream connect error",
     ),
     (
         504,
         &[],
         "<html><head><title>504 Gateway Time-out</title></head><body></body></html>",
-        "504: the gateway could not reach the API, or the API is overloaded; the answer says: <html><head><title>504 Gateway Time-out</title></head><body></body></html>",
+        "504: the server, or one behind it, is down or overloaded; the answer says: <html><head><title>504 Gateway Time-out</title></head><body></body></html>",
     ),
     // Contents that are not what they seem
     (409, &[], "\"Duplicate house bill\"", "409; the answer says: \"Duplicate house bill\""),
@@ -199,12 +199,12 @@ const TOKEN: &[Row] = &[
         "<h1>596 Service Not Found</h1>",
         "596: no token endpoint is there: check the base URL, or give the endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT; the answer says: 596 Service Not Found",
     ),
-    (500, &[], r#"{"access_token":"secret of another kind"}"#, "500"),
+    (500, &[], r#"{"access_token":"secret of another kind"}"#, "500: the server failed"),
     (
         503,
         &[("Retry-After", "100")],
         "",
-        "503; it asks to wait 100s",
+        "503: the server, or one behind it, is down or overloaded; it asks to wait 100s",
     ),
 ];
 

@@ -373,7 +373,8 @@ impl Suite {
         );
         self.scene(
             "... is down for all of a call that needs a token",
-            "Status: answered with 502; the answer says: 502 Bad Gateway 502 Bad Gateway nginx",
+            "Status: answered with 502: the server, or one behind it, is down or overloaded; the \
+             answer says: 502 Bad Gateway nginx",
             "token 502 ×2",
             |auth| {
                 session.invalidate(&session.access_token()?);
@@ -385,7 +386,9 @@ impl Suite {
         );
         self.scene(
             "... is down while the API checks the token of a create",
-            "Status, may have executed: answered with 503; the answer says: tokens can't be \
+            "Status, may have executed: answered with 503: the server, or one behind it, \
+             is down or overloaded; the \
+             answer says: tokens can't be \
              checked now",
             "token 200, POST 503",
             |auth| {
@@ -590,8 +593,7 @@ impl Suite {
             (
                 "a page of nginx: 404",
                 "/nothing",
-                "Status: answered with 404: not found; the answer says: 404 Not Found 404 Not \
-                 Found nginx",
+                "Status: answered with 404: not found; the answer says: 404 Not Found nginx",
                 "token 200, GET 404",
             ),
             (
@@ -604,15 +606,17 @@ impl Suite {
             (
                 "... 502: the API is down",
                 "/down",
-                "Status, may have executed: answered with 502; the answer says: 502 Bad Gateway \
-                 502 Bad Gateway nginx",
+                "Status, may have executed: answered with 502: the server, or one behind it, \
+                 is down or overloaded; the \
+                 answer says: 502 Bad Gateway nginx",
                 "GET 502 ×3",
             ),
             (
                 "... 504: the API is silent",
                 "/silent",
-                "Status, may have executed: answered with 504; the answer says: 504 Gateway \
-                 Time-out 504 Gateway Time-out nginx",
+                "Status, may have executed: answered with 504: the server, or one behind it, \
+                 is down or overloaded; the \
+                 answer says: 504 Gateway Time-out nginx",
                 "GET 504 ×3",
             ),
         ] {
@@ -647,8 +651,8 @@ impl Suite {
         ] {
             self.scene(
                 name,
-                "Status: answered with 413; the answer says: 413 Request Entity Too Large 413 \
-                 Request Entity Too Large nginx",
+                "Status: answered with 413: the content is larger than the server takes; the \
+                 answer says: 413 Request Entity Too Large nginx",
                 "POST 413",
                 |_| session.post("/small", "text/plain", content)?.text(),
             );
@@ -657,7 +661,7 @@ impl Suite {
         self.scene(
             "... 400: a field of 40 kB",
             "Status: answered with 400: bad request, usually a missing or wrong media type; the \
-             answer says: 400 Request Header Or Cookie Too Large",
+             answer says: 400 Bad Request Request Header Or Cookie Too Large",
             "GET 400",
             |_| {
                 session
