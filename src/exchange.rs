@@ -452,11 +452,13 @@ fn broken(label: &str, message: impl std::fmt::Display) -> Error {
 }
 
 fn over_limit(label: &str) -> Error {
-    let message = format_args!(
-        "the answer's header section, or its trailers, are longer than {HEAD_LIMIT} bytes or \
-         {LINE_LIMIT} lines"
-    );
-    broken(label, message)
+    broken(
+        label,
+        format_args!(
+            "the answer's header section, or its trailers, are longer than {HEAD_LIMIT} bytes or \
+             {LINE_LIMIT} lines"
+        ),
+    )
 }
 
 fn passing(error: Error) -> Failure {
