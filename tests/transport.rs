@@ -237,6 +237,42 @@ fn a_content_shorter_than_its_length_is_an_unexpected_eof() {
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::UnexpectedEof);
 }
 
+/// 4 GiB and 5 bytes: without its upper half, the length of what arrives.
+#[test]
+fn a_length_that_needs_more_than_32_bits_is_never_a_short_success() {
+    let server = Server::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 4294967301\r\n\r\nshort");
+    let url = server.url();
+    let session = session(&url);
+    if cfg!(target_pointer_width = "32") {
+        // minreq counts in `usize`.
+        let error = session.get("/").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exchange);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "GET {url}/: the answer's Content-Length is not a number that this device can count"
+            )
+        );
+        assert!(error.may_have_executed());
+        return;
+    }
+    let mut content = Vec::new();
+    let error = session.get("/").unwrap().read_to_end(&mut content);
+    assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(content, b"short");
+    let broken = "the content broke off: 5 of 4294967301 bytes were received";
+    let over = "the content is longer than the limit of 1048576 bytes: raise it with \
+                Response::limit, or read it as a stream";
+    for (limit, kind, message) in [
+        (1 << 20, ErrorKind::Content, over),
+        (u64::MAX, ErrorKind::Exchange, broken),
+    ] {
+        let error = session.get("/").unwrap().limit(limit).bytes().unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert_eq!(error.to_string(), format!("GET {url}/: {message}"));
+    }
+}
+
 #[test]
 fn a_503_is_a_status_and_no_answer_is_a_broken_exchange() {
     for nothing in [
