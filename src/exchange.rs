@@ -561,11 +561,7 @@ fn unanswered(
     match cause {
         #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
         minreq::Error::RustlsCreateConnection(cause) => Failure {
-            error: broken(
-                label,
-                "TLS can't be set up, and won't be while this process lasts",
-            )
-            .with_source(cause),
+            error: broken(label, tls::NOT_SET_UP).with_source(cause),
             is_final: true,
         },
         #[cfg(feature = "https-native-tls")]

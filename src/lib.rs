@@ -184,7 +184,7 @@
 //! does HTTP, hands out no handle on its socket. That is two short-lived threads and one hop over
 //! the loopback interface, which must be up. A POST needs three times the size of its content in
 //! memory, the caller's copy included. HTTP and TLS run on the caller's stack: leave 100 KiB in a
-//! debug build, 40 KiB in a release build. A time in which the device is suspended does not count: a
+//! debug build, 50 KiB in a release build. A time in which the device is suspended does not count: a
 //! token that expired in the meantime is refused, and replaced.
 
 /// Tells the `log` crate, if the feature is on.

@@ -8,6 +8,14 @@ pub(crate) const HAS_RUSTLS: bool = cfg!(any(
     feature = "https-rustls-probe"
 ));
 
+/// minreq keeps a failure to set TLS up. The only one known is that there are no roots.
+#[cfg(feature = "https-rustls")]
+pub(crate) const NOT_SET_UP: &str = "TLS can't be set up, and won't be while this process lasts";
+#[cfg(all(feature = "https-rustls-probe", not(feature = "https-rustls")))]
+pub(crate) const NOT_SET_UP: &str =
+    "TLS can't be set up, and won't be while this process lasts: has this system root \
+     certificates? SSL_CERT_FILE can name a file of them";
+
 /// Has ring do the cryptography, unless the process has chosen another provider. rustls panics
 /// when it has to choose between two, and aws-lc's start costs a small device most of a second.
 #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
