@@ -32,7 +32,7 @@ pub(crate) fn clean(text: &str) -> String {
                 clean.push(' ');
             }
             // What reorders or hides text on a terminal has no place in a message.
-            let hides = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+            let hides = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
             clean.push(if hides { '?' } else { c });
             count += 1;
         }

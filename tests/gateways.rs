@@ -162,8 +162,8 @@ const API: &[Row] = &[
     (
         409,
         &[],
-        "\u{feff}{\"message\":\"\\u001b[31mred\\u001b[0m \\u202edne\\nof \\u00fcber\"}",
-        "409; the answer says: [31mred [0m ?dne of über",
+        "\u{feff}{\"message\":\"\\u001b[31mred\\u001b[0m \\u202edne\\u061c\\nof \\u00fcber\"}",
+        "409; the answer says: [31mred [0m ?dne? of über",
     ),
     (409, &[], " \r\n\t", "409"),
     (

@@ -407,7 +407,7 @@ fn token_answer(parts: &[&[u8]]) {
 fn check_message(message: &str, longest: usize) {
     assert!(message.chars().count() <= longest, "{message:?}");
     for c in message.chars() {
-        let hides = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        let hides = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
         assert!(!c.is_control() && !hides, "{message:?}");
         assert!(c == ' ' || !c.is_whitespace(), "{message:?}");
     }
