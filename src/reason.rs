@@ -24,8 +24,8 @@ const MEMBERS: [&str; 11] = [
     "reason",
 ];
 
-/// Elements of HTML whose content nobody is to read.
-const UNSEEN: [&str; 3] = ["head", "script", "style"];
+/// Elements of HTML whose content nobody is to read; the head only if the body says something.
+const UNSEEN: [&str; 3] = ["script", "style", "head"];
 
 /// What a status means that tells of the server, and of nothing that the caller did wrong.
 pub(crate) fn trouble(status: u16) -> &'static str {
@@ -61,13 +61,7 @@ fn told(refusal: &Refusal, secrets: &[&str], may_quote: fn(&str) -> bool) -> Str
         String::new()
     } else if members.is_empty() {
         // Redacted before anything is taken out of it.
-        let text = redact(&text, secrets);
-        let plain = clean(&without_tags(&text));
-        if plain.is_empty() {
-            clean(&text)
-        } else {
-            plain
-        }
+        page(&redact(&text, secrets), secrets)
     } else {
         clean(&redact(&members.join(": "), secrets))
     };
@@ -89,6 +83,22 @@ fn redirect(location: &str) -> String {
     let host = authority.rsplit('@').next().unwrap_or_default();
     let host = clean(host);
     format!("; it redirects to {host}, which is never followed")
+}
+
+/// What a page of HTML or XML shows: its body, or else its title, or else its markup, which may
+/// have attributes to read. Other text as it is.
+fn page(text: &str, secrets: &[&str]) -> String {
+    if !text.trim_start().starts_with('<') {
+        return clean(text);
+    }
+    for unseen in [&UNSEEN[..], &UNSEEN[..2]] {
+        // Once more, for a secret in pieces: half in CDATA, or with a comment in it.
+        let plain = clean(&redact(&without_tags(text, unseen), secrets));
+        if !plain.is_empty() {
+            return plain;
+        }
+    }
+    clean(text)
 }
 
 /// The content as text: UTF-8, or else ISO 8859-1; empty if it is no text.
@@ -152,18 +162,14 @@ fn end_of_string(string: &str) -> Option<usize> {
     None
 }
 
-/// What a page of HTML or XML shows; other text as it is.
-fn without_tags(text: &str) -> String {
-    if !text.trim_start().starts_with('<') {
-        return text.to_owned();
-    }
+/// HTML or XML without its tags and the content of the elements `unseen`.
+fn without_tags(text: &str, unseen: &[&str]) -> String {
     let mut plain = String::new();
     // Names of HTML may be in any case; the places are the same.
     let lower = text.to_ascii_lowercase();
     let mut at = 0;
     while let Some(length) = lower[at..].find('<') {
         plain.push_str(&text[at..at + length]);
-        plain.push(' ');
         at += length + 1;
         let tag = &lower[at..];
         let behind = |from: usize, what: &str| {
@@ -177,10 +183,12 @@ fn without_tags(text: &str) -> String {
             behind(at, "]]>")
         } else if tag.starts_with("!--") {
             behind(at, "-->")
-        } else if let Some(name) = UNSEEN.iter().find(|name| is_tag(tag, name)) {
-            behind(behind(at, &format!("</{name}")), ">")
         } else {
-            behind(at, ">")
+            // Unlike the others, a tag parts words.
+            plain.push(' ');
+            let name = unseen.iter().find(|name| is_tag(tag, name));
+            let end = name.map_or(at, |name| behind(at, &format!("</{name}")));
+            behind(end, ">")
         };
     }
     plain.push_str(&text[at..]);

@@ -148,7 +148,13 @@ const API: &[Row] = &[
         504,
         &[],
         "<html><head><title>504 Gateway Time-out</title></head><body></body></html>",
-        "504: the server, or one behind it, is down or overloaded; the answer says: <html><head><title>504 Gateway Time-out</title></head><body></body></html>",
+        "504: the server, or one behind it, is down or overloaded; the answer says: 504 Gateway Time-out",
+    ),
+    (
+        502,
+        &[],
+        "<html><head><title>Oops</title><style>p { }</style><body><p>Out of order",
+        "502: the server, or one behind it, is down or overloaded; the answer says: Oops Out of order",
     ),
     // Contents that are not what they seem
     (409, &[], "\"Duplicate house bill\"", "409; the answer says: \"Duplicate house bill\""),
@@ -297,7 +303,8 @@ fn a_secret_within_any_shape_is_not_shown() {
         "SECRET\u{e9}",
     ] {
         for secret in [&token[..], API_KEY] {
-            for secret in [secret.to_owned(), secret.replace('-', "\\u002d")] {
+            for dash in ["-", "\\u002d", "%2D", "&#45;", "&#x2d;"] {
+                let secret = secret.replace('-', dash);
                 let content = shape.replace("SECRET", &secret);
                 sandbox.next(Place::Api, answer(500, &[], content.as_bytes()));
                 let error = session.get("/x").unwrap_err();
@@ -306,5 +313,25 @@ fn a_secret_within_any_shape_is_not_shown() {
                 assert!(!shown.contains(secret.trim_end_matches('0')), "{shown}");
             }
         }
+    }
+}
+
+#[test]
+fn a_secret_in_pieces_that_a_page_shows_as_one_is_not_shown() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    let (half, other) = API_KEY.split_at(API_KEY.len() / 2);
+    for content in [
+        format!("<p>no <![CDATA[{half}]]>{other}</p>"),
+        format!("<p>no {half}<![CDATA[{other}]]></p>"),
+        format!("<p>no {half}<!-- -->{other}</p>"),
+        format!("<head><title>no {half}<![CDATA[{other}]]></title></head>"),
+    ] {
+        sandbox.next(Place::Api, answer(500, &[], content.as_bytes()));
+        let error = session.get("/x").unwrap_err().to_string();
+        assert!(
+            error.ends_with("; the answer says: no [redacted]"),
+            "{error}"
+        );
     }
 }
