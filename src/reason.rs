@@ -106,8 +106,16 @@ fn text(content: &[u8]) -> Cow<'_, str> {
     let content = content
         .strip_prefix("\u{feff}".as_bytes())
         .unwrap_or(content);
-    if let Ok(text) = std::str::from_utf8(content) {
-        return text.into();
+    match std::str::from_utf8(content) {
+        Ok(text) => return text.into(),
+        // UTF-8 that is cut within its last character. (After ASCII it may be ISO 8859-1.)
+        Err(error) if error.error_len().is_none() => {
+            let whole = &content[..error.valid_up_to()];
+            if !whole.is_ascii() {
+                return String::from_utf8_lossy(whole);
+            }
+        }
+        Err(_) => {}
     }
     let is_text = |byte: &u8| *byte >= b' ' || byte.is_ascii_whitespace();
     if !content.iter().all(is_text) {

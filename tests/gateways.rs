@@ -268,6 +268,14 @@ fn a_text_in_another_charset_is_shown_and_what_is_no_text_is_not() {
         ),
         (b"\x1f\x8b\x08\x00\x00", "500: the server failed"),
         (b"\xff\xfen\x00o\x00", "500: the server failed"),
+        (
+            b"Zollst\xc3\xb6rung in K\xc3",
+            "500: the server failed; the answer says: Zollstörung in K",
+        ),
+        (
+            b"Zoll-Caf\xe9",
+            "500: the server failed; the answer says: Zoll-Café",
+        ),
     ] {
         sandbox.next(Place::Api, answer(500, &[], content));
         let error = session.get("/x").unwrap_err();
