@@ -173,39 +173,39 @@ fn end_of_string(string: &str) -> Option<usize> {
 /// HTML or XML without its tags and the content of the elements `unseen`.
 fn without_tags(text: &str, unseen: &[&str]) -> String {
     let mut plain = String::new();
-    // Names of HTML may be in any case; the places are the same.
-    let lower = text.to_ascii_lowercase();
-    let mut at = 0;
-    while let Some(length) = lower[at..].find('<') {
-        plain.push_str(&text[at..at + length]);
-        at += length + 1;
-        let tag = &lower[at..];
-        let behind = |from: usize, what: &str| {
-            let place = lower[from..].find(what);
-            place.map_or(lower.len(), |place| from + place + what.len())
-        };
-        at = if let Some(data) = tag.strip_prefix("![cdata[") {
-            let start = lower.len() - data.len();
-            let length = data.find("]]>").unwrap_or(data.len());
-            plain.push_str(&text[start..start + length]);
-            behind(at, "]]>")
-        } else if tag.starts_with("!--") {
-            behind(at, "-->")
+    let mut rest = text;
+    while let Some((before, tag)) = rest.split_once('<') {
+        plain.push_str(before);
+        rest = if let Some(data) = tag.strip_prefix("![CDATA[") {
+            let (data, behind) = split(data, "]]>");
+            plain.push_str(data);
+            behind
+        } else if let Some(comment) = tag.strip_prefix("!--") {
+            split(comment, "-->").1
         } else {
             // Unlike the others, a tag parts words.
             plain.push(' ');
-            let name = unseen.iter().find(|name| is_tag(tag, name));
-            let end = name.map_or(at, |name| behind(at, &format!("</{name}")));
-            behind(end, ">")
+            let name = tag
+                .split(|c: char| c == '>' || c.is_ascii_whitespace())
+                .next();
+            let name = unseen
+                .iter()
+                .find(|unseen| name.is_some_and(|name| name.eq_ignore_ascii_case(unseen)));
+            let end = name.map_or(tag, |name| split(tag, &format!("</{name}")).1);
+            split(end, ">").1
         };
     }
-    plain.push_str(&text[at..]);
+    plain.push_str(rest);
     plain
 }
 
-fn is_tag(tag: &str, name: &str) -> bool {
-    let behind = tag.strip_prefix(name);
-    behind.is_some_and(|behind| behind.starts_with(|c: char| c == '>' || c.is_ascii_whitespace()))
+/// What stands before and behind the first `end`, in any case; all and nothing if there is none.
+fn split<'a>(text: &'a str, end: &str) -> (&'a str, &'a str) {
+    let mut places = text.as_bytes().windows(end.len());
+    let place = places.position(|other| other.eq_ignore_ascii_case(end.as_bytes()));
+    place.map_or((text, ""), |place| {
+        (&text[..place], &text[place + end.len()..])
+    })
 }
 
 #[cfg(test)]
