@@ -71,7 +71,8 @@ fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
     assert_eq!(
         lines,
         format!(
-            "WARN GET {url}{shipment}: answered with 503; it asks to wait 0ns; the answer says: \
+            "WARN GET {url}{shipment}: answered with 503: the server, or one behind it, is down or \
+             overloaded; it asks to wait 0ns; the answer says: \
              [redacted] [redacted] [redacted]; again in 0ns"
         )
     );
