@@ -31,22 +31,20 @@
 //! #[derive(miniserde::Serialize)]
 //! struct Booking { reference: String, pieces: u32 }
 //!
-//! #[derive(miniserde::Deserialize)]
-//! struct Booked {
-//!     #[serde(rename = "bookingNumber")] // miniserde knows `rename`, on a field, and no other
-//!     number: String,
-//! }
-//!
 //! # fn main() -> Result<(), jas_session::Error> {
 //! let session = Session::from_env()?;
 //! let booking = Booking { reference: "PO-4711".into(), pieces: 3 };
 //! let answer = session.post_json("/bookings/v1/bookings", &booking);
-//! match answer.and_then(|answer| answer.json::<Booked>()) {
-//!     Ok(booked) => println!("{} is booked as {}", booking.reference, booked.number),
-//!     // First: a 503 may have this and a `Retry-After`, too; so may a bad answer.
+//! // As text: `json` would take it, and a number in another shape than expected would be lost.
+//! match answer.and_then(|answer| answer.text()) {
+//!     Ok(text) => println!("{} is booked: {text}", booking.reference),
+//!     // First: a 503 may have this and a `Retry-After`, too.
 //!     Err(error) if error.may_have_executed() => println!("look before booking again: {error}"),
-//!     Err(error) if matches!(error.status(), Some(429)) || error.retry_after().is_some() => {
-//!         println!("not booked; again in {:?}", error.retry_after());
+//!     // Nothing was done now, but an earlier run may have booked it.
+//!     Err(error) if error.status() == Some(409) => println!("look whether it is booked: {error}"),
+//!     Err(error) if error.status() == Some(429) || error.retry_after().is_some() => {
+//!         let minute = std::time::Duration::from_secs(60);
+//!         println!("not booked; again in {:?}", error.retry_after().unwrap_or(minute));
 //!     }
 //!     Err(error) => println!("not booked: {error}"),
 //! }
@@ -57,7 +55,8 @@
 //!
 //! A token can be kept from one run to the next. What is left of its life does not stand still
 //! between them, so keep the time at which it ends, in a file that nobody else can read. The
-//! repository's example `cron_job` does that with all its traps; in short:
+//! repository's example `cron_job` (in `tests/examples`) does that with all its traps: mode 0600, a
+//! file for each client, written whole and then renamed, kept after a failure, too. In short:
 //!
 //! ```no_run
 //! # use jas_session::Session;
@@ -115,7 +114,8 @@
 //! # Your own tests
 //!
 //! A batch job can be tested without JAS: `http` is accepted for this machine, and a few lines
-//! of the standard library answer as JAS would.
+//! of the standard library answer as JAS would. (`http` passes by every proxy, so a stand-in says
+//! nothing about yours: [`access_token`](Session::access_token) of the real JAS does.)
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Read, Write};

@@ -590,6 +590,8 @@ impl Session {
             }
             404 => ": not found",
             405 => ": this path does not take this method",
+            // It speaks of this request: nothing was done now.
+            409 => ": it conflicts with what is there already, perhaps with an earlier booking",
             413 => ": the content is larger than the server takes",
             415 => ": the server does not take this media type here",
             // The gateways of one maker say so.

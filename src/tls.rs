@@ -43,7 +43,8 @@ pub(crate) fn refusal(cause: &io::Error) -> Option<Refusal> {
             device_time()
         )
     };
-    let certificate = match cause.get_ref()?.downcast_ref::<rustls::Error>()? {
+    let refusal = cause.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let certificate = match refusal {
         rustls::Error::InvalidCertificate(certificate) => Some(certificate),
         _ => None,
     };
@@ -63,6 +64,9 @@ pub(crate) fn refusal(cause: &io::Error) -> Option<Refusal> {
             "the server's certificate is for another host name".to_owned()
         }
         Some(_) => "the server's certificate was refused".to_owned(),
+        None if matches!(refusal, rustls::Error::InvalidMessage(_)) => {
+            "what answers there is not TLS: check the port, and what stands in between".to_owned()
+        }
         None => "the server and this device don't agree on TLS (1.2 or 1.3)".to_owned(),
     };
     Some(Refusal {

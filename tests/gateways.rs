@@ -99,6 +99,12 @@ const API: &[Row] = &[
         r#"{"errors":[{"code":"B-1","message":"No consignee"},{"code":"B-2","message":"No shipper"}]}"#,
         "422; the answer says: B-1: No consignee",
     ),
+    (
+        409,
+        &[],
+        r#"{"message":"PO-4711 exists"}"#,
+        "409: it conflicts with what is there already, perhaps with an earlier booking; the answer says: PO-4711 exists",
+    ),
     // Keys and tokens
     (
         403,
@@ -157,26 +163,26 @@ const API: &[Row] = &[
         "502: the server, or one behind it, is down or overloaded; the answer says: Oops Out of order",
     ),
     // Contents that are not what they seem
-    (409, &[], "\"Duplicate house bill\"", "409; the answer says: \"Duplicate house bill\""),
+    (418, &[], "\"Duplicate house bill\"", "418; the answer says: \"Duplicate house bill\""),
     (
-        409,
+        418,
         &[],
         r#"{"error":"duplicate","message":"Booked on 1 Ma"#,
-        "409; the answer says: duplicate",
+        "418; the answer says: duplicate",
     ),
-    (409, &[], "{\"a\":1", "409; the answer says: {\"a\":1"),
+    (418, &[], "{\"a\":1", "418; the answer says: {\"a\":1"),
     (
-        409,
+        418,
         &[],
         "\u{feff}{\"message\":\"\\u001b[31mred\\u001b[0m \\u202edne\\u061c\\nof \\u00fcber\"}",
-        "409; the answer says: [31mred [0m ?dne? of über",
+        "418; the answer says: [31mred [0m ?dne? of über",
     ),
-    (409, &[], " \r\n\t", "409"),
+    (418, &[], " \r\n\t", "418"),
     (
-        409,
+        418,
         &[],
         "{\"message\":\"\",\"reason\":\"closed\"}",
-        "409; the answer says: closed",
+        "418; the answer says: closed",
     ),
 ];
 

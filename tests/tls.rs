@@ -93,14 +93,19 @@ fn a_stalled_handshake_ends_in_time_and_leaves_nothing_behind() {
 
 #[test]
 fn an_answer_that_is_not_tls_is_final() {
-    for garbage in [
-        &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..],
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        &[0; 64],
-        &[21, 3, 3, 0, 2, 2, 40], // alert: handshake_failure
+    let no_tls = "what answers there is not TLS: check the port, and what stands in between";
+    let no_agreement = "the server and this device don't agree on TLS (1.2 or 1.3)";
+    for (garbage, why) in [
+        (
+            &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..],
+            no_tls,
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", no_tls),
+        (&[0; 64], no_tls),
+        (&[21, 3, 3, 0, 2, 2, 40], no_agreement), // alert: handshake_failure
         // A peer that speaks TLS 1.1 only, and says so in one way or the other.
-        &[21, 3, 2, 0, 2, 2, 70], // alert: protocol_version
-        &tls_1_1_hello(),
+        (&[21, 3, 2, 0, 2, 2, 70], no_agreement), // alert: protocol_version
+        (&tls_1_1_hello(), no_agreement),
     ] {
         let garbage = garbage.to_vec();
         let server = Server::start(move |stream| {
@@ -111,10 +116,7 @@ fn an_answer_that_is_not_tls_is_final() {
         let url = https(&server);
         let error = session(&url).retries(2).get("/").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exchange);
-        assert_eq!(
-            error.to_string(),
-            format!("GET {url}/: the server and this device don't agree on TLS (1.2 or 1.3)")
-        );
+        assert_eq!(error.to_string(), format!("GET {url}/: {why}"));
         assert!(!error.may_have_executed());
         assert_eq!(server.ended().len(), 1);
     }
