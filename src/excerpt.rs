@@ -11,7 +11,7 @@ const SEEN: usize = 8 * 1024;
 
 /// How many characters may be compared to find secrets in them. More are needed only for text that
 /// was made to: such as backslashes, of which each may stand for itself or escape the next.
-const WORK: usize = 1 << 22;
+const WORK: usize = 1 << 20;
 
 /// Remote text made fit for a message: secrets redacted, then made short and one line.
 pub(crate) fn excerpt(text: &str, secrets: &[&str]) -> String {
@@ -40,8 +40,7 @@ pub(crate) fn clean(text: &str) -> String {
     clean
 }
 
-/// The beginning of `text` without the secrets, each of which is ASCII, in whatever form they are
-/// echoed.
+/// The beginning of `text` without the secrets, in whatever form they are echoed.
 pub(crate) fn redact(text: &str, secrets: &[&str]) -> String {
     let most = text.len().min(SEEN);
     let mut work = WORK;
@@ -50,7 +49,7 @@ pub(crate) fn redact(text: &str, secrets: &[&str]) -> String {
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         for start in 0..most {
             // It may end behind the part that is seen.
-            if let Some(length) = echo(secret.as_bytes(), &text.as_bytes()[start..], &mut work) {
+            if let Some(length) = echo(secret, &text.as_bytes()[start..], &mut work) {
                 is_secret[start..most.min(start + length)].fill(true);
             }
         }
@@ -74,64 +73,69 @@ pub(crate) fn redact(text: &str, secrets: &[&str]) -> String {
 /// How long the secret is that `text` starts with, if it does: each of its characters as it is,
 /// or escaped for a URL, a form, JSON, HTML or XML. Takes from `work` what it costs, and gives up
 /// when there is none left.
-fn echo(secret: &[u8], text: &[u8], work: &mut usize) -> Option<usize> {
+fn echo(secret: &str, text: &[u8], work: &mut usize) -> Option<usize> {
     // Almost everywhere not even the first character stands: nothing is allocated there.
-    if forms(*secret.first()?, text) == [None, None] {
+    if forms(secret.chars().next()?, text) == [None, None] {
         return None;
     }
     // A `%` may stand for itself or begin an escape: several readings go on side by side.
-    let mut ends = vec![0];
-    for &byte in secret {
+    let (mut ends, mut next) = (vec![0], Vec::new());
+    for c in secret.chars() {
         *work = work.saturating_sub(ends.len());
         if *work == 0 {
             return None;
         }
-        let mut next = Vec::new();
-        for end in ends {
-            for length in forms(byte, &text[end..]).into_iter().flatten() {
+        for end in ends.drain(..) {
+            for length in forms(c, &text[end..]).into_iter().flatten() {
                 // Kept in order: a sort of its own would be 3 kB of code.
                 if let Err(place) = next.binary_search(&(end + length)) {
                     next.insert(place, end + length);
                 }
             }
         }
-        if next.is_empty() {
-            return None;
-        }
-        ends = next;
+        std::mem::swap(&mut ends, &mut next);
     }
     ends.into_iter().max()
 }
 
-/// The lengths of all forms of `byte` that `text` starts with.
-fn forms(byte: u8, text: &[u8]) -> [Option<usize>; 2] {
-    let plain = text.first() == Some(&byte) || byte == b' ' && text.first() == Some(&b'+');
+/// The lengths of all forms of `c` that `text` starts with.
+fn forms(c: char, text: &[u8]) -> [Option<usize>; 2] {
+    let mut utf8 = [0; 4];
+    let utf8 = c.encode_utf8(&mut utf8).as_bytes();
+    let code = Some(u32::from(c));
+    let plain = text.starts_with(utf8) || c == ' ' && text.first() == Some(&b'+');
     let escaped = match text {
-        [b'%', digits @ ..] => (number(digits.get(..2), 16) == Some(byte)).then_some(3),
-        [b'\\', b'u', digits @ ..] if number(digits.get(..4), 16) == Some(byte) => Some(6),
-        [b'\\', other, ..] => (*other == byte).then_some(2),
+        [b'%', ..] => {
+            let mut parts = text.chunks(3);
+            let is_all = utf8.iter().all(|&byte| match parts.next() {
+                Some([b'%', digits @ ..]) => number(digits.get(..2), 16) == Some(byte.into()),
+                _ => false,
+            });
+            is_all.then_some(3 * utf8.len())
+        }
+        [b'\\', b'u', digits @ ..] if number(digits.get(..4), 16) == code => Some(6),
+        [b'\\', other, ..] => (Some(u32::from(*other)) == code).then_some(2),
         [b'&', rest @ ..] => {
             let end = rest.iter().take(10).position(|&other| other == b';');
             let meant = end.and_then(|end| match &rest[..end] {
                 [b'#', b'x' | b'X', digits @ ..] => number(Some(digits), 16),
                 [b'#', digits @ ..] => number(Some(digits), 10),
-                b"amp" => Some(b'&'),
-                b"lt" => Some(b'<'),
-                b"gt" => Some(b'>'),
-                b"quot" => Some(b'"'),
-                b"apos" => Some(b'\''),
+                b"amp" => Some('&'.into()),
+                b"lt" => Some('<'.into()),
+                b"gt" => Some('>'.into()),
+                b"quot" => Some('"'.into()),
+                b"apos" => Some('\''.into()),
                 _ => None,
             });
-            end.filter(|_| meant == Some(byte)).map(|end| end + 2)
+            end.filter(|_| meant == code).map(|end| end + 2)
         }
         _ => None,
     };
-    [plain.then_some(1), escaped]
+    [plain.then_some(utf8.len()), escaped]
 }
 
-fn number(digits: Option<&[u8]>, radix: u32) -> Option<u8> {
-    let digits = std::str::from_utf8(digits?).ok()?;
-    u8::try_from(u32::from_str_radix(digits, radix).ok()?).ok()
+fn number(digits: Option<&[u8]>, radix: u32) -> Option<u32> {
+    u32::from_str_radix(std::str::from_utf8(digits?).ok()?, radix).ok()
 }
 
 #[cfg(test)]
@@ -157,6 +161,15 @@ mod tests {
             let shown = excerpt(&text, &[secret]);
             assert_eq!(shown, format!("{}{}...", "a".repeat(195), &REDACTED[..5]));
         }
+    }
+
+    #[test]
+    fn a_secret_need_not_be_ascii() {
+        let text = "p@ss/w\u{fc}rd p%40ss%2Fw%C3%BCrd p@ss/w&#252;rd p@ss/w&#xFC;rd p@ss/w\\u00fcrd \u{fc}";
+        assert_eq!(
+            redact(text, &["p@ss/w\u{fc}rd"]),
+            format!("{REDACTED} {REDACTED} {REDACTED} {REDACTED} {REDACTED} \u{fc}")
+        );
     }
 
     #[test]

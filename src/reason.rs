@@ -56,12 +56,13 @@ fn told(refusal: &Refusal, secrets: &[&str], may_quote: fn(&str) -> bool) -> Str
         return detail + &redirect(&redact(location, secrets));
     }
     let text = text(&refusal.content);
-    let members = members(&text);
+    // Before anything is taken out of it, and again when its parts are together.
+    let redacted = redact(&text, secrets);
+    let members = members(&redacted);
     let reason = if members.is_empty() && !may_quote(&text) {
         String::new()
     } else if members.is_empty() {
-        // Redacted before anything is taken out of it.
-        page(&redact(&text, secrets), secrets)
+        page(&redacted, secrets)
     } else {
         clean(&redact(&members.join(": "), secrets))
     };

@@ -7,6 +7,12 @@ const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
+/// No ServerHello of TLS 1.3 is shorter that follows a HelloRetryRequest and, for middleboxes, a
+/// change of the cipher ([RFC 8446, appendix
+/// D.4](https://www.rfc-editor.org/rfc/rfc8446#appendix-D.4)): 122 bytes, and 4 in front. No Finished
+/// of TLS 1.2, which is encrypted, is longer than 96.
+const SERVER_HELLO: usize = 100;
+
 /// What a record of encrypted data holds besides the data: the tag, of 16 bytes with nearly every
 /// cipher, and in TLS 1.3 the content type.
 const TAG: usize = 16;
@@ -33,7 +39,7 @@ pub(crate) struct Records {
     /// How much of that is no data.
     overhead: usize,
     has_changed_cipher: bool,
-    /// In TLS 1.2 a record of the handshake follows the change, and alerts show their type.
+    /// In TLS 1.2 alerts show their type, and what follows the change is the end of the handshake.
     is_tls12: bool,
 }
 
@@ -62,7 +68,9 @@ impl Records {
                 self.have = 0;
                 self.to_come = self.length();
                 self.has_changed_cipher |= self.header[0] == CHANGE_CIPHER_SPEC;
-                self.is_tls12 |= self.has_changed_cipher && self.header[0] == HANDSHAKE;
+                self.is_tls12 |= self.has_changed_cipher
+                    && self.header[0] == HANDSHAKE
+                    && self.length() < SERVER_HELLO;
                 self.overhead = if self.is_tls12 { TAG } else { TAG_AND_TYPE };
             }
         }
@@ -269,6 +277,23 @@ mod tests {
                 end > start && end <= (start + size).min(all.len()),
                 "{size}"
             );
+        }
+    }
+
+    #[test]
+    fn a_second_server_hello_is_not_taken_for_the_end_of_a_handshake_of_tls_1_2() {
+        for (length, is_tls12) in [
+            (32, true),
+            (40, true),
+            (96, true),
+            (122, false),
+            (155, false),
+        ] {
+            let mut records = Records::default();
+            records.pass(&[22, 3, 3, 0, 1, 2, 20, 3, 3, 0, 1, 1]);
+            records.pass(&[&[22, 3, 3, 0, length][..], &vec![9; length.into()]].concat());
+            records.pass(&[&[23, 3, 3, 0, 19][..], &[9; 19]].concat());
+            assert_eq!(records.possible_end().is_none(), is_tls12, "{length}");
         }
     }
 

@@ -613,8 +613,10 @@ impl Session {
     /// What a server may echo, and no message may show.
     fn secrets<'a>(&'a self, [first, token]: [&'a Token; 2]) -> [&'a str; 6] {
         let [password, basic] = Proxy::secrets(self.proxy.as_deref());
+        let first = first.value();
         [
-            first.value(),
+            // Each costs time.
+            if first == token.value() { "" } else { first },
             token.value(),
             &self.tokens.client().secret,
             self.api_key.as_deref().unwrap_or_default(),

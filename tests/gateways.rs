@@ -349,3 +349,19 @@ fn a_secret_in_pieces_that_a_page_shows_as_one_is_not_shown() {
         );
     }
 }
+
+#[test]
+fn a_secret_with_a_quotation_mark_or_a_backslash_is_not_shown_if_json_has_it_as_it_is() {
+    let sandbox = Sandbox::start();
+    for secret in [
+        "Abcdefgh\"ijklmnop",
+        "Abcdefgh\\nijklmnop",
+        "Abcdefgh\\\\ijklmnop",
+    ] {
+        let session = session(&sandbox).api_key(secret).unwrap();
+        let content = format!("{{\"error\":\"bad key {secret}\"}}");
+        sandbox.next(Place::Api, answer(500, &[], content.as_bytes()));
+        let error = session.get("/x").unwrap_err().to_string();
+        assert!(error.ends_with("says: bad key [redacted]"), "{error}");
+    }
+}
