@@ -7,10 +7,10 @@ const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
-/// No ServerHello of TLS 1.3 is shorter that follows a HelloRetryRequest and, for middleboxes, a
-/// change of the cipher ([RFC 8446, appendix
-/// D.4](https://www.rfc-editor.org/rfc/rfc8446#appendix-D.4)): 122 bytes, and 4 in front. No Finished
-/// of TLS 1.2, which is encrypted, is longer than 96.
+/// No `ServerHello` of TLS 1.3 is shorter that follows a `HelloRetryRequest` and, for middleboxes,
+/// a change of the cipher ([RFC 8446, appendix
+/// D.4](https://www.rfc-editor.org/rfc/rfc8446#appendix-D.4)): it has 120 bytes and more. No
+/// `Finished` of TLS 1.2, which is encrypted, is longer than 96.
 const SERVER_HELLO: usize = 100;
 
 /// What a record of encrypted data holds besides the data: the tag, of 16 bytes with nearly every

@@ -448,6 +448,43 @@ mod encrypted {
     /// What minreq has written is on its way while it fails: it must not be sent again, nor be
     /// taken for unsent.
     #[test]
+    fn a_cut_behind_a_second_server_hello_is_an_error() {
+        use rustls::crypto::ring::{default_provider, kx_group};
+        let test = "encrypted::a_cut_behind_a_second_server_hello_is_an_error";
+        let Some(authority) = in_child(test) else {
+            return;
+        };
+        let chunks = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        let head = "X-A: b\r\n";
+        // The client begins with the group of the server before, which is never the right one: the
+        // server says hello twice, with a change of the cipher in between.
+        for (group, cut) in [
+            (kx_group::SECP384R1, chunks),
+            (kx_group::X25519, chunks),
+            (kx_group::SECP384R1, head),
+            (kx_group::X25519, head),
+        ] {
+            let mut provider = default_provider();
+            provider.kx_groups = vec![group];
+            let certified = authority.config("localhost", Days::Now);
+            let config = ServerConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::clone(&certified.cert_resolver));
+            let answer = format!("HTTP/1.1 200 OK\r\n{cut}");
+            let server = tls(Arc::new(config), move |stream| {
+                let received = request(stream);
+                finish(stream, answer.as_bytes());
+                received
+            });
+            let error = book(&with_token(&https(&server)).retries(0)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Exchange, "{error}");
+            assert!(error.may_have_executed(), "{error}");
+        }
+    }
+
+    #[test]
     fn a_server_that_half_closes_behind_the_handshake_gets_a_plain_post_once() {
         let test =
             "encrypted::a_server_that_half_closes_behind_the_handshake_gets_a_plain_post_once";
