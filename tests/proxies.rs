@@ -602,7 +602,8 @@ mod trusted {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "GET {url}/echo: answered with 502; the answer says: [redacted] [redacted]"
+                    "GET {url}/echo: answered with 502: the server, or one behind it, is down or \
+                     overloaded; the answer says: [redacted] [redacted]"
                 )
             );
             let echoing = session.token_endpoint(&format!("{url}/echo")).unwrap();
@@ -610,8 +611,8 @@ mod trusted {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "token request to {url}/echo: answered with 502; the answer says: [redacted] \
-                     [redacted]"
+                    "token request to {url}/echo: answered with 502: the server, or one behind it, is \
+                     down or overloaded; the answer says: [redacted] [redacted]"
                 )
             );
             return;
