@@ -93,6 +93,9 @@ fn echo(secret: &str, text: &[u8], work: &mut usize) -> Option<usize> {
                 }
             }
         }
+        if next.is_empty() {
+            return None;
+        }
         std::mem::swap(&mut ends, &mut next);
     }
     ends.into_iter().max()
