@@ -11,13 +11,15 @@
 use std::error::Error as _;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jas_session::{Error, ErrorKind, Session};
 
+mod sandbox;
+use sandbox::closed_address;
 mod wire;
 use wire::{
     answer, assert_in_time, assert_nothing_left, assert_passes, held, request, respond, session,
@@ -316,7 +318,7 @@ fn a_proxy_that_closes_at_once_or_is_not_there_is_told() {
     );
     assert_eq!(hasty.ended().len(), 2);
 
-    let error = create(&through(dead()).retries(0));
+    let error = create(&through(closed_address()).retries(0));
     assert_harmless(&error);
     let message = error.to_string();
     assert_eq!(
@@ -433,14 +435,16 @@ fn token_requests_go_through_the_proxy_and_http_does_not() {
     assert_eq!(proxy.ended().len(), 1);
 
     let server = Server::answering(&answer("200 OK", "", "direct"));
-    let direct = session(&server.url()).proxy(&dead().to_string()).unwrap();
+    let direct = session(&server.url())
+        .proxy(&closed_address().to_string())
+        .unwrap();
     assert_eq!(direct.get("/").unwrap().text().unwrap(), "direct");
 }
 
 #[test]
 fn a_proxy_is_a_setting_of_the_clone_and_debug_shows_where_it_is() {
     let proxy = Server::answering(&answer("403 Forbidden", "", ""));
-    let plain = session(&format!("https://{}", dead()));
+    let plain = session(&format!("https://{}", closed_address()));
     let other = plain
         .clone()
         .proxy(&format!("http://{USER_INFO}@{}", proxy.address));
@@ -460,7 +464,7 @@ fn a_proxy_is_a_setting_of_the_clone_and_debug_shows_where_it_is() {
     );
     assert!(!format!("{plain:?}").contains("proxy"));
     // The last one counts.
-    let other = other.proxy(&dead().to_string()).unwrap();
+    let other = other.proxy(&closed_address().to_string()).unwrap();
     assert!(create(&other)
         .to_string()
         .contains(": no connection to the proxy "));
@@ -472,7 +476,11 @@ fn the_environment_counts_only_when_it_is_asked_for() {
         let mut session = session(url);
         if how == "asked" {
             // In place of one that was set before.
-            session = match session.proxy(&dead().to_string()).unwrap().proxy_from_env() {
+            session = match session
+                .proxy(&closed_address().to_string())
+                .unwrap()
+                .proxy_from_env()
+            {
                 Ok(session) => session,
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -494,7 +502,7 @@ fn the_environment_counts_only_when_it_is_asked_for() {
     let proxy = Server::answering(&answer("403 Forbidden", "", ""));
     let address = proxy.address.to_string();
     let address = address.as_str();
-    let dead = dead();
+    let dead = closed_address();
     let not_utf8 = OsStr::from_bytes(b"\xff");
     let bad = "the_environment_variable_HTTPS_PROXY_has_a_port_that_is_not_from_1_to_65535";
     let garbled = "the_environment_variable_NO_PROXY_is_not_UTF-8";
@@ -659,12 +667,4 @@ mod trusted {
             .windows(text.len())
             .any(|window| window == text.as_bytes())
     }
-}
-
-// Helpers
-
-/// Where nobody listens, and no other test may come to: they are all on 127.0.0.1.
-fn dead() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.7:0").unwrap();
-    listener.local_addr().unwrap()
 }

@@ -23,15 +23,20 @@ pub const API_KEY: &str = "sandbox-api-key-4711";
 /// How long a blocked thread goes without a look at whether the sandbox is being dropped.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// The URL of a port that refuses connections as long as this process lasts: one end of a
-/// connection has it, so that no listener of anybody gets it.
-pub fn closed_url() -> String {
+/// Where connections are refused as long as this process lasts: one end of a connection has the
+/// port, so that no listener of anybody gets it.
+pub fn closed_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("the address of a listener");
     let stream = TcpStream::connect(address).expect("a connection to it");
     let closed = stream.local_addr().expect("the stream's own address");
     std::mem::forget((listener, stream));
-    format!("http://{closed}")
+    closed
+}
+
+/// The same as a URL.
+pub fn closed_url() -> String {
+    format!("http://{}", closed_address())
 }
 
 /// A running gateway. Dropping it ends every connection and joins every thread; it panics if
