@@ -152,8 +152,7 @@ impl Relay {
         if let Some(up) = self.up.take() {
             let _ = up.join();
         }
-        let down = self.link.down.lock();
-        if let Some(down) = down.unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(down) = self.link.down().take() {
             let _ = down.join();
         }
     }
@@ -276,6 +275,10 @@ impl Link {
 
     fn sockets(&self) -> MutexGuard<'_, Vec<Arc<TcpStream>>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn down(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.down.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn flow(&self) -> MutexGuard<'_, Flow> {
@@ -566,7 +569,7 @@ fn carry_request(link: &Arc<Link>, server: &Arc<TcpStream>, client: &Arc<TcpStre
                 link.note(REFUSED);
                 break;
             };
-            *link.down.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+            *link.down() = Some(thread);
             is_answered = true;
         }
         // A server that has refused a large content may stop reading and answer: what minreq
