@@ -197,25 +197,18 @@ macro_rules! tell {
     ($level:ident, $($message:tt)*) => { if false { let _ = format_args!($($message)*); } };
 }
 
-mod connect;
 mod error;
 mod excerpt;
-mod exchange;
-mod flow;
-mod framing;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod http;
 mod json;
-mod listener;
-mod proxy;
+mod random;
 mod reason;
-mod relay;
 mod response;
 mod retry;
-mod scan;
 mod session;
-mod tls;
 mod token;
 mod url;
 

@@ -1,12 +1,16 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use crate::error::{field, Error, ErrorKind};
-use crate::exchange::{Answer, Content};
+use crate::error::{field, Error, ErrorKind, Refusal};
+use crate::http::{self, Content};
 use crate::json;
+use crate::retry::retry_after;
 
 /// The most that [`Response::bytes`], [`Response::text`] and [`Response::json`] read.
 const LIMIT: u64 = 1024 * 1024;
+
+/// How much of the content of a response that refused is kept.
+const KEPT: u64 = 64 * 1024;
 
 /// An answer with a 2xx status.
 ///
@@ -33,7 +37,7 @@ pub struct Response {
 }
 
 impl Response {
-    pub(crate) fn new(answer: Answer) -> Response {
+    pub(crate) fn new(answer: http::Response) -> Response {
         Response {
             status: answer.status,
             fields: answer.fields,
@@ -52,6 +56,12 @@ impl Response {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         field(&self.fields, name)
+    }
+
+    /// The length of the content, if the server told it before it sent the content.
+    #[must_use]
+    pub fn content_length(&self) -> Option<u64> {
+        self.content.length()
     }
 
     /// Sets the most bytes that [`bytes`](Response::bytes), [`text`](Response::text) and
@@ -130,6 +140,19 @@ impl Response {
             };
             unfit(&label, format_args!("{what} JSON of the shape of {wanted}"))
         })
+    }
+}
+
+impl Refusal {
+    /// All that an error keeps of a response. Content that is truncated, or takes longer than a
+    /// quarter of the time that is left, is kept as far as it came: the status tells enough.
+    pub(crate) fn read(response: http::Response) -> Refusal {
+        Refusal {
+            status: response.status,
+            retry_after: retry_after(&response.fields),
+            fields: response.fields,
+            content: response.content.beginning(KEPT),
+        }
     }
 }
 

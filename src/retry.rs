@@ -94,14 +94,6 @@ fn back_off(repeats: u32, jitter: u64) -> Duration {
     (whole / 4 * 3).saturating_add(whole / 1024 * part)
 }
 
-/// A number that differs from call to call and from process to process.
-pub(crate) fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish()
-}
-
 /// `Retry-After` ([RFC 9110, section 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)):
 /// delay-seconds, or an HTTP-date, which is measured against the answer's own `Date`, so that a
 /// device without a set clock waits the right time. A date without a `Date` can't be measured.

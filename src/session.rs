@@ -3,24 +3,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{field, Error, ErrorKind, Refusal};
-use crate::exchange::{self, Deadline, Request, USER_AGENT};
-use crate::proxy::Proxy;
+use crate::http::{self, Deadline, Network, Proxy, Request, USER_AGENT};
+use crate::random::random;
 use crate::reason::{reason, trouble};
 use crate::response::Response;
-use crate::retry::{self, decide, is_token_refused, Attempt, Next, Outcome};
+use crate::retry::{decide, is_token_refused, Attempt, Next, Outcome};
 use crate::token::{Client, Terms, Token, Tokens};
 use crate::url::{
     check_credential, check_field_name, check_field_value, check_media_type, check_visible, Url,
 };
 
 /// What the session puts on a request by itself.
-const OWNED: [&str; 8] = [
+const OWNED: [&str; 9] = [
     "Authorization",
     "Host",
     "Content-Length",
     "Content-Type",
     "Transfer-Encoding",
     "Connection",
+    "Expect",
     "Accept-Encoding",
     "x-api-key",
 ];
@@ -38,7 +39,7 @@ const OWNED: [&str; 8] = [
 /// use jas_session::Session;
 ///
 /// # fn main() -> Result<(), jas_session::Error> {
-/// # #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe", feature = "https-native-tls"))] {
+/// # #[cfg(feature = "tls")] {
 /// let session = Session::new("https://api.example.com", "my client id", "my client secret")?
 ///     .api_key("my-api-key")?
 ///     .timeout(Duration::from_secs(20));
@@ -51,7 +52,7 @@ pub struct Session {
     tokens: Arc<Tokens>,
     api_key: Option<String>,
     fields: Vec<(String, String)>,
-    proxy: Option<Arc<Proxy>>,
+    network: Network,
     timeout: Duration,
     renew_before: Duration,
     retries: u32,
@@ -87,7 +88,7 @@ impl Session {
             })),
             api_key: None,
             fields: Vec::new(),
-            proxy: None,
+            network: Network::default(),
             timeout: Duration::from_secs(60),
             renew_before: Duration::from_secs(60),
             retries: 2,
@@ -174,7 +175,7 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the name or the value is not one ([RFC 9110,
     /// section 5](https://www.rfc-editor.org/rfc/rfc9110#section-5)), or if the session owns the
     /// field: Authorization, Host, Content-Length, Content-Type, Transfer-Encoding, Connection,
-    /// Accept-Encoding and x-api-key.
+    /// Expect, Accept-Encoding and x-api-key.
     #[must_use = "a setting returns the session"]
     pub fn header(mut self, name: &str, value: &str) -> Result<Session, Error> {
         check_field_name("field name", name)?;
@@ -206,11 +207,11 @@ impl Session {
     /// The proxy is asked for a tunnel (CONNECT) to the host and the port of the URL, and sees
     /// nothing more than these: what goes through the tunnel is TLS. It gets its user name and
     /// password (`Basic`) in clear text. A proxy that opens TLS shows a certificate of its own:
-    /// the feature `https-rustls-probe` trusts it if this system does.
+    /// the feature `system-roots` trusts it if this system does.
     ///
     /// ```
     /// # fn main() -> Result<(), jas_session::Error> {
-    /// # #[cfg(any(feature = "https-rustls", feature = "https-rustls-probe", feature = "https-native-tls"))] {
+    /// # #[cfg(feature = "tls")] {
     /// # use jas_session::Session;
     /// let session = Session::new("https://api.example.com", "my client id", "my client secret")?
     ///     .proxy("http://gateway:p%40ss@proxy.example.com:3128")?;
@@ -227,7 +228,7 @@ impl Session {
     /// (below 500).
     #[must_use = "a setting returns the session"]
     pub fn proxy(mut self, url: &str) -> Result<Session, Error> {
-        self.proxy = Some(Arc::new(Proxy::parse("proxy's URL", url)?));
+        self.network.proxy = Some(Arc::new(Proxy::parse("proxy's URL", url)?));
         Ok(self)
     }
 
@@ -253,8 +254,47 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if a value can't be used: it names the variable.
     #[must_use = "a setting returns the session"]
     pub fn proxy_from_env(mut self) -> Result<Session, Error> {
-        self.proxy = Proxy::from_env(variable)?.map(Arc::new);
+        self.network.proxy = Proxy::from_env(variable)?.map(Arc::new);
         Ok(self)
+    }
+
+    /// Trusts the issuers of these certificates, too (PEM, one or several): for a proxy that opens
+    /// TLS, or for a stand-in in your tests. Called again, it adds to them. By default only the
+    /// built-in roots are trusted: Mozilla's, or this system's with the feature `system-roots`.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use jas_session::Session;
+    /// let issuer = std::fs::read("company-ca.pem")?;
+    /// let session = Session::from_env()?.root_certificates(&issuer)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if there is no certificate in it, or one that
+    /// can't be read.
+    #[cfg(feature = "tls")]
+    #[must_use = "a setting returns the session"]
+    pub fn root_certificates(mut self, pem: &[u8]) -> Result<Session, Error> {
+        let trust = self.network.trust.extended(pem);
+        self.network.trust =
+            trust.map_err(|why| Error::invalid_input(format!("the root certificates {why}")))?;
+        Ok(self)
+    }
+
+    /// Sets how many idle connections are kept open for the next calls, at most: 8 by default. With
+    /// 0, none is kept, and each call makes a connection of its own.
+    ///
+    /// The clones of a session share them. [`get`](Session::get),
+    /// [`post_idempotent`](Session::post_idempotent) and token requests use them; `post` and
+    /// `post_json` never do, because on a connection that the server may just have closed, nobody
+    /// could tell whether a booking without a response was made. One that was idle for 30 seconds is
+    /// closed at the next look, and all of them with the last clone.
+    #[must_use = "a setting returns the session"]
+    pub fn idle_connections(mut self, n: usize) -> Session {
+        self.network.idle_connections = n;
+        self
     }
 
     /// Sets how long one call may take: 60 seconds by default. It bounds all of a call, from
@@ -451,7 +491,7 @@ impl Session {
 
     fn terms(&self, deadline: Deadline) -> Terms<'_> {
         Terms {
-            proxy: self.proxy.as_deref(),
+            network: &self.network,
             deadline,
             renew_before: self.renew_before,
             retries: self.retries,
@@ -478,14 +518,14 @@ impl Session {
         // Of all attempts so far: what one may have done, a later one does not undo.
         let mut may_have_executed = false;
         loop {
-            let (error, outcome) = match self.send(&url, content, &token, deadline) {
+            let (error, outcome) = match self.send(&url, content, &token, deadline, is_idempotent) {
                 Ok(answer) if (200..300).contains(&answer.status) => {
                     self.tokens.accept();
                     return Ok(Response::new(answer));
                 }
                 Ok(answer) => {
                     let label = answer.content.label().to_owned();
-                    let refusal = answer.into_refusal();
+                    let refusal = Refusal::read(answer);
                     let outcome = Outcome::Answer {
                         status: refusal.status,
                         token_refused: is_token_refused(refusal.status, &refusal.fields),
@@ -508,7 +548,7 @@ impl Session {
                 retries: self.retries,
                 was_renewed,
                 time_left: deadline.left(),
-                jitter: retry::random(),
+                jitter: random(),
             };
             let next = match decide(attempt, outcome) {
                 Next::Return => return Err(error.or_executed(may_have_executed)),
@@ -537,36 +577,35 @@ impl Session {
         content: Option<(&str, &[u8])>,
         token: &Token,
         deadline: Deadline,
-    ) -> Result<exchange::Answer, exchange::Failure> {
+        is_repeatable: bool,
+    ) -> Result<http::Response, http::Failure> {
         let authorization = format!("Bearer {}", token.value());
-        let mut fields = vec![("Authorization", authorization.as_str())];
+        let mut secret_fields = vec![("Authorization", authorization.as_str())];
         if let Some(key) = &self.api_key {
-            fields.push(("x-api-key", key));
+            secret_fields.push(("x-api-key", key));
         }
+        let own = self.fields.iter();
+        secret_fields.extend(own.map(|(name, value)| (name.as_str(), value.as_str())));
+        // An absent field would allow any coding.
+        let mut fields = vec![("Accept-Encoding", "identity")];
         if let Some((media_type, _)) = content {
             fields.push(("Content-Type", media_type));
         }
-        // An absent field would allow any coding.
-        fields.push(("Accept-Encoding", "identity"));
-        fields.push(("Connection", "close"));
         let accept = content.map_or("*/*", |(media_type, _)| media_type);
         for (name, value) in [("Accept", accept), ("User-Agent", USER_AGENT)] {
             if field(&self.fields, name).is_none() {
                 fields.push((name, value));
             }
         }
-        fields.extend(
-            self.fields
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str())),
-        );
         let method = if content.is_some() { "POST" } else { "GET" };
-        exchange::send(Request {
+        http::send(&Request {
             label: format!("{method} {url}"),
             url,
             fields: &fields,
+            secret_fields: &secret_fields,
             content: content.map(|(_, content)| content),
-            proxy: self.proxy.as_deref(),
+            is_repeatable,
+            network: &self.network,
             deadline,
         })
     }
@@ -612,7 +651,7 @@ impl Session {
 
     /// What a server may echo, and no message may show.
     fn secrets<'a>(&'a self, [first, token]: [&'a Token; 2]) -> [&'a str; 6] {
-        let [password, basic] = Proxy::secrets(self.proxy.as_deref());
+        let [password, basic] = Proxy::secrets(self.network.proxy.as_deref());
         let first = first.value();
         [
             // Each costs time.
@@ -639,17 +678,12 @@ fn variable(name: &str) -> Result<String, Error> {
 
 /// Without TLS compiled in, `https` would fail at the first call only.
 fn check_tls(url: &Url) -> Result<(), Error> {
-    let has_tls = cfg!(any(
-        feature = "https-rustls",
-        feature = "https-rustls-probe",
-        feature = "https-native-tls"
-    ));
-    if has_tls || !url.origin.https {
+    if cfg!(feature = "tls") || !url.origin.https {
         return Ok(());
     }
     Err(Error::invalid_input(format!(
-        "{} needs TLS, and jas-session was built without it: turn on its feature https-rustls (or \
-         https-rustls-probe, or https-native-tls)",
+        "{} needs TLS, and jas-session was built without it: turn on its feature tls (or \
+         system-roots)",
         url.origin
     )))
 }
@@ -664,7 +698,7 @@ impl fmt::Debug for Session {
                 &format_args!("{}", self.tokens.client().endpoint),
             )
             .field("client_id", &self.tokens.client().id);
-        if let Some(proxy) = &self.proxy {
+        if let Some(proxy) = &self.network.proxy {
             shown.field("proxy", &format_args!("{proxy}"));
         }
         shown

@@ -9,11 +9,11 @@ use miniserde::make_place;
 
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::excerpt::excerpt;
-use crate::exchange::{self, Deadline, Request, USER_AGENT};
+use crate::http::{self, Deadline, Network, Proxy, Request, USER_AGENT};
 use crate::json;
-use crate::proxy::Proxy;
+use crate::random::random;
 use crate::reason::{token_reason, trouble};
-use crate::retry::{self, decide, Attempt, Next, Outcome};
+use crate::retry::{decide, Attempt, Next, Outcome};
 use crate::url::{check_visible, form_encoded, Url};
 
 /// The lifetime of a token whose answer does not tell (JAS documents ten minutes).
@@ -46,7 +46,7 @@ pub(crate) struct Token {
 /// What a caller asks for when it needs a token.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a> {
-    pub(crate) proxy: Option<&'a Proxy>,
+    pub(crate) network: &'a Network,
     pub(crate) deadline: Deadline,
     pub(crate) renew_before: Duration,
     pub(crate) retries: u32,
@@ -348,11 +348,12 @@ impl Tokens {
     /// more.
     fn request(&self, terms: Terms<'_>) -> Result<Token, Failure> {
         let Terms {
-            proxy,
+            network,
             deadline,
             retries,
             ..
         } = terms;
+        let proxy = network.proxy.as_deref();
         // The credentials stand in the content (RFC 6749, section 2.3.1), as JAS wants them.
         let content = format!(
             "grant_type=client_credentials&client_id={}&client_secret={}",
@@ -364,19 +365,20 @@ impl Tokens {
             ("Accept-Encoding", "identity"),
             ("Content-Type", "application/x-www-form-urlencoded"),
             ("User-Agent", USER_AGENT),
-            ("Connection", "close"),
         ];
         let mut repeats = 0;
         loop {
             // The life of the token is counted from before it began.
             let start = Instant::now();
             tell!(debug, "requesting a token from {}", self.client.endpoint);
-            let answer = exchange::send(Request {
+            let answer = http::send(&Request {
                 label: self.label(),
                 url: &self.client.endpoint,
                 fields: &fields,
+                secret_fields: &[],
                 content: Some(content.as_bytes()),
-                proxy,
+                is_repeatable: true,
+                network,
                 deadline,
             });
             let (error, outcome) = match answer {
@@ -397,7 +399,7 @@ impl Tokens {
                     }
                 }
                 Ok(answer) => {
-                    let refusal = answer.into_refusal();
+                    let refusal = Refusal::read(answer);
                     let outcome = Outcome::Answer {
                         status: refusal.status,
                         token_refused: false,
@@ -419,7 +421,7 @@ impl Tokens {
                 retries,
                 was_renewed: true,
                 time_left: deadline.left(),
-                jitter: retry::random(),
+                jitter: random(),
             };
             match decide(attempt, outcome) {
                 Next::Repeat(pause) => {
@@ -795,8 +797,9 @@ mod tests {
     }
 
     fn terms(timeout: Duration) -> Terms<'static> {
+        static NETWORK: std::sync::OnceLock<Network> = std::sync::OnceLock::new();
         Terms {
-            proxy: None,
+            network: NETWORK.get_or_init(Network::default),
             deadline: Deadline::after(timeout),
             renew_before: Duration::ZERO,
             retries: 0,

@@ -230,7 +230,7 @@ pub(crate) fn check_media_type(text: &str) -> Result<(), Error> {
     }
 }
 
-fn is_token_character(c: char) -> bool {
+pub(crate) fn is_token_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
 }
 

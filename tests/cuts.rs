@@ -11,7 +11,7 @@ use std::thread;
 use jas_session::{Error, ErrorKind, Response, Session};
 
 mod wire;
-use wire::{answer, request, respond, until_closed, Server, PATIENCE};
+use wire::{answer, request, respond, trusting, until_closed, Server, PATIENCE};
 
 const CONTENT: &str = "all of the content";
 const TOKEN: &str = r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":600}"#;
@@ -73,8 +73,7 @@ fn break_off(stream: &mut TcpStream, begin: &[u8], end: End) {
 }
 
 fn session(url: &str) -> Session {
-    let session = Session::new(url, "id", SECRET).unwrap();
-    session.timeout(PATIENCE)
+    trusting(Session::new(url, "id", SECRET).unwrap()).timeout(PATIENCE)
 }
 
 fn with_token(url: &str) -> Session {
@@ -210,8 +209,8 @@ fn a_server_that_closes_at_any_byte_of_the_request_gets_it_once() {
     });
 }
 
-/// In child processes whose only root is the test's own.
-#[cfg(all(feature = "https-rustls-probe", not(feature = "https-rustls")))]
+/// In child processes that trust the test's own issuer.
+#[cfg(feature = "tls")]
 mod encrypted {
     use std::io::{self, Write};
     use std::sync::Arc;

@@ -8,7 +8,8 @@ use jas_session::{ErrorKind, Response, Session};
 
 mod wire;
 use wire::{
-    answer, assert_passes, request, respond, session, this_test_alone, urls, Server, PATIENCE,
+    answer, assert_passes, request, respond, session, this_test_alone, trusting, urls, Server,
+    PATIENCE,
 };
 
 /// The most that a hostile answer may cost more than a good one, in KiB.
@@ -130,7 +131,7 @@ fn assert_cheap(most: usize, call: fn(&str)) {
     let call_good = || {
         let response = session(good).get("/").unwrap();
         assert_eq!(response.text().unwrap().len(), 4096);
-        let error = Session::new(good, "id", "secret").unwrap().access_token();
+        let error = trusting(Session::new(good, "id", "secret").unwrap()).access_token();
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Denied);
     };
     call_good();
@@ -166,8 +167,8 @@ fn without_end(stream: &mut (impl std::io::Read + Write), (begin, repeated): &Ro
     received
 }
 
-/// In children whose only root is the test's own.
-#[cfg(all(feature = "https-rustls-probe", not(feature = "https-rustls")))]
+/// In children that trust the test's own issuer.
+#[cfg(feature = "tls")]
 mod encrypted {
     use super::wire::tls::{finish, https, tls, Authority, Days};
     use super::*;

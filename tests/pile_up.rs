@@ -29,7 +29,7 @@ fn plain_calls_a_hundred_at_once() {
 
 /// Not with native-tls: OpenSSL reads all of the system's roots for each call, which takes longer
 /// than these have.
-#[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
+#[cfg(feature = "tls")]
 mod encrypted {
     use super::*;
 

@@ -52,7 +52,7 @@ fn a_plain_post_whose_answer_was_lost_cut_late_or_not_2xx_has_been_sent_exactly_
         "\r\n\r\n",
         "garbage",
         "HTTP/1.1 100 Continue\r\nx: y\r\n\r\n",
-        "HTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n",
     ] {
         faults.push((Fault::Raw(raw.into()), None));
     }

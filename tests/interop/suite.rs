@@ -25,10 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How much later than a call's end nginx may log it.
 const LATE: Duration = Duration::from_secs(5);
 /// Any rustls feature wins over native-tls.
-const HAS_RUSTLS: bool = cfg!(any(
-    feature = "https-rustls",
-    feature = "https-rustls-probe"
-));
+const HAS_RUSTLS: bool = cfg!(feature = "tls");
 
 /// The content of the API's large answers.
 const LARGE: usize = 3 * 1024 * 1024;

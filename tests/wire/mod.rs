@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "pub is what tests use")]
 
-#[cfg(any(feature = "https-rustls", feature = "https-rustls-probe"))]
+#[cfg(feature = "tls")]
 pub mod tls;
 
 use std::collections::HashSet;
@@ -20,6 +20,8 @@ use jas_session::{Error, ErrorKind, Session};
 
 /// Where a child process finds the URLs that it is to call, parted by blanks.
 pub const URLS: &str = "JAS_SESSION_TEST_URLS";
+/// Where it finds the name of a file with a certificate that its sessions are to trust.
+pub const ROOT: &str = "JAS_SESSION_TEST_ROOT";
 /// Every wait of a test that is to end by itself is given up after this.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The timeout of the calls that run into it, and how much later they may end.
@@ -158,7 +160,16 @@ pub fn respond(stream: &mut TcpStream, bytes: &[u8]) {
 pub fn session(url: &str) -> Session {
     let session = Session::new(url, "id", "secret").unwrap();
     let session = session.resume("token", Duration::from_secs(600)).unwrap();
-    session.retries(0).timeout(PATIENCE)
+    trusting(session).retries(0).timeout(PATIENCE)
+}
+
+/// The session, trusting what this process was told to trust.
+pub fn trusting(session: Session) -> Session {
+    #[cfg(feature = "tls")]
+    if let Some(file) = env::var_os(ROOT) {
+        return session.root_certificates(&fs::read(file).unwrap()).unwrap();
+    }
+    session
 }
 
 /// The content of a GET.

@@ -9,7 +9,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::{until_closed, Server};
+use super::{until_closed, Server, ROOT};
 
 pub type Stream = StreamOwned<ServerConnection, TcpStream>;
 
@@ -49,8 +49,7 @@ pub enum Days {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its own certificate, for a file.
-    pem: String,
-    #[cfg(not(feature = "https-rustls"))]
+    pub pem: String,
     directory: Directory,
 }
 
@@ -77,7 +76,6 @@ impl Authority {
                 "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
                 lines.join("\n")
             ),
-            #[cfg(not(feature = "https-rustls"))]
             directory: Directory::new(),
         }
     }
@@ -124,31 +122,25 @@ impl Authority {
     }
 
     /// In such a process: an authority that it trusts from now on, if it has seen no other yet.
-    #[cfg(not(feature = "https-rustls"))]
     pub fn trusted() -> Authority {
         let authority = Authority::new();
-        let file = std::env::var_os("SSL_CERT_FILE").unwrap();
+        let file = std::env::var_os(ROOT).unwrap();
         std::fs::write(file, &authority.pem).unwrap();
         authority
     }
 
-    /// A process whose only root is this one.
-    #[cfg(not(feature = "https-rustls"))]
+    /// A process whose sessions trust this one, too.
     pub fn trusting(&self, mut child: std::process::Command) -> std::process::Command {
         let file = self.directory.0.join("root.pem");
         std::fs::write(&file, &self.pem).unwrap();
-        let empty = self.directory.0.join("empty");
-        std::fs::create_dir(&empty).unwrap();
-        child.env("SSL_CERT_FILE", file).env("SSL_CERT_DIR", empty);
+        child.env(ROOT, file);
         child
     }
 }
 
 /// A directory of this test's own, gone when it is dropped.
-#[cfg(not(feature = "https-rustls"))]
 struct Directory(std::path::PathBuf);
 
-#[cfg(not(feature = "https-rustls"))]
 impl Directory {
     fn new() -> Directory {
         use std::sync::atomic::AtomicUsize;
@@ -161,7 +153,6 @@ impl Directory {
     }
 }
 
-#[cfg(not(feature = "https-rustls"))]
 impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);

@@ -3,25 +3,22 @@
 //! 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
-use std::time::{Duration, Instant};
+use std::io::{self, BufReader};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
-use crate::connect::{connect, look_up, Failure};
+use super::framing::{line_of, read_head, status_line, Trouble, HEAD_LIMIT, LINE_LIMIT, NO_HTTP};
+use super::idle::Idle;
+use super::socket::{write_all, Failure, Socket};
 use crate::error::Error;
 use crate::excerpt::excerpt;
-use crate::listener::is_passing;
-use crate::scan::{Answer, HEAD_LIMIT, LINE_LIMIT};
 use crate::url::{check_host, check_port, check_uri, refused, Origin};
 
 /// Where a proxy listens if its URL does not tell; curl takes the same.
 const DEFAULT_PORT: u16 = 1080;
-
-/// How much of the answer is looked at at a time.
-const PIECE: usize = 512;
 
 pub(crate) struct Proxy {
     /// An IPv6 address stands there without its brackets.
@@ -32,7 +29,7 @@ pub(crate) struct Proxy {
     /// Hosts that are connected to directly: `no_proxy`, as curl reads it.
     exempt: String,
     /// [`tunnel`]. Programs that set no proxy are linked without it.
-    connect: fn(&Proxy, &Origin, Instant) -> Result<TcpStream, Failure>,
+    connect: fn(&Proxy, &Origin, &Idle, Instant) -> Result<Socket, Failure>,
 }
 
 impl Proxy {
@@ -109,8 +106,13 @@ impl Proxy {
     }
 
     /// Connects to `origin`, through the proxy unless `no_proxy` says otherwise.
-    pub(crate) fn connect(&self, origin: &Origin, deadline: Instant) -> Result<TcpStream, Failure> {
-        (self.connect)(self, origin, deadline)
+    pub(crate) fn connect(
+        &self,
+        origin: &Origin,
+        idle: &Idle,
+        deadline: Instant,
+    ) -> Result<Socket, Failure> {
+        (self.connect)(self, origin, idle, deadline)
     }
 
     /// What the proxy may echo, and no message may show.
@@ -122,7 +124,7 @@ impl Proxy {
     }
 
     fn failure(&self, why: impl fmt::Display, cause: Option<io::Error>) -> Failure {
-        Failure::Proxy {
+        Failure::Refused {
             why: format!("the proxy {self} {why}"),
             cause,
             is_final: false,
@@ -131,7 +133,7 @@ impl Proxy {
 
     fn unconnected(&self, failure: Failure) -> Failure {
         match failure {
-            Failure::NotResolved(cause) => Failure::Proxy {
+            Failure::NotResolved(cause) => Failure::Refused {
                 why: format!(
                     "the host name of the proxy {self} was not found: check its spelling, and the \
                      name server of this network"
@@ -139,7 +141,7 @@ impl Proxy {
                 cause: Some(cause),
                 is_final: false,
             },
-            Failure::NotConnected(cause) => Failure::Proxy {
+            Failure::NotConnected(cause) => Failure::Refused {
                 why: format!(
                     "no connection to the proxy {self} could be made: check its host, its port \
                      and the firewall"
@@ -147,104 +149,37 @@ impl Proxy {
                 cause: Some(cause),
                 is_final: false,
             },
-            Failure::NotResolvedInTime => Failure::ProxyInTime(format!(
+            Failure::NotResolvedInTime => Failure::Late(format!(
                 "before the host name of the proxy {self} was resolved"
             )),
             Failure::NotConnectedInTime => {
-                Failure::ProxyInTime(format!("before a connection to the proxy {self} was made"))
+                Failure::Late(format!("before a connection to the proxy {self} was made"))
             }
             failure => failure,
         }
     }
 
-    /// Repeats what waits for the proxy, for as long as there is time. Socket timeouts fire late,
-    /// the later the longer they are: each wait is a part of what is left.
-    fn wait<T>(
-        &self,
-        deadline: Instant,
-        mut step: impl FnMut(Duration) -> io::Result<T>,
-    ) -> Result<T, Failure> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Failure::ProxyInTime(format!(
-                    "before the proxy {self} answered"
-                )));
+    fn trouble(&self, trouble: Trouble) -> Failure {
+        let cause = match trouble {
+            Trouble::Io(cause) if cause.kind() == io::ErrorKind::TimedOut => {
+                return Failure::Late(format!("before the proxy {self} answered"));
             }
-            match step((left / 4 * 3).max(Duration::from_millis(1))) {
-                Ok(done) => return Ok(done),
-                Err(error) if is_passing(&error) => {}
-                Err(error) => return Err(self.cut(Some(error))),
+            Trouble::Malformed(_) => {
+                return self.failure("answered with something that is not HTTP", None);
             }
-        }
-    }
-
-    fn cut(&self, cause: Option<io::Error>) -> Failure {
+            Trouble::OverLimit => {
+                let what = format!(
+                    "answered with a head longer than {HEAD_LIMIT} bytes or {LINE_LIMIT} lines"
+                );
+                return self.failure(what, None);
+            }
+            Trouble::Io(cause) => Some(cause),
+            Trouble::Ended => None,
+        };
         self.failure(
             "closed the connection before its answer was complete",
             cause,
         )
-    }
-
-    fn send(&self, mut stream: &TcpStream, text: &str, deadline: Instant) -> Result<(), Failure> {
-        let mut rest = text.as_bytes();
-        while !rest.is_empty() {
-            let n = self.wait(deadline, |most| {
-                stream.set_write_timeout(Some(most))?;
-                stream.write(rest)
-            })?;
-            rest = &rest[n..];
-        }
-        Ok(())
-    }
-
-    /// Reads the final answer to the end of its head, and nothing of what is behind that: it is
-    /// the server's. Gives the status code, the reason phrase and the head.
-    fn receive(
-        &self,
-        mut stream: &TcpStream,
-        deadline: Instant,
-    ) -> Result<(u16, String, Vec<u8>), Failure> {
-        const BEGIN: &[u8] = b"HTTP/1.";
-        let is_none = || self.failure("answered with something that is not HTTP", None);
-        let mut left = HEAD_LIMIT;
-        loop {
-            let mut head = Vec::new();
-            let mut answer = Answer::default();
-            while !answer.has_head_ended() {
-                let mut buffer = [0; PIECE];
-                let n = self.wait(deadline, |most| {
-                    stream.set_read_timeout(Some(most))?;
-                    stream.peek(&mut buffer)
-                })?;
-                if n == 0 {
-                    return Err(self.cut(None));
-                }
-                let n = answer.pass(&buffer[..n]);
-                let read = stream.read_exact(&mut buffer[..n]);
-                read.map_err(|cause| self.cut(Some(cause)))?;
-                head.extend_from_slice(&buffer[..n]);
-                // It may wait for something else than an HTTP client says.
-                if head.iter().zip(BEGIN).any(|(byte, wanted)| byte != wanted) {
-                    return Err(is_none());
-                }
-                let Some(rest) = left.checked_sub(n).filter(|_| !answer.has_long_head) else {
-                    return Err(self.failure(
-                        format_args!(
-                            "answered with a head longer than {HEAD_LIMIT} bytes or {LINE_LIMIT} \
-                             lines"
-                        ),
-                        None,
-                    ));
-                };
-                left = rest;
-            }
-            let (status, reason) = status_line(&head[BEGIN.len()..]).ok_or_else(is_none)?;
-            // 101 would be final, and nobody has asked for it.
-            if !matches!(status, 100 | 102..=199) {
-                return Ok((status, excerpt(&reason, &Proxy::secrets(Some(self))), head));
-            }
-        }
     }
 
     fn refused(&self, status: u16, reason: &str, head: &[u8], target: &str) -> Failure {
@@ -270,7 +205,7 @@ impl Proxy {
             500.. => format!(": it has no connection to {target}"),
             _ => String::new(),
         };
-        Failure::Proxy {
+        Failure::Refused {
             why: format!("the proxy {self} answered with {status}{reason}{advice}"),
             cause: None,
             is_final: status < 500,
@@ -288,16 +223,17 @@ impl fmt::Display for Proxy {
     }
 }
 
-fn tunnel(proxy: &Proxy, origin: &Origin, deadline: Instant) -> Result<TcpStream, Failure> {
+fn tunnel(
+    proxy: &Proxy,
+    origin: &Origin,
+    idle: &Idle,
+    deadline: Instant,
+) -> Result<Socket, Failure> {
     if is_exempt(&proxy.exempt, origin) {
-        return connect(&look_up(origin, deadline)?, deadline);
+        return idle.connect(origin, deadline);
     }
-    let addresses = match proxy.origin.host.parse::<Ipv6Addr>() {
-        Ok(address) => Ok(vec![(address, proxy.origin.port).into()]),
-        Err(_) => look_up(&proxy.origin, deadline),
-    };
-    let stream = addresses
-        .and_then(|addresses| connect(&addresses, deadline))
+    let mut socket = idle
+        .connect(&proxy.origin, deadline)
         .map_err(|failure| proxy.unconnected(failure))?;
     let target = format!("{}:{}", origin.host, origin.port);
     let authorization = match &proxy.credentials {
@@ -305,27 +241,29 @@ fn tunnel(proxy: &Proxy, origin: &Origin, deadline: Instant) -> Result<TcpStream
         None => String::new(),
     };
     let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
-    proxy.send(&stream, &request, deadline)?;
-    match proxy.receive(&stream, deadline)? {
-        // The fields of a 2xx frame no content: what follows is the tunnel.
-        (200..=299, ..) => Ok(stream),
-        (status, reason, head) => Err(proxy.refused(status, &reason, &head, &target)),
+    let sent = write_all(&mut socket, request.as_bytes());
+    sent.map_err(|cause| proxy.trouble(cause.into()))?;
+    // Byte by byte: what stands behind the head is the server's.
+    let mut reader = BufReader::with_capacity(1, socket);
+    let mut left = HEAD_LIMIT;
+    loop {
+        let head = read_head(&mut reader, &mut left).map_err(|trouble| proxy.trouble(trouble))?;
+        let line = head.split(|&byte| byte == b'\n').next();
+        let line = line_of(line.unwrap_or_default());
+        let (_, status, reason) = status_line(&line)
+            .filter(|(version, status, _)| version.starts_with("1.") && *status >= 100)
+            .ok_or_else(|| proxy.trouble(Trouble::Malformed(NO_HTTP)))?;
+        match status {
+            // 101 would be final, and nobody has asked for it.
+            100 | 102..=199 => {}
+            // The fields of a 2xx frame no content: what follows is the tunnel.
+            200..=299 => return Ok(reader.into_inner()),
+            _ => {
+                let reason = excerpt(reason, &Proxy::secrets(Some(proxy)));
+                return Err(proxy.refused(status, &reason, &head, &target));
+            }
+        }
     }
-}
-
-/// The rest of a status line, behind the first digit of the version: status code and reason.
-fn status_line(rest: &[u8]) -> Option<(u16, String)> {
-    let line = rest.split(|&byte| byte == b'\n').next()?;
-    let [b'0'..=b'9', b' ', code @ ..] = line.trim_ascii_end() else {
-        return None;
-    };
-    let (code, reason) = code.split_at_checked(3)?;
-    if !code.iter().all(u8::is_ascii_digit) || !matches!(reason, [] | [b' ', ..]) {
-        return None;
-    }
-    let status = std::str::from_utf8(code).ok()?.parse().ok()?;
-    let reason = String::from_utf8(reason.to_vec()).unwrap_or_default();
-    (status >= 100).then_some((status, reason))
 }
 
 /// Whether `Basic` is among the kinds of credentials that this answer names, if it names any.
@@ -707,12 +645,12 @@ mod tests {
                 Failure::NotResolvedInTime | Failure::NotConnectedInTime
             );
             match proxy.unconnected(failure) {
-                Failure::Proxy {
+                Failure::Refused {
                     why: told,
                     cause: Some(_),
                     is_final: false,
                 } if !is_late => assert_eq!(told, why),
-                Failure::ProxyInTime(when) if is_late => assert_eq!(when, why),
+                Failure::Late(when) if is_late => assert_eq!(when, why),
                 other => panic!("{other:?}"),
             }
         }
@@ -741,34 +679,5 @@ mod tests {
             let head = format!("HTTP/1.1 407 x\r\n{fields}\r\n");
             assert_eq!(accepts_basic(head.as_bytes()), expected, "{fields}");
         }
-    }
-
-    #[test]
-    fn status_lines() {
-        for (rest, expected) in [
-            ("1 200 OK\r\n", Some((200, " OK"))),
-            (
-                "0 200 Connection established\n",
-                Some((200, " Connection established")),
-            ),
-            ("1 201\r\n", Some((201, ""))),
-            ("1 407 \r\n", Some((407, ""))),
-            ("1 999 x", Some((999, " x"))),
-            ("1 200OK\r\n", None),
-            ("1 2000\r\n", None),
-            ("1 099 x\r\n", None),
-            ("1 +20 x\r\n", None),
-            ("1  200 OK\r\n", None),
-            ("x 200 OK\r\n", None),
-            ("1\r\n", None),
-            ("", None),
-        ] {
-            let expected = expected.map(|(status, reason)| (status, reason.to_owned()));
-            assert_eq!(status_line(rest.as_bytes()), expected, "{rest}");
-        }
-        assert_eq!(
-            status_line(b"1 200 caf\xe9\r\n"),
-            Some((200, String::new()))
-        );
     }
 }

@@ -1,0 +1,482 @@
+//! One exchange: a request, and its response as a head and a stream. Called by `session` and
+//! `token`. Outside of this module and its folder nothing knows minreq, rustls or a socket; inside
+//! nothing knows tokens or retries.
+
+mod connection;
+mod content;
+mod framing;
+mod head;
+mod idle;
+mod proxy;
+mod socket;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+mod tls {
+    /// There is nobody to trust without TLS.
+    #[derive(Clone, Default, PartialEq)]
+    pub(crate) struct Trust;
+}
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use connection::{Connection, Route};
+pub(crate) use content::Content;
+use framing::{coding, read_head, Head, Trouble, HEAD_LIMIT, LINE_LIMIT};
+use head::{Minreq, Written};
+pub(crate) use idle::Idle;
+pub(crate) use proxy::Proxy;
+use socket::{flush_all, is_passing_write, write_all};
+pub(crate) use tls::Trust;
+
+use crate::error::{Error, ErrorKind};
+use crate::url::Url;
+
+/// What requests say they come from, unless `Session::header` replaces it.
+pub(crate) const USER_AGENT: &str = concat!("jas-session/", env!("CARGO_PKG_VERSION"));
+
+/// How many idle connections are kept, unless `Session::idle_connections` tells.
+const IDLE_CONNECTIONS: usize = 8;
+
+/// Content up to this size is read with the head, if the request may be sent again: then it can be
+/// when the content is truncated.
+const SMALL: u64 = 16 * 1024;
+
+/// Content up to this size is sent together with the head; longer content in parts of this size.
+const PART: usize = 16 * 1024;
+
+/// Longer timeouts are as good as none, and would overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The end of a call's time, and how long that was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    at: Instant,
+    timeout: Duration,
+}
+
+/// How a session reaches servers. Clones share the idle connections.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) proxy: Option<Arc<Proxy>>,
+    pub(crate) trust: Trust,
+    pub(crate) idle: Arc<Idle>,
+    pub(crate) idle_connections: usize,
+}
+
+/// A request: a GET, or a POST if it has content. Everything in it has been checked.
+pub(crate) struct Request<'a> {
+    /// What it is called in messages.
+    pub(crate) label: String,
+    pub(crate) url: &'a Url,
+    /// Fields that anybody may see.
+    pub(crate) fields: &'a [(&'a str, &'a str)],
+    /// Fields that may hold secrets.
+    pub(crate) secret_fields: &'a [(&'a str, &'a str)],
+    pub(crate) content: Option<&'a [u8]>,
+    /// It may be sent more than once, and so on an idle connection: of a request that gets no
+    /// response there, nobody could tell whether it was received.
+    pub(crate) is_repeatable: bool,
+    pub(crate) network: &'a Network,
+    pub(crate) deadline: Deadline,
+}
+
+/// The final response: its head, and its content as a stream.
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) content: Content,
+}
+
+/// No response.
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// A repetition would end in the same way.
+    pub(crate) is_final: bool,
+}
+
+/// The head of a response, and whether the request was sent to its end.
+struct Received {
+    head: Head,
+    is_sent: bool,
+}
+
+/// Why there is no head of a response.
+#[derive(Default)]
+struct Broken {
+    trouble: Trouble,
+    /// A byte of the response was there.
+    has_begun: bool,
+}
+
+impl Deadline {
+    pub(crate) fn after(timeout: Duration) -> Deadline {
+        Deadline {
+            at: Instant::now() + timeout.min(LONGEST),
+            timeout,
+        }
+    }
+
+    /// An earlier deadline: after `part`, if that is before this one.
+    pub(crate) fn within(self, part: Duration) -> Deadline {
+        let part = part.min(self.left());
+        Deadline {
+            at: Instant::now() + part,
+            timeout: part,
+        }
+    }
+
+    pub(crate) fn left(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    pub(crate) fn timeout(self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) fn error(self, label: &str, when: &str) -> Error {
+        Error::new(
+            ErrorKind::Timeout,
+            format!("{label}: the time of {:?} was up {when}", self.timeout),
+        )
+    }
+}
+
+impl Default for Network {
+    fn default() -> Network {
+        Network {
+            proxy: None,
+            trust: Trust::default(),
+            idle: Arc::default(),
+            idle_connections: IDLE_CONNECTIONS,
+        }
+    }
+}
+
+/// Sends a request and reads the head of the response.
+pub(crate) fn send(request: &Request<'_>) -> Result<Response, Failure> {
+    let (label, network, deadline) = (&*request.label, request.network, request.deadline);
+    if deadline.left().is_zero() {
+        return Err(passing(deadline.error(label, "before anything was sent")));
+    }
+    let origin = &request.url.origin;
+    let route = Route {
+        origin: origin.clone(),
+        proxy: network.proxy.clone().filter(|_| origin.https),
+        trust: network.trust.clone(),
+    };
+    let reused = network.idle.take(&route).filter(|_| request.is_repeatable);
+    let is_reused = reused.is_some();
+    let mut connection = match reused {
+        Some(connection) => connection,
+        None => Connection::open(route, &network.idle, deadline.at)
+            .map_err(|failure| unconnected(label, deadline, failure))?,
+    };
+    connection.set_deadline(deadline.at);
+    let (listener, length) = (connection.listener.take(), request.content.map(<[u8]>::len));
+    let (minreq, written) = Minreq::write_head(listener, request.fields, length, deadline.at)
+        .map_err(|failure| no_head(label, deadline, failure))?;
+    let head = head_of(request, &written);
+    let content = request.content.unwrap_or_default();
+
+    // What stands there already is no response to this request.
+    let is_good = !is_reused || connection.is_quiet();
+    let mut received = match is_good {
+        true => exchange(&mut connection, &head, content),
+        false => Err(Broken::default()),
+    };
+    if is_reused && is_stale(&received, deadline) {
+        connection
+            .reopen(&network.idle, deadline.at)
+            .map_err(|failure| unconnected(label, deadline, failure).or_executed(is_good))?;
+        received = exchange(&mut connection, &head, content);
+    }
+    let Received { head, is_sent } =
+        received.map_err(|broken| no_response(label, deadline, broken))?;
+    let ((status, mut fields), listener) = minreq
+        .read_head(&head.text)
+        .map_err(|failure| no_head(label, deadline, failure).or_executed(true))?;
+    connection.listener = listener;
+    fields.extend(head.framing_fields);
+    let keep = (head.is_persistent && is_sent)
+        .then(|| (Arc::clone(&network.idle), network.idle_connections));
+    let content = Content::new(label.to_owned(), deadline, head.framing, connection, keep);
+    let mut response = Response {
+        status,
+        fields,
+        content,
+    };
+    response.check_coding()?;
+    response
+        .read_small(request.is_repeatable)
+        .map_err(passing)?;
+    Ok(response)
+}
+
+impl Failure {
+    fn or_executed(self, may_have_executed: bool) -> Failure {
+        Failure {
+            error: self.error.or_executed(may_have_executed),
+            ..self
+        }
+    }
+}
+
+impl Response {
+    fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// Refuses content that is coded, if there is content.
+    fn check_coding(&mut self) -> Result<(), Failure> {
+        let (true, Some(message)) = (self.is_success(), coding(&self.fields)) else {
+            return Ok(());
+        };
+        if self.content.read_ahead(1).map_err(passing)? == 0 {
+            return Ok(());
+        }
+        Err(Failure {
+            error: broken(self.content.label(), message).or_executed(true),
+            is_final: true,
+        })
+    }
+
+    fn read_small(&mut self, is_repeatable: bool) -> Result<(), Error> {
+        let is_small = self.content.length().is_none_or(|length| length <= SMALL);
+        if self.is_success() && is_repeatable && is_small {
+            self.content.read_ahead(SMALL)?;
+        }
+        Ok(())
+    }
+}
+
+/// The head of a request as it goes out: what minreq has written, and what it must not see.
+fn head_of(request: &Request<'_>, written: &Written) -> String {
+    let origin = request.url.origin.to_string();
+    let host = origin.split_once("://").map_or("", |(_, host)| host);
+    let mut head = format!(
+        "{} {} HTTP/1.1\r\nHost: {host}\r\n",
+        written.method, request.url.path
+    );
+    for (name, value) in request.secret_fields {
+        head.extend([name, ": ", value, "\r\n"]);
+    }
+    head.push_str(&written.fields);
+    head
+}
+
+/// Sends a request on this connection, and reads the head of the final response.
+fn exchange(connection: &mut Connection, head: &str, content: &[u8]) -> Result<Received, Broken> {
+    let mut left = HEAD_LIMIT;
+    let mut early = None;
+    let sent = send_all(connection, head, content, &mut left, &mut early);
+    // The server may have responded before it closed.
+    let received = match early {
+        Some(received) => received,
+        None => final_head(connection, &mut left),
+    };
+    match (received, sent) {
+        (Ok(head), sent) => Ok(Received {
+            head,
+            is_sent: matches!(sent, Ok(true)),
+        }),
+        (Err(trouble), sent) => Err(Broken {
+            has_begun: left < HEAD_LIMIT || connection.has_rest(),
+            trouble: sent.err().map_or(trouble, Trouble::Io),
+        }),
+    }
+}
+
+/// Sends a request; `false` if the server has refused it before its end. What the server says
+/// meanwhile is left in `early`.
+fn send_all(
+    connection: &mut Connection,
+    head: &str,
+    content: &[u8],
+    left: &mut usize,
+    early: &mut Option<Result<Head, Trouble>>,
+) -> io::Result<bool> {
+    let (first, rest) = content.split_at(content.len().min(PART));
+    let stream = connection.reader.get_mut();
+    write_all(stream, &[head.as_bytes(), first].concat())?;
+    if rest.is_empty() {
+        return flush_all(stream).map(|()| true);
+    }
+    // The last part is empty: what TLS still holds.
+    for mut part in rest.chunks(PART).chain([&[][..]]) {
+        let mut blocked = None;
+        loop {
+            while early.is_none() && !connection.is_quiet() {
+                match read_one_head(connection, left) {
+                    Ok(head) if is_interim(head.status) => {}
+                    // It may read to the end all the same.
+                    Ok(head) if (200..300).contains(&head.status) => *early = Some(Ok(head)),
+                    received => {
+                        *early = Some(received);
+                        return Ok(false);
+                    }
+                }
+            }
+            let stream = connection.reader.get_mut();
+            let is_last = part.is_empty();
+            let written = match is_last {
+                true => stream.flush().map(|()| 0),
+                false => stream.write(part),
+            };
+            match written {
+                Ok(n) => {
+                    part = &part[n..];
+                    blocked = None;
+                    if part.is_empty() {
+                        break;
+                    }
+                }
+                Err(error) if is_passing_write(&error) => {
+                    let since = *blocked.get_or_insert_with(Instant::now);
+                    if early.is_some() && since.elapsed() > connection.time_left() / 4 {
+                        return Ok(false);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn final_head(connection: &mut Connection, left: &mut usize) -> Result<Head, Trouble> {
+    loop {
+        let head = read_one_head(connection, left)?;
+        match head.status {
+            200.. => return Ok(head),
+            status if is_interim(status) => {}
+            _ => {
+                let why = "the answer's status code is not a final one";
+                return Err(Trouble::Malformed(why));
+            }
+        }
+    }
+}
+
+fn read_one_head(connection: &mut Connection, left: &mut usize) -> Result<Head, Trouble> {
+    let head = read_head(&mut connection.reader, left)?;
+    Head::parse(&head).map_err(Trouble::Malformed)
+}
+
+/// Another response follows (101 would be final, and nobody has asked for it).
+fn is_interim(status: u16) -> bool {
+    matches!(status, 100 | 102..=199)
+}
+
+/// Whether a connection that was idle has been closed by the server before it came to know of
+/// this request ([RFC 9110, section 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)
+/// for 408).
+fn is_stale(received: &Result<Received, Broken>, deadline: Deadline) -> bool {
+    match received {
+        Ok(received) => received.head.status == 408,
+        Err(broken) => !broken.has_begun && !deadline.left().is_zero(),
+    }
+}
+
+fn broken(label: &str, message: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Exchange, format!("{label}: {message}"))
+}
+
+fn over_limit(label: &str) -> Error {
+    broken(
+        label,
+        format_args!(
+            "the answer's header section, or its trailers, are longer than {HEAD_LIMIT} bytes or \
+             {LINE_LIMIT} lines"
+        ),
+    )
+}
+
+fn host_refused(label: &str) -> Error {
+    broken(
+        label,
+        "this device refused a thread, a socket or its loopback interface",
+    )
+}
+
+fn passing(error: Error) -> Failure {
+    Failure {
+        error,
+        is_final: false,
+    }
+}
+
+/// There is no connection.
+fn unconnected(label: &str, deadline: Deadline, failure: socket::Failure) -> Failure {
+    passing(match failure {
+        socket::Failure::NotResolved(cause) => broken(
+            label,
+            "the host name was not found: check its spelling, and the name server of this network",
+        )
+        .with_source(cause),
+        socket::Failure::NotResolvedInTime => {
+            deadline.error(label, "before the host name was resolved")
+        }
+        socket::Failure::NotConnected(cause) => broken(
+            label,
+            "no connection to the host could be made: check host, port and firewall",
+        )
+        .with_source(cause),
+        socket::Failure::NotConnectedInTime => {
+            deadline.error(label, "before a connection was made")
+        }
+        socket::Failure::Host(cause) => host_refused(label).with_source(cause),
+        socket::Failure::Refused {
+            why,
+            cause,
+            is_final,
+        } => {
+            let error = broken(label, why);
+            let error = match cause {
+                Some(cause) => error.with_source(cause),
+                None => error,
+            };
+            return Failure { error, is_final };
+        }
+        socket::Failure::Late(when) => deadline.error(label, &when),
+    })
+}
+
+/// minreq has written or read no head.
+fn no_head(label: &str, deadline: Deadline, failure: head::Failure) -> Failure {
+    passing(match failure {
+        head::Failure::Host(cause) => host_refused(label).with_source(cause),
+        head::Failure::Late => deadline.error(label, "before the request was sent"),
+        head::Failure::Minreq(cause) => {
+            let message = "minreq can't be used: if another crate has turned on its feature \
+                           `proxy`, the variables http_proxy and all_proxy must not be set";
+            let error = broken(label, message);
+            match cause {
+                Some(cause) => error.with_source(cause),
+                None => error,
+            }
+        }
+    })
+}
+
+/// The request was sent, or a part of it, and no response came.
+fn no_response(label: &str, deadline: Deadline, broken_off: Broken) -> Failure {
+    let error = match broken_off.trouble {
+        _ if deadline.left().is_zero() => deadline.error(label, "before the answer was complete"),
+        Trouble::Io(cause) => broken(
+            label,
+            "the connection broke off before the answer was complete",
+        )
+        .with_source(cause),
+        Trouble::Ended if broken_off.has_begun => {
+            broken(label, "the answer broke off in its header section")
+        }
+        Trouble::Ended => broken(label, framing::NO_HTTP),
+        Trouble::OverLimit => over_limit(label),
+        Trouble::Malformed(why) => broken(label, why),
+    };
+    passing(error.or_executed(true))
+}

@@ -1,0 +1,116 @@
+//! A connection to a server, along its route: directly or through a proxy, with TLS or without.
+//! Called by `http`, and kept by `idle`. Knows nothing of requests.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::head::Listener;
+use super::idle::Idle;
+use super::proxy::Proxy;
+use super::socket::{Failure, Reader, Stream};
+use super::tls::Trust;
+use crate::url::Origin;
+
+/// Servers close what was idle for longer, and they need not be asked.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Where a connection leads to, and whom it trusts to be there. It may be used again for the very
+/// same only.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) origin: Origin,
+    /// For `https`; `http` stays on this machine.
+    pub(crate) proxy: Option<Arc<Proxy>>,
+    pub(crate) trust: Trust,
+}
+
+/// A connection, with the port at which minreq writes and reads the heads that pass it.
+pub(crate) struct Connection {
+    pub(crate) reader: Reader,
+    pub(crate) listener: Option<Listener>,
+    route: Route,
+    /// After a fork, two processes would speak on one connection.
+    process: u32,
+    /// When it was used last, by both clocks: while a device sleeps, the first stands still.
+    since: (Instant, SystemTime),
+}
+
+impl Route {
+    fn is_same(&self, other: &Route) -> bool {
+        let is_same_proxy = match (&self.proxy, &other.proxy) {
+            (None, None) => true,
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        };
+        is_same_proxy && self.origin == other.origin && self.trust == other.trust
+    }
+
+    fn open(&self, idle: &Idle, deadline: Instant) -> Result<Reader, Failure> {
+        let socket = match &self.proxy {
+            Some(proxy) => proxy.connect(&self.origin, idle, deadline)?,
+            None => idle.connect(&self.origin, deadline)?,
+        };
+        #[cfg(feature = "tls")]
+        if self.origin.https {
+            let stream = super::tls::Stream::open(&self.origin.host, &self.trust, socket)?;
+            return Ok(Stream::Tls(Box::new(stream)).reader());
+        }
+        Ok(Stream::Plain(socket).reader())
+    }
+}
+
+impl Connection {
+    pub(crate) fn open(
+        route: Route,
+        idle: &Idle,
+        deadline: Instant,
+    ) -> Result<Connection, Failure> {
+        Ok(Connection {
+            reader: route.open(idle, deadline)?,
+            listener: None,
+            route,
+            process: std::process::id(),
+            since: (Instant::now(), SystemTime::now()),
+        })
+    }
+
+    /// Connects to the same place once more.
+    pub(crate) fn reopen(&mut self, idle: &Idle, deadline: Instant) -> Result<(), Failure> {
+        self.reader = self.route.open(idle, deadline)?;
+        Ok(())
+    }
+
+    pub(crate) fn leads_along(&self, route: &Route) -> bool {
+        self.route.is_same(route)
+    }
+
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.reader.get_mut().socket_mut().deadline = deadline;
+    }
+
+    pub(crate) fn time_left(&mut self) -> Duration {
+        let deadline = self.reader.get_mut().socket_mut().deadline;
+        deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The server has said nothing that has not been read, nor closed it.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        !self.has_rest() && !self.reader.get_mut().has_input()
+    }
+
+    /// Something stands behind the response that has been read.
+    pub(crate) fn has_rest(&self) -> bool {
+        !self.reader.buffer().is_empty()
+    }
+
+    /// It is idle from now on.
+    pub(crate) fn rest(&mut self) {
+        self.since = (Instant::now(), SystemTime::now());
+    }
+
+    /// It has not been idle for long, and belongs to this process.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let slept = self.since.1.elapsed().unwrap_or_default();
+        self.process == std::process::id() && self.since.0.elapsed().max(slept) < IDLE
+    }
+}

@@ -1,0 +1,300 @@
+//! The content of a response as a stream: exactly as long as the head says, or an error. Called by
+//! `response` and by whoever reads a response whole. Knows nothing of heads.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use super::connection::Connection;
+use super::framing::{read_line, Framing, Trouble, HEAD_LIMIT, LINE_LIMIT};
+use super::idle::Idle;
+use super::socket::Reader;
+use super::{over_limit, Deadline};
+use crate::error::{Error, ErrorKind};
+
+/// What is read at a time when content is read whole.
+const PIECE: usize = 4 * 1024;
+
+/// The longest line with the size of a chunk.
+const SIZE_LIMIT: usize = 4 * 1024;
+
+/// The content of a response as a stream.
+pub(crate) struct Content {
+    label: String,
+    deadline: Deadline,
+    framing: Framing,
+    /// What has been received by `read_ahead`, and how much of that has been read.
+    ahead: Vec<u8>,
+    consumed: usize,
+    /// How much has been received in all.
+    received: u64,
+    chunks: Chunks,
+    is_truncated: bool,
+    /// Gone when the end has been reached.
+    connection: Option<Connection>,
+    /// Where the connection goes then, if it may be used again, and how many are kept there.
+    idle: Option<(Arc<Idle>, usize)>,
+}
+
+/// Where a reader of chunks ([RFC 9112, section
+/// 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)) stands.
+#[derive(Default)]
+struct Chunks {
+    /// Of the chunk.
+    left: u64,
+    has_begun: bool,
+}
+
+impl Content {
+    pub(crate) fn new(
+        label: String,
+        deadline: Deadline,
+        framing: Framing,
+        connection: Connection,
+        idle: Option<(Arc<Idle>, usize)>,
+    ) -> Content {
+        let mut content = Content {
+            label,
+            deadline,
+            framing,
+            ahead: Vec::new(),
+            consumed: 0,
+            received: 0,
+            chunks: Chunks::default(),
+            is_truncated: false,
+            connection: Some(connection),
+            idle,
+        };
+        if framing == Framing::Length(0) {
+            content.end();
+        }
+        content
+    }
+
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Its length, if the head tells.
+    pub(crate) fn length(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+        }
+    }
+
+    /// Reads until so much is there, or until the end, to be given out later. Tells how much.
+    pub(crate) fn read_ahead(&mut self, most: u64) -> Result<usize, Error> {
+        let mut ahead = Vec::new();
+        self.read_up_to(most, &mut ahead)?;
+        self.consumed = 0;
+        self.ahead = ahead;
+        Ok(self.ahead.len())
+    }
+
+    /// The beginning of it, as far as that comes in a quarter of the time that is left.
+    pub(crate) fn beginning(mut self, most: u64) -> Vec<u8> {
+        self.deadline = self.deadline.within(self.deadline.left() / 4);
+        if let Some(connection) = &mut self.connection {
+            connection.set_deadline(self.deadline.at);
+        }
+        let mut beginning = Vec::new();
+        let _ = self.read_up_to(most, &mut beginning);
+        beginning
+    }
+
+    /// The whole content if it is not longer than `limit`; else an error of the kind `Content`.
+    pub(crate) fn whole(mut self, limit: u64) -> Result<Vec<u8>, Error> {
+        let over = |label: &str| {
+            Error::new(
+                ErrorKind::Content,
+                format!(
+                    "{label}: the content is longer than the limit of {limit} bytes: raise it with \
+                     Response::limit, or read it as a stream"
+                ),
+            )
+            .or_executed(true)
+        };
+        if self.length().is_some_and(|length| length > limit) {
+            return Err(over(&self.label));
+        }
+        let is_here = self.connection.is_none() && !self.is_truncated && self.consumed == 0;
+        if is_here && self.ahead.len() as u64 <= limit {
+            return Ok(self.ahead);
+        }
+        let mut whole = Vec::new();
+        self.read_up_to(limit, &mut whole)?;
+        if self.read(&mut [0])? > 0 {
+            return Err(over(&self.label));
+        }
+        Ok(whole)
+    }
+
+    /// Reads until the end, or until `limit` bytes are there.
+    pub(crate) fn read_up_to(&mut self, limit: u64, whole: &mut Vec<u8>) -> Result<(), Error> {
+        let mut buffer = [0; PIECE];
+        let most = self.length().unwrap_or(limit).min(limit);
+        while (whole.len() as u64) < limit {
+            let room = limit - whole.len() as u64;
+            let room = usize::try_from(room).map_or(PIECE, |room| room.min(PIECE));
+            match self.read(&mut buffer[..room])? {
+                0 => break,
+                n => {
+                    grow(whole, n, most);
+                    whole.extend_from_slice(&buffer[..n]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a part; 0 at the end, which is a success only if the content is whole.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if self.consumed < self.ahead.len() {
+            let n = (&self.ahead[self.consumed..]).read(buffer).unwrap_or(0);
+            self.consumed += n;
+            return Ok(n);
+        }
+        let Some(connection) = &mut self.connection else {
+            if self.is_truncated {
+                return Err(self.error(Trouble::Ended));
+            }
+            return Ok(0);
+        };
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        // What has arrived in time could still be read, but how much that is nobody can say.
+        let result = if self.deadline.left().is_zero() {
+            Err(Trouble::Io(io::ErrorKind::TimedOut.into()))
+        } else {
+            let reader = &mut connection.reader;
+            match self.framing {
+                Framing::Length(length) => read_some(reader, length - self.received, buffer),
+                Framing::Chunked => self.chunks.read(reader, buffer),
+                Framing::UntilClose => reader.read(buffer).map_err(Trouble::Io),
+            }
+        };
+        match result {
+            Ok(n) => {
+                self.received += n as u64;
+                // The connection is given back as soon as it has no more to give.
+                if n == 0 || self.length() == Some(self.received) {
+                    self.end();
+                }
+                Ok(n)
+            }
+            Err(trouble) => {
+                // What was truncated stays truncated, however often it is read.
+                self.is_truncated = true;
+                self.connection = None;
+                Err(self.error(trouble))
+            }
+        }
+    }
+
+    /// All has been read.
+    fn end(&mut self) {
+        if let (Some(connection), Some((idle, most))) = (self.connection.take(), self.idle.take()) {
+            idle.keep(connection, most);
+        }
+    }
+
+    fn error(&self, trouble: Trouble) -> Error {
+        let label = &self.label;
+        let error = match trouble {
+            _ if self.deadline.left().is_zero() => self
+                .deadline
+                .error(label, "before the content was complete"),
+            Trouble::OverLimit => over_limit(label),
+            trouble => {
+                let cause = match trouble {
+                    Trouble::Io(cause) => cause,
+                    Trouble::Malformed(why) => io::Error::new(io::ErrorKind::InvalidData, why),
+                    _ => io::ErrorKind::UnexpectedEof.into(),
+                };
+                let of = match self.framing {
+                    Framing::Length(length) => {
+                        format!(": {} of {length} bytes were received", self.received)
+                    }
+                    _ => String::new(),
+                };
+                let message = format!("{label}: the content broke off{of}");
+                Error::new(ErrorKind::Exchange, message).with_source(cause)
+            }
+        };
+        error.or_executed(true)
+    }
+}
+
+impl Chunks {
+    fn read(&mut self, reader: &mut Reader, buffer: &mut [u8]) -> Result<usize, Trouble> {
+        if self.left == 0 {
+            if self.has_begun
+                && !matches!(line(reader, "\r\n".len())?[..], [b'\n'] | [b'\r', b'\n'])
+            {
+                return Err(Trouble::Malformed("a chunk is longer than its size says"));
+            }
+            self.has_begun = true;
+            let size = size(&line(reader, SIZE_LIMIT)?);
+            self.left = size.ok_or(Trouble::Malformed("a chunk has no valid size"))?;
+            if self.left == 0 {
+                return skip_trailers(reader);
+            }
+        }
+        let n = read_some(reader, self.left, buffer)?;
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+/// Reads a part of what has to come; its end is none.
+fn read_some(reader: &mut Reader, left: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
+    let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+    match reader.read(&mut buffer[..most])? {
+        0 => Err(Trouble::Ended),
+        n => Ok(n),
+    }
+}
+
+/// A line of no more than `limit` bytes, or the beginning of a longer one.
+fn line(reader: &mut Reader, mut limit: usize) -> Result<Vec<u8>, Trouble> {
+    let mut line = Vec::new();
+    match read_line(reader, &mut limit, &mut line) {
+        Ok(_) | Err(Trouble::OverLimit) => Ok(line),
+        Err(trouble) => Err(trouble),
+    }
+}
+
+/// The size of a chunk, which a chunk extension may follow.
+fn size(line: &[u8]) -> Option<u64> {
+    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+    let digits = line.split(';').next()?.trim_ascii_end();
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(digits, 16).ok().filter(|_| is_number)
+}
+
+/// Reads what stands behind the last chunk, to the end of the content. Nobody has asked for it.
+fn skip_trailers(reader: &mut Reader) -> Result<usize, Trouble> {
+    let mut left = HEAD_LIMIT;
+    let mut line = Vec::new();
+    for _ in 0..=LINE_LIMIT {
+        line.clear();
+        read_line(reader, &mut left, &mut line)?;
+        if matches!(line[..], [b'\n'] | [b'\r', b'\n']) {
+            return Ok(0);
+        }
+    }
+    Err(Trouble::OverLimit)
+}
+
+/// Makes room for `n` bytes more: twice what there was, but for no more than `most` in all. Only
+/// what has arrived is believed to be there, so a `Content-Length` alone allocates little.
+fn grow(whole: &mut Vec<u8>, n: usize, most: u64) {
+    if whole.capacity() - whole.len() >= n {
+        return;
+    }
+    let twice = whole.capacity().saturating_mul(2);
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let wanted = twice.min(most).max(whole.len() + n);
+    whole.reserve_exact(wanted - whole.len());
+}

@@ -1,0 +1,317 @@
+//! Has minreq write the head of a request and read the head of a response. minreq opens a socket of
+//! its own, so it speaks to a port of 127.0.0.1, where it gets to see neither secrets nor content.
+//! Called by `http`; all that knows minreq is here, and goes the day minreq takes a stream.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::socket::is_passing;
+use crate::random::random;
+
+/// How long a wait for minreq lasts before it is seen whether it has failed.
+const PART: Duration = Duration::from_millis(50);
+
+/// How long the first to come may take to speak before others are looked at as well.
+const MOMENT: Duration = Duration::from_millis(4);
+
+/// How many connections may be there without having shown the password, and how long the oldest
+/// is kept then. minreq shows it at once.
+const STRANGERS: usize = 64;
+const STRANGERS_TIME: Duration = Duration::from_millis(10);
+
+/// The stack of the thread that minreq runs on.
+const STACK: usize = 64 * 1024;
+
+/// minreq waits this long for a response; the deadline of the call ends that long before.
+const FOREVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// How long the head may be that minreq writes, besides the fields that it was given.
+const OTHER_FIELDS: usize = 512;
+
+/// The field that minreq is known by.
+const PASSWORD: &str = "JAS-Session";
+
+/// A status code, and header fields.
+pub(crate) type Head = (u16, Vec<(String, String)>);
+
+/// Why minreq wrote or read no head.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// This host refused a thread, a socket or the loopback interface.
+    Host(io::Error),
+    /// It has not come to the listener in time.
+    Late,
+    /// It has failed: perhaps it went elsewhere.
+    Minreq(Option<minreq::Error>),
+}
+
+/// A port of 127.0.0.1 that minreq, and nobody else, speaks to: one exchange after another.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    port: u16,
+}
+
+/// The head of a request as minreq has written it.
+pub(crate) struct Written {
+    pub(crate) method: String,
+    /// The fields but `Host`, and the end of the head.
+    pub(crate) fields: String,
+}
+
+/// minreq, which waits for the head of the response. Dropping it ends that.
+pub(crate) struct Minreq {
+    listener: Option<Listener>,
+    /// Our end of minreq's connection, once it has come.
+    near: Option<TcpStream>,
+    thread: Option<JoinHandle<Result<Head, minreq::Error>>>,
+}
+
+impl Listener {
+    fn open() -> io::Result<Listener> {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Ok(Listener {
+            port: socket.local_addr()?.port(),
+            socket: giving_up_after(socket, PART)?,
+        })
+    }
+
+    /// Waits for the connection that says this password, and gives all that it says; `None` if
+    /// minreq has failed, or time is up.
+    fn accept<T>(
+        &self,
+        password: &str,
+        most: usize,
+        thread: &JoinHandle<T>,
+        deadline: Instant,
+    ) -> io::Result<Option<(TcpStream, String)>> {
+        let mut callers: Vec<Caller> = Vec::new();
+        let mut pause = Duration::from_micros(20);
+        while !thread.is_finished() && Instant::now() < deadline {
+            if callers.len() == STRANGERS && callers[0].since.elapsed() >= STRANGERS_TIME {
+                callers.remove(0);
+            }
+            // While some have not shown the password, they are looked at in turn.
+            let is_polled = !CAN_GIVE_UP || !callers.is_empty();
+            self.socket.set_nonblocking(is_polled)?;
+            let accepted = match callers.len() {
+                STRANGERS => Err(io::ErrorKind::WouldBlock.into()),
+                _ => self.socket.accept(),
+            };
+            match accepted {
+                Ok((socket, _)) => {
+                    // minreq speaks at once: a moment's wait costs less than to look again.
+                    socket.set_nonblocking(!callers.is_empty())?;
+                    socket.set_read_timeout(Some(MOMENT))?;
+                    callers.push(Caller {
+                        socket,
+                        said: Vec::new(),
+                        since: Instant::now(),
+                    });
+                }
+                Err(error) if is_passing(&error) && is_polled => {
+                    thread::sleep(pause);
+                    pause = (pause * 3 / 2).min(Duration::from_millis(1));
+                }
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+            callers.retain_mut(|caller| caller.listen(password, most));
+            if let Some(i) = callers.iter().position(Caller::is_known) {
+                let Caller { socket, said, .. } = callers.swap_remove(i);
+                socket.set_nonblocking(false)?;
+                return Ok(Some((socket, String::from_utf8_lossy(&said).into_owned())));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Minreq {
+    /// Has minreq write the head of a request with these fields; `length` is that of the content
+    /// of a POST.
+    pub(crate) fn write_head(
+        listener: Option<Listener>,
+        fields: &[(&str, &str)],
+        length: Option<usize>,
+        deadline: Instant,
+    ) -> Result<(Minreq, Written), Failure> {
+        let listener = listener
+            .map_or_else(Listener::open, Ok)
+            .map_err(Failure::Host)?;
+        let password = format!("{:016x}{:016x}", random(), random());
+        let request = request(listener.port, &password, fields, length)?;
+        let thread = thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || {
+                let response = request.send_lazy()?;
+                Ok((response.status_code, response.headers))
+            })
+            .map_err(Failure::Host)?;
+        let password = format!("{PASSWORD}: {password}\r\n");
+        let length = |(name, value): &(&str, &str)| name.len() + value.len() + ": \r\n".len();
+        let most = fields.iter().map(length).sum::<usize>() + OTHER_FIELDS;
+        let accepted = listener.accept(&password, most, &thread, deadline);
+        let mut minreq = Minreq {
+            listener: Some(listener),
+            near: None,
+            thread: Some(thread),
+        };
+        match accepted {
+            Ok(Some((near, head))) => {
+                minreq.near = Some(near);
+                let (begin, fields) = head.split_once(&password).unwrap_or_default();
+                let written = Written {
+                    method: begin.split(' ').next().unwrap_or_default().to_owned(),
+                    fields: fields.to_owned(),
+                };
+                Ok((minreq, written))
+            }
+            Ok(None) => Err(minreq.failure()),
+            Err(cause) => Err(Failure::Host(cause)),
+        }
+    }
+
+    /// Has minreq read this head of a response. The listener may be used again.
+    pub(crate) fn read_head(mut self, head: &str) -> Result<(Head, Option<Listener>), Failure> {
+        if let Some(near) = &mut self.near {
+            // Should that fail, minreq knows why.
+            let _ = near.write_all(head.as_bytes());
+        }
+        // minreq closes first: the side that does keeps its port for a minute, and the listener's
+        // is needed again.
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Ok(head))) => Ok((head, self.listener.take())),
+            Some(Ok(Err(cause))) => Err(Failure::Minreq(Some(cause))),
+            None | Some(Err(_)) => Err(Failure::Minreq(None)),
+        }
+    }
+
+    /// Why minreq has not come to the listener.
+    fn failure(mut self) -> Failure {
+        match self.thread.take() {
+            Some(thread) if thread.is_finished() => match thread.join() {
+                // Where it was told of a proxy, it has gone there.
+                Ok(Err(minreq::Error::IoError(cause))) if !is_told_of_proxy() => {
+                    Failure::Host(cause)
+                }
+                Ok(Err(cause)) => Failure::Minreq(Some(cause)),
+                Ok(Ok(_)) | Err(_) => Failure::Minreq(None),
+            },
+            // A proxy may keep it for as long as it likes.
+            Some(_) if is_told_of_proxy() => Failure::Minreq(None),
+            Some(thread) => {
+                self.listener = None;
+                let closed = Instant::now();
+                // It ends at once, unless this host's loopback interface is down.
+                while !thread.is_finished() && closed.elapsed() < PART {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Failure::Late
+            }
+            None => Failure::Late,
+        }
+    }
+}
+
+impl Drop for Minreq {
+    fn drop(&mut self) {
+        self.near = None;
+        self.listener = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The request that minreq is to send.
+fn request(
+    port: u16,
+    password: &str,
+    fields: &[(&str, &str)],
+    length: Option<usize>,
+) -> Result<minreq::Request, Failure> {
+    let method = match length {
+        Some(_) => minreq::Method::Post,
+        None => minreq::Method::Get,
+    };
+    let mut request = minreq::Request::new(method, format!("http://127.0.0.1:{port}/"))
+        // minreq's own limit can underflow; ours has been kept before.
+        .with_max_headers_size(None)
+        .with_max_status_line_length(None)
+        .with_follow_redirects(false)
+        .with_header(PASSWORD, password);
+    for (name, value) in fields {
+        request = request.with_header(*name, *value);
+    }
+    if let Some(length) = length {
+        request = request.with_header("Content-Length", length.to_string());
+    }
+    // Where this variable is set, minreq would take its value for a timeout.
+    if std::env::var_os("MINREQ_TIMEOUT").is_some() {
+        // It starts a thread for that, and would panic if this host refused it.
+        let thread = thread::Builder::new().spawn(|| ());
+        thread.map_err(Failure::Host)?;
+        request = request.with_timeout(FOREVER.as_secs());
+    }
+    Ok(request)
+}
+
+/// Who has connected to the listener: minreq, or a stranger.
+struct Caller {
+    socket: TcpStream,
+    said: Vec<u8>,
+    since: Instant,
+}
+
+impl Caller {
+    /// Takes what it says; `false` once it can't be minreq.
+    fn listen(&mut self, password: &str, most: usize) -> bool {
+        let mut buffer = [0; 512];
+        while !self.is_known() {
+            match self.socket.read(&mut buffer) {
+                Ok(n @ 1..) if self.said.len() + n <= most => {
+                    self.said.extend_from_slice(&buffer[..n]);
+                }
+                Err(error) if is_passing(&error) => {
+                    return self.socket.set_nonblocking(true).is_ok();
+                }
+                _ => return false,
+            }
+        }
+        let said = &self.said;
+        said.windows(password.len())
+            .any(|part| part == password.as_bytes())
+    }
+
+    /// Its head is complete, and so holds the password.
+    fn is_known(&self) -> bool {
+        self.said.ends_with(b"\r\n\r\n")
+    }
+}
+
+/// With minreq's feature `proxy`, which another crate may have turned on, these variables count.
+fn is_told_of_proxy() -> bool {
+    let mut names = ["http_proxy", "all_proxy", "ALL_PROXY"].into_iter();
+    names.any(|name| std::env::var_os(name).is_some())
+}
+
+/// Whether a wait for a connection can have a timeout: then it costs nothing.
+const CAN_GIVE_UP: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn giving_up_after(listener: TcpListener, timeout: Duration) -> io::Result<TcpListener> {
+    use std::os::fd::OwnedFd;
+    // The standard library has the option for streams only; here accepting keeps to it as well.
+    let socket = TcpStream::from(OwnedFd::from(listener));
+    socket.set_read_timeout(Some(timeout))?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+/// Elsewhere a wait for a connection has no timeout, and looks again and again.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
+fn giving_up_after(listener: TcpListener, _: Duration) -> io::Result<TcpListener> {
+    Ok(listener)
+}

@@ -1,0 +1,83 @@
+//! Connections that are kept open between two requests, shared by the clones of a session. Called
+//! by `http` and, when a response has been read, by `content`.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::connection::{Connection, Route};
+use super::socket::{connect, look_up, Failure, Socket};
+use crate::url::Origin;
+
+/// How many addresses that worked are remembered.
+const ADDRESSES: usize = 8;
+
+/// The connections that are idle, and the addresses that worked.
+#[derive(Default)]
+pub(crate) struct Idle {
+    connections: Mutex<Vec<Connection>>,
+    /// The latest first.
+    addresses: Mutex<Vec<SocketAddr>>,
+}
+
+impl Idle {
+    /// A connection that leads there and seems to be good.
+    pub(crate) fn take(&self, route: &Route) -> Option<Connection> {
+        loop {
+            let mut connections = self.connections();
+            connections.retain(Connection::is_fresh);
+            let i = connections.iter().rposition(|c| c.leads_along(route))?;
+            let mut connection = connections.remove(i);
+            drop(connections);
+            if connection.is_quiet() {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection whose response has been read, unless something stands behind that.
+    pub(crate) fn keep(&self, mut connection: Connection, most: usize) {
+        if most == 0 || connection.has_rest() {
+            return;
+        }
+        connection.rest();
+        let mut connections = self.connections();
+        connections.retain(Connection::is_fresh);
+        connections.push(connection);
+        let surplus = connections.len().saturating_sub(most);
+        connections.drain(..surplus);
+    }
+
+    /// Connects to a host. The address that worked last comes first.
+    pub(crate) fn connect(&self, origin: &Origin, deadline: Instant) -> Result<Socket, Failure> {
+        let mut addresses = look_up(origin, deadline)?;
+        if addresses.len() == 1 {
+            return connect(&addresses, deadline);
+        }
+        let worked = self.addresses().clone();
+        let place = |good| addresses.iter().position(|address| address == good);
+        if let Some(place) = worked.iter().find_map(place) {
+            addresses[..=place].rotate_right(1);
+        }
+        let socket = connect(&addresses, deadline)?;
+        if let Ok(address) = socket.peer() {
+            let mut worked = self.addresses();
+            worked.retain(|other| *other != address);
+            worked.insert(0, address);
+            worked.truncate(ADDRESSES);
+        }
+        Ok(socket)
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

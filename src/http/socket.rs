@@ -1,0 +1,303 @@
+//! A socket whose every read and write ends by the deadline of the call: the look-up of a name, the
+//! first address that answers, and what carries bytes from then on. Called by `connection`, `idle`
+//! and `proxy`. Knows nothing of HTTP.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tls")]
+use super::tls;
+use crate::url::Origin;
+
+/// The stack of the thread that looks up a name, where the system's resolver may load modules.
+const RESOLVER_STACK: usize = 256 * 1024;
+
+/// How long an address is waited for before the next one is tried; twice as long in each round.
+const FIRST_PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long a write may block before the writer is told: the server may have responded already.
+const WRITE_PART: Duration = Duration::from_millis(50);
+
+/// How much is read from a connection at a time, if the reader has no larger buffer of its own.
+const BUFFER: usize = 4 * 1024;
+
+/// What is read from a connection goes through this buffer.
+pub(crate) type Reader = BufReader<Stream>;
+
+/// Why there is no connection to the server. Nothing was sent.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    NotResolved(io::Error),
+    NotResolvedInTime,
+    NotConnected(io::Error),
+    NotConnectedInTime,
+    /// This host refused a thread, a socket or the loopback interface.
+    Host(io::Error),
+    /// A proxy opened no tunnel to the server, or TLS came to no agreement with it.
+    Refused {
+        why: String,
+        cause: Option<io::Error>,
+        is_final: bool,
+    },
+    /// A proxy or TLS did not come to an end in time: when that was ("before ...").
+    Late(String),
+}
+
+/// What carries the bytes of HTTP: a socket, or TLS over one.
+pub(crate) enum Stream {
+    Plain(Socket),
+    #[cfg(feature = "tls")]
+    Tls(Box<tls::Stream>),
+}
+
+/// A TCP connection whose every read and write ends by the deadline.
+pub(crate) struct Socket {
+    tcp: TcpStream,
+    pub(crate) deadline: Instant,
+    /// The read timeout that is set: setting it costs a system call.
+    timeout: Duration,
+}
+
+impl Stream {
+    pub(crate) fn reader(self) -> Reader {
+        BufReader::with_capacity(BUFFER, self)
+    }
+
+    pub(crate) fn socket_mut(&mut self) -> &mut Socket {
+        match self {
+            Stream::Plain(socket) => socket,
+            #[cfg(feature = "tls")]
+            Stream::Tls(stream) => &mut stream.socket,
+        }
+    }
+
+    /// Whether there is something to read, an end or an error included. Never waits.
+    pub(crate) fn has_input(&mut self) -> bool {
+        match self {
+            Stream::Plain(socket) => socket.unblocked(|tcp| tcp.peek(&mut [0])).is_some(),
+            #[cfg(feature = "tls")]
+            Stream::Tls(stream) => stream.has_input(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.read(buffer),
+            #[cfg(feature = "tls")]
+            Stream::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+/// A write that blocks for a moment fails with `WouldBlock`, and may be tried again.
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.write(bytes),
+            #[cfg(feature = "tls")]
+            Stream::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(_) => Ok(()),
+            #[cfg(feature = "tls")]
+            Stream::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+impl Socket {
+    fn new(tcp: TcpStream, deadline: Instant) -> io::Result<Socket> {
+        // Nagle's algorithm would hold a request back until the server has acknowledged what was
+        // sent before it.
+        let _ = tcp.set_nodelay(true);
+        tcp.set_write_timeout(Some(WRITE_PART))?;
+        Ok(Socket {
+            tcp,
+            deadline,
+            timeout: Duration::ZERO,
+        })
+    }
+
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        self.tcp.peer_addr()
+    }
+
+    fn time_left(&self) -> io::Result<Duration> {
+        match self.deadline.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(left),
+        }
+    }
+
+    /// Runs this without waiting; `None` if it would have had to wait.
+    pub(crate) fn unblocked<T>(
+        &self,
+        run: impl FnOnce(&TcpStream) -> io::Result<T>,
+    ) -> Option<io::Result<T>> {
+        let result = self.tcp.set_nonblocking(true).and_then(|()| run(&self.tcp));
+        if let Err(error) = self.tcp.set_nonblocking(false) {
+            return Some(Err(error));
+        }
+        match result {
+            Err(error) if is_passing(&error) => None,
+            result => Some(result),
+        }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let left = self.time_left()?;
+            // Socket timeouts fire late, the later the longer they are: a wait is a part of what
+            // is left, and then another.
+            if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
+                self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
+                self.tcp.set_read_timeout(Some(self.timeout))?;
+            }
+            match self.tcp.read(buffer) {
+                Err(error) if is_passing(&error) => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.tcp.write(bytes) {
+            Err(error) if is_passing(&error) => {
+                self.time_left()?;
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            result => result,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes all of it, for as long as there is time.
+pub(crate) fn write_all(stream: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(error) if is_passing_write(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Sends what has been written, for as long as there is time.
+pub(crate) fn flush_all(stream: &mut impl Write) -> io::Result<()> {
+    loop {
+        match stream.flush() {
+            Err(error) if is_passing_write(&error) => {}
+            result => return result,
+        }
+    }
+}
+
+/// The addresses of a host. The system's resolver can't be told to stop: a look-up that has not
+/// ended in time keeps its thread until it does.
+pub(crate) fn look_up(origin: &Origin, deadline: Instant) -> Result<Vec<SocketAddr>, Failure> {
+    let port = origin.port;
+    if let Ok(address) = origin.host.parse::<IpAddr>() {
+        return Ok(vec![(address, port).into()]);
+    }
+    if origin.is_loopback() {
+        // RFC 6761, section 6.3: no name server is asked for `localhost`.
+        let addresses: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return Ok(addresses.map(|address| (address, port).into()).to_vec());
+    }
+    let host = origin.host.clone();
+    // A channel would cost 4 kB.
+    let found = Arc::new((Mutex::new(None), Condvar::new()));
+    let finder = Arc::clone(&found);
+    thread::Builder::new()
+        .stack_size(RESOLVER_STACK)
+        .spawn(move || {
+            let addresses = (host.as_str(), port).to_socket_addrs();
+            let (place, change) = &*finder;
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(addresses);
+            change.notify_one();
+        })
+        .map_err(Failure::Host)?;
+    let (place, change) = &*found;
+    let place = place.lock().unwrap_or_else(PoisonError::into_inner);
+    let left = deadline.saturating_duration_since(Instant::now());
+    let waited = change.wait_timeout_while(place, left, |addresses| addresses.is_none());
+    let addresses = waited.unwrap_or_else(PoisonError::into_inner).0.take();
+    match addresses {
+        Some(Ok(addresses)) => Ok(addresses.collect()),
+        // The resolver does not tell that it could not open a file or a socket.
+        Some(Err(error)) => Err(match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
+            Ok(_) => Failure::NotResolved(error),
+            Err(refused) => Failure::Host(refused),
+        }),
+        None => Err(Failure::NotResolvedInTime),
+    }
+}
+
+/// Connects to the first address that answers. All are tried in turn with little patience, then
+/// those that were silent with twice as much, and so on, so that a dead address costs little ([RFC
+/// 8305](https://www.rfc-editor.org/rfc/rfc8305) has them tried side by side). An address that is
+/// alone gets all the time.
+pub(crate) fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<Socket, Failure> {
+    let mut silent = addresses.to_vec();
+    let mut patience = FIRST_PATIENCE;
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    while !silent.is_empty() {
+        let is_alone = silent.len() == 1;
+        for address in std::mem::take(&mut silent) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::NotConnectedInTime);
+            }
+            let most = if is_alone { left } else { patience.min(left) };
+            match TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1))) {
+                Ok(tcp) => return Socket::new(tcp, deadline).map_err(Failure::Host),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),
+                Err(error) if is_out_of_files(&error) => return Err(Failure::Host(error)),
+                Err(error) => last = error,
+            }
+        }
+        patience = patience.saturating_mul(2);
+    }
+    Err(Failure::NotConnected(last))
+}
+
+/// Whether a read or a write only took longer than it may at a time.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+/// Whether a write to a [`Socket`] may be tried again: `TimedOut` is its deadline.
+pub(crate) fn is_passing_write(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+/// Neither this process nor this host may open more.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
