@@ -15,7 +15,7 @@ mod tls;
 mod tls {
     /// There is nobody to trust without TLS.
     #[derive(Clone, Default, PartialEq)]
-    pub(crate) struct Trust;
+    pub(crate) struct Trust(());
 }
 
 use std::fmt;
@@ -162,40 +162,15 @@ pub(crate) fn send(request: &Request<'_>) -> Result<Response, Failure> {
     if deadline.left().is_zero() {
         return Err(passing(deadline.error(label, "before anything was sent")));
     }
-    let origin = &request.url.origin;
-    let route = Route {
-        origin: origin.clone(),
-        proxy: network.proxy.clone().filter(|_| origin.https),
-        trust: network.trust.clone(),
-    };
-    let reused = network.idle.take(&route).filter(|_| request.is_repeatable);
-    let is_reused = reused.is_some();
-    let mut connection = match reused {
-        Some(connection) => connection,
-        None => Connection::open(route, &network.idle, deadline.at)
-            .map_err(|failure| unconnected(label, deadline, failure))?,
-    };
-    connection.set_deadline(deadline.at);
+    let route = request.route();
+    let idle = request.idle(&route);
+    let is_reused = idle.is_some();
+    let mut connection = idle.map_or_else(|| request.open(&route), Ok)?;
     let (listener, length) = (connection.listener.take(), request.content.map(<[u8]>::len));
     let (minreq, written) = Minreq::write_head(listener, request.fields, length, deadline.at)
         .map_err(|failure| no_head(label, deadline, failure))?;
-    let head = head_of(request, &written);
-    let content = request.content.unwrap_or_default();
-
-    // What stands there already is no response to this request.
-    let is_good = !is_reused || connection.is_quiet();
-    let mut received = match is_good {
-        true => exchange(&mut connection, &head, content),
-        false => Err(Broken::default()),
-    };
-    if is_reused && is_stale(&received, deadline) {
-        connection
-            .reopen(&network.idle, deadline.at)
-            .map_err(|failure| unconnected(label, deadline, failure).or_executed(is_good))?;
-        received = exchange(&mut connection, &head, content);
-    }
-    let Received { head, is_sent } =
-        received.map_err(|broken| no_response(label, deadline, broken))?;
+    let head = request.head(&written);
+    let Received { head, is_sent } = request.exchange(&mut connection, is_reused, &route, &head)?;
     let ((status, mut fields), listener) = minreq
         .read_head(&head.text)
         .map_err(|failure| no_head(label, deadline, failure).or_executed(true))?;
@@ -214,6 +189,73 @@ pub(crate) fn send(request: &Request<'_>) -> Result<Response, Failure> {
         .read_small(request.is_repeatable)
         .map_err(passing)?;
     Ok(response)
+}
+
+impl Request<'_> {
+    fn route(&self) -> Route {
+        let origin = &self.url.origin;
+        Route {
+            origin: origin.clone(),
+            proxy: self.network.proxy.clone().filter(|_| origin.https),
+            trust: self.network.trust.clone(),
+        }
+    }
+
+    /// An idle connection, if there is one and the request may go out on it.
+    fn idle(&self, route: &Route) -> Option<Connection> {
+        if !self.is_repeatable {
+            return None;
+        }
+        let mut connection = self.network.idle.take(route)?;
+        connection.set_deadline(self.deadline.at);
+        Some(connection)
+    }
+
+    fn open(&self, route: &Route) -> Result<Connection, Failure> {
+        Connection::open(route.clone(), &self.network.idle, self.deadline.at)
+            .map_err(|failure| unconnected(&self.label, self.deadline, failure))
+    }
+
+    /// The head as it goes out: what minreq has written, and what it must not see.
+    fn head(&self, written: &Written) -> String {
+        let origin = self.url.origin.to_string();
+        let host = origin.split_once("://").map_or("", |(_, host)| host);
+        let mut head = format!(
+            "{} {} HTTP/1.1\r\nHost: {host}\r\n",
+            written.method, self.url.path
+        );
+        for (name, value) in self.secret_fields {
+            head.extend([name, ": ", value, "\r\n"]);
+        }
+        head.push_str(&written.fields);
+        head
+    }
+
+    /// Sends the request and reads the head of the response. A connection that was idle is given
+    /// up for another if the server has closed it.
+    fn exchange(
+        &self,
+        connection: &mut Connection,
+        mut is_reused: bool,
+        route: &Route,
+        head: &str,
+    ) -> Result<Received, Failure> {
+        let content = self.content.unwrap_or_default();
+        // What stands there already is no response to this request.
+        while is_reused && !connection.is_quiet() {
+            let other = self.idle(route);
+            is_reused = other.is_some();
+            *connection = other.map_or_else(|| self.open(route), Ok)?;
+        }
+        let mut received = exchange(connection, head, content);
+        if is_reused && is_stale(&received, self.deadline) {
+            *connection = self
+                .open(route)
+                .map_err(|failure| failure.or_executed(true))?;
+            received = exchange(connection, head, content);
+        }
+        received.map_err(|broken| no_response(&self.label, self.deadline, broken))
+    }
 }
 
 impl Failure {
@@ -251,21 +293,6 @@ impl Response {
         }
         Ok(())
     }
-}
-
-/// The head of a request as it goes out: what minreq has written, and what it must not see.
-fn head_of(request: &Request<'_>, written: &Written) -> String {
-    let origin = request.url.origin.to_string();
-    let host = origin.split_once("://").map_or("", |(_, host)| host);
-    let mut head = format!(
-        "{} {} HTTP/1.1\r\nHost: {host}\r\n",
-        written.method, request.url.path
-    );
-    for (name, value) in request.secret_fields {
-        head.extend([name, ": ", value, "\r\n"]);
-    }
-    head.push_str(&written.fields);
-    head
 }
 
 /// Sends a request on this connection, and reads the head of the final response.
@@ -306,45 +333,67 @@ fn send_all(
         return flush_all(stream).map(|()| true);
     }
     // The last part is empty: what TLS still holds.
-    for mut part in rest.chunks(PART).chain([&[][..]]) {
-        let mut blocked = None;
-        loop {
-            while early.is_none() && !connection.is_quiet() {
-                match read_one_head(connection, left) {
-                    Ok(head) if is_interim(head.status) => {}
-                    // It may read to the end all the same.
-                    Ok(head) if (200..300).contains(&head.status) => *early = Some(Ok(head)),
-                    received => {
-                        *early = Some(received);
-                        return Ok(false);
-                    }
-                }
-            }
-            let stream = connection.reader.get_mut();
-            let is_last = part.is_empty();
-            let written = match is_last {
-                true => stream.flush().map(|()| 0),
-                false => stream.write(part),
-            };
-            match written {
-                Ok(n) => {
-                    part = &part[n..];
-                    blocked = None;
-                    if part.is_empty() {
-                        break;
-                    }
-                }
-                Err(error) if is_passing_write(&error) => {
-                    let since = *blocked.get_or_insert_with(Instant::now);
-                    if early.is_some() && since.elapsed() > connection.time_left() / 4 {
-                        return Ok(false);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
+    for part in rest.chunks(PART).chain([&[][..]]) {
+        if !send_part(connection, part, left, early)? {
+            return Ok(false);
         }
     }
     Ok(true)
+}
+
+fn send_part(
+    connection: &mut Connection,
+    mut part: &[u8],
+    left: &mut usize,
+    early: &mut Option<Result<Head, Trouble>>,
+) -> io::Result<bool> {
+    let mut blocked = None;
+    loop {
+        if is_refused(connection, left, early) {
+            return Ok(false);
+        }
+        let stream = connection.reader.get_mut();
+        let written = if part.is_empty() {
+            stream.flush().map(|()| 0)
+        } else {
+            stream.write(part)
+        };
+        match written {
+            Ok(n) if n == part.len() => return Ok(true),
+            Ok(n) => {
+                part = &part[n..];
+                blocked = None;
+            }
+            Err(error) if is_passing_write(&error) => {
+                let since = *blocked.get_or_insert_with(Instant::now);
+                // It has responded, and reads no more.
+                if early.is_some() && since.elapsed() > connection.time_left() / 4 {
+                    return Ok(false);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the server has responded in a way that makes the rest of the request needless. After a
+/// 2xx it may want all of it.
+fn is_refused(
+    connection: &mut Connection,
+    left: &mut usize,
+    early: &mut Option<Result<Head, Trouble>>,
+) -> bool {
+    while early.is_none() && !connection.is_quiet() {
+        let received = read_one_head(connection, left);
+        if !matches!(&received, Ok(head) if is_interim(head.status)) {
+            *early = Some(received);
+        }
+    }
+    match early {
+        Some(Ok(head)) => !(200..300).contains(&head.status),
+        Some(Err(_)) => true,
+        None => false,
+    }
 }
 
 fn final_head(connection: &mut Connection, left: &mut usize) -> Result<Head, Trouble> {

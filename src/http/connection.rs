@@ -74,12 +74,6 @@ impl Connection {
         })
     }
 
-    /// Connects to the same place once more.
-    pub(crate) fn reopen(&mut self, idle: &Idle, deadline: Instant) -> Result<(), Failure> {
-        self.reader = self.route.open(idle, deadline)?;
-        Ok(())
-    }
-
     pub(crate) fn leads_along(&self, route: &Route) -> bool {
         self.route.is_same(route)
     }

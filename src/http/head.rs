@@ -85,16 +85,19 @@ impl Listener {
         most: usize,
         thread: &JoinHandle<T>,
         deadline: Instant,
-    ) -> io::Result<Option<(TcpStream, String)>> {
+    ) -> io::Result<Option<(TcpStream, Written)>> {
         let mut callers: Vec<Caller> = Vec::new();
         let mut pause = Duration::from_micros(20);
+        let mut is_polled = !CAN_GIVE_UP;
         while !thread.is_finished() && Instant::now() < deadline {
             if callers.len() == STRANGERS && callers[0].since.elapsed() >= STRANGERS_TIME {
                 callers.remove(0);
             }
             // While some have not shown the password, they are looked at in turn.
-            let is_polled = !CAN_GIVE_UP || !callers.is_empty();
-            self.socket.set_nonblocking(is_polled)?;
+            if !callers.is_empty() {
+                is_polled = true;
+                self.socket.set_nonblocking(true)?;
+            }
             let accepted = match callers.len() {
                 STRANGERS => Err(io::ErrorKind::WouldBlock.into()),
                 _ => self.socket.accept(),
@@ -102,8 +105,11 @@ impl Listener {
             match accepted {
                 Ok((socket, _)) => {
                     // minreq speaks at once: a moment's wait costs less than to look again.
-                    socket.set_nonblocking(!callers.is_empty())?;
-                    socket.set_read_timeout(Some(MOMENT))?;
+                    if is_polled {
+                        socket.set_nonblocking(true)?;
+                    } else {
+                        socket.set_read_timeout(Some(MOMENT))?;
+                    }
                     callers.push(Caller {
                         socket,
                         said: Vec::new(),
@@ -117,11 +123,16 @@ impl Listener {
                 Err(error) if is_passing(&error) => {}
                 Err(error) => return Err(error),
             }
-            callers.retain_mut(|caller| caller.listen(password, most));
-            if let Some(i) = callers.iter().position(Caller::is_known) {
+            callers.retain_mut(|caller| caller.listen(most));
+            while let Some(i) = callers.iter().position(Caller::is_done) {
                 let Caller { socket, said, .. } = callers.swap_remove(i);
-                socket.set_nonblocking(false)?;
-                return Ok(Some((socket, String::from_utf8_lossy(&said).into_owned())));
+                if let Some(written) = Written::behind(password, &said) {
+                    if is_polled && CAN_GIVE_UP {
+                        self.socket.set_nonblocking(false)?;
+                    }
+                    socket.set_nonblocking(false)?;
+                    return Ok(Some((socket, written)));
+                }
             }
         }
         Ok(None)
@@ -159,13 +170,8 @@ impl Minreq {
             thread: Some(thread),
         };
         match accepted {
-            Ok(Some((near, head))) => {
+            Ok(Some((near, written))) => {
                 minreq.near = Some(near);
-                let (begin, fields) = head.split_once(&password).unwrap_or_default();
-                let written = Written {
-                    method: begin.split(' ').next().unwrap_or_default().to_owned(),
-                    fields: fields.to_owned(),
-                };
                 Ok((minreq, written))
             }
             Ok(None) => Err(minreq.failure()),
@@ -267,9 +273,9 @@ struct Caller {
 
 impl Caller {
     /// Takes what it says; `false` once it can't be minreq.
-    fn listen(&mut self, password: &str, most: usize) -> bool {
+    fn listen(&mut self, most: usize) -> bool {
         let mut buffer = [0; 512];
-        while !self.is_known() {
+        while !self.is_done() {
             match self.socket.read(&mut buffer) {
                 Ok(n @ 1..) if self.said.len() + n <= most => {
                     self.said.extend_from_slice(&buffer[..n]);
@@ -280,14 +286,26 @@ impl Caller {
                 _ => return false,
             }
         }
-        let said = &self.said;
-        said.windows(password.len())
-            .any(|part| part == password.as_bytes())
+        true
     }
 
-    /// Its head is complete, and so holds the password.
-    fn is_known(&self) -> bool {
+    /// Its head is complete.
+    fn is_done(&self) -> bool {
         self.said.ends_with(b"\r\n\r\n")
+    }
+}
+
+impl Written {
+    /// What stands behind the line with the password, if it is there: before it stands `Host`.
+    fn behind(password: &str, head: &[u8]) -> Option<Written> {
+        let head = std::str::from_utf8(head).ok()?;
+        let mut lines = head.split_inclusive('\n');
+        let method = lines.next()?.split(' ').next()?.to_owned();
+        lines.find(|line| *line == password)?;
+        Some(Written {
+            method,
+            fields: lines.collect(),
+        })
     }
 }
 
@@ -311,7 +329,7 @@ fn giving_up_after(listener: TcpListener, timeout: Duration) -> io::Result<TcpLi
 
 /// Elsewhere a wait for a connection has no timeout, and looks again and again.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
 fn giving_up_after(listener: TcpListener, _: Duration) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
     Ok(listener)
 }

@@ -21,18 +21,13 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
-    /// A connection that leads there and seems to be good.
+    /// The connection that leads there and was used last. The server may have closed it, which is
+    /// seen when it [is quiet](Connection::is_quiet) no more.
     pub(crate) fn take(&self, route: &Route) -> Option<Connection> {
-        loop {
-            let mut connections = self.connections();
-            connections.retain(Connection::is_fresh);
-            let i = connections.iter().rposition(|c| c.leads_along(route))?;
-            let mut connection = connections.remove(i);
-            drop(connections);
-            if connection.is_quiet() {
-                return Some(connection);
-            }
-        }
+        let mut connections = self.connections();
+        connections.retain(Connection::is_fresh);
+        let i = connections.iter().rposition(|c| c.leads_along(route))?;
+        Some(connections.remove(i))
     }
 
     /// Keeps a connection whose response has been read, unless something stands behind that.
