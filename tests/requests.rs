@@ -38,7 +38,7 @@ fn token_request_and_calls_are_sent_as_documented() {
         format!(
             "POST /oauth2/token HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\n\
              Accept-Encoding: identity\r\nContent-Type: application/x-www-form-urlencoded\r\n\
-             User-Agent: {agent}\r\nConnection: close\r\nContent-Length: 157\r\n\r\n"
+             User-Agent: {agent}\r\nContent-Length: 157\r\n\r\n"
         )
     );
     assert_eq!(
@@ -52,8 +52,7 @@ fn token_request_and_calls_are_sent_as_documented() {
         format!(
             "GET /tracking/v1/shipments/S505185992?a=b%20c HTTP/1.1\r\nHost: {host}\r\n\
              Authorization: Bearer {token}\r\nx-api-key: {API_KEY}\r\n\
-             Accept-Encoding: identity\r\nConnection: close\r\nAccept: */*\r\n\
-             User-Agent: {agent}\r\n\r\n"
+             Accept-Encoding: identity\r\nAccept: */*\r\nUser-Agent: {agent}\r\n\r\n"
         )
     );
     assert_eq!(
@@ -61,9 +60,8 @@ fn token_request_and_calls_are_sent_as_documented() {
         format!(
             "POST /tracking/v1/shipments HTTP/1.1\r\nHost: {host}\r\n\
              Authorization: Bearer {token}\r\nx-api-key: {API_KEY}\r\n\
-             Content-Type: application/json\r\nAccept-Encoding: identity\r\n\
-             Connection: close\r\nAccept: application/json\r\nUser-Agent: {agent}\r\n\
-             Content-Length: 31\r\n\r\n"
+             Accept-Encoding: identity\r\nContent-Type: application/json\r\n\
+             Accept: application/json\r\nUser-Agent: {agent}\r\nContent-Length: 31\r\n\r\n"
         )
     );
     assert_eq!(requests[2].content, QUERY.as_bytes());
@@ -246,6 +244,7 @@ fn the_fields_that_the_session_owns_are_refused() {
             "the field Transfer-Encoding is the session's own",
         ),
         ("connection", "the field Connection is the session's own"),
+        ("EXPECT", "the field Expect is the session's own"),
         (
             "accept-encoding",
             "the field Accept-Encoding is the session's own",
