@@ -213,7 +213,7 @@ fn a_server_that_closes_at_any_byte_of_the_request_gets_it_once() {
 #[cfg(feature = "tls")]
 mod encrypted {
     use std::io::{self, Write};
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
     use std::time::Instant;
 
     use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
@@ -236,6 +236,8 @@ mod encrypted {
     struct Cut<'a> {
         stream: &'a mut TcpStream,
         left: usize,
+        /// There was more than could pass.
+        is_cut: bool,
     }
 
     impl Read for Cut<'_> {
@@ -249,7 +251,8 @@ mod encrypted {
             let n = self.left.min(bytes.len());
             self.stream.write_all(&bytes[..n])?;
             self.left -= n;
-            if self.left == 0 {
+            if n < bytes.len() {
+                self.is_cut = true;
                 let _ = self.stream.shutdown(Shutdown::Write);
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -261,30 +264,59 @@ mod encrypted {
         }
     }
 
-    /// Answers the first request, and ends TLS in order, but for the cut. Gives the request, and
-    /// how much could have been written more.
-    fn serve(
-        stream: &mut TcpStream,
-        config: &Arc<ServerConfig>,
-        all: &[u8],
-        cut: usize,
-    ) -> (Vec<u8>, usize) {
-        let mut connection = ServerConnection::new(Arc::clone(config)).unwrap();
-        let mut cut = Cut { stream, left: cut };
-        while connection.is_handshaking() {
-            if connection.complete_io(&mut cut).is_err() {
-                let _ = until_closed(cut.stream);
-                return (Vec::new(), 0);
+    /// Reads what the client says, though nothing can be written any more.
+    struct Listening<'a>(&'a mut ServerConnection, &'a mut TcpStream);
+
+    impl Read for Listening<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            loop {
+                match self.0.reader().read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return result,
+                }
+                self.0.read_tls(self.1)?;
+                self.0.process_new_packets().map_err(io::Error::other)?;
             }
         }
-        let mut tls = rustls::Stream::new(&mut connection, &mut cut);
-        let received = request(&mut tls);
-        let _ = tls.write_all(all);
+    }
+
+    /// What became of a connection.
+    struct Served {
+        request: Vec<u8>,
+        /// All of the answer was sent, and all of the end of TLS.
+        is_answered: bool,
+        is_ended: bool,
+        /// How much could have been sent more before the answer, and behind the end.
+        left: [usize; 2],
+    }
+
+    /// Answers the first request, and ends TLS in order, but for the cut.
+    fn serve(stream: &mut TcpStream, config: &Arc<ServerConfig>, all: &[u8], cut: usize) -> Served {
+        let mut connection = ServerConnection::new(Arc::clone(config)).unwrap();
+        let mut cut = Cut {
+            stream,
+            left: cut,
+            is_cut: false,
+        };
+        while connection.is_handshaking() && connection.complete_io(&mut cut).is_ok() {}
+        let mut received = Vec::new();
+        if !connection.is_handshaking() {
+            received = request(&mut Listening(&mut connection, cut.stream));
+        }
+        let left = cut.left;
+        let _ = connection.writer().write_all(all);
+        while connection.wants_write() && connection.write_tls(&mut cut).is_ok() {}
+        let is_answered = !cut.is_cut;
         connection.send_close_notify();
         while connection.wants_write() && connection.write_tls(&mut cut).is_ok() {}
         let _ = cut.stream.shutdown(Shutdown::Write);
         let _ = until_closed(cut.stream);
-        (received, cut.left)
+        Served {
+            request: received,
+            is_answered,
+            is_ended: !cut.is_cut,
+            left: [left, cut.left],
+        }
     }
 
     fn config(
@@ -298,33 +330,57 @@ mod encrypted {
         Arc::new(config)
     }
 
-    /// Calls a server that cuts what it sends after so many bytes, all offsets one by one.
+    /// Calls servers that cut what they send, each after one byte more: in the handshake, too, or
+    /// only behind it. A call gives this if, and only if, its answer was whole.
     fn cut_everywhere(
         config: &Arc<ServerConfig>,
-        all: &[u8],
-        call: impl Fn(&str, &str, bool) + Sync,
+        has_handshake: bool,
+        framing: Framing,
+        content: &str,
+        expected: &str,
+        call: impl Fn(&str) -> Result<Vec<u8>, Error> + Sync,
     ) {
         const ENDLESS: usize = usize::MAX;
-        let left = Arc::new(AtomicUsize::new(0));
-        let server = |cut| {
-            let (config, all, left) = (Arc::clone(config), all.to_vec(), Arc::clone(&left));
-            Server::start(move |stream| {
-                let (received, rest) = serve(stream, &config, &all, cut);
-                left.store(rest, Ordering::SeqCst);
-                received
-            })
+        let (all, _) = framing.of(content);
+        let run = |cut| {
+            let what = format!("{framing:?} cut at {cut}");
+            let served = Arc::new(Mutex::new(None));
+            let server = {
+                let (config, all, served) = (Arc::clone(config), all.clone(), Arc::clone(&served));
+                Server::start(move |stream| {
+                    *served.lock().unwrap() = Some(serve(stream, &config, &all, cut));
+                    Vec::new()
+                })
+            };
+            let result = call(&https(&server));
+            assert_eq!(server.ended().len(), 1, "{what}");
+            let served = served.lock().unwrap().take().unwrap();
+            let is_whole = match framing {
+                Length | Chunked => served.is_answered,
+                // The end of TLS is that of the content.
+                UntilClose => served.is_ended,
+            };
+            match result {
+                Ok(content) => {
+                    assert!(is_whole, "{what}");
+                    assert_eq!(content, expected.as_bytes(), "{what}");
+                }
+                Err(error) => {
+                    assert!(!is_whole, "{what}: {error:?}");
+                    assert_broken(&error, ErrorKind::Exchange, &what);
+                    // What was sent the server has received: it reads on.
+                    let is_booking = served.request.ends_with(b"create");
+                    assert_eq!(error.may_have_executed(), is_booking, "{what}");
+                }
+            }
+            served.left
         };
-        let first = server(ENDLESS);
-        call(&https(&first), "uncut", false);
-        drop(first);
         // The length of a signature varies by a few bytes.
-        let length = ENDLESS - left.load(Ordering::SeqCst) + 8;
-        println!("{length} bytes");
-        for_each(0..length, 4, |cut| {
-            let server = server(cut);
-            call(&https(&server), &format!("cut at {cut}"), cut + 16 < length);
-            let received = server.ended();
-            assert_eq!(received.len(), 1, "{cut}");
+        let [handshake, length] = run(ENDLESS).map(|left| ENDLESS - left);
+        let begin = if has_handshake { 0 } else { handshake - 8 };
+        println!("{framing:?}: {begin} to {length}");
+        for_each(begin..length + 8, 4, |cut| {
+            run(cut);
         });
     }
 
@@ -333,16 +389,19 @@ mod encrypted {
         let Some(authority) = in_child("encrypted::an_answer_cut_at_any_byte_is_an_error") else {
             return;
         };
-        let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
-        for (version, framing) in [(0, Length), (0, Chunked), (0, UntilClose), (1, Chunked)] {
-            let config = config(&authority, versions[version]);
-            let (all, _) = framing.of(CONTENT);
-            cut_everywhere(&config, &all, |url, what, _| {
-                match book(&with_token(url).retries(0)) {
-                    Ok(content) => assert_eq!(content, CONTENT.as_bytes(), "{framing:?} {what}"),
-                    Err(error) => assert_broken(&error, ErrorKind::Exchange, what),
-                }
-            });
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let config = config(&authority, version);
+            for framing in FRAMINGS {
+                // The handshake is the same for all.
+                cut_everywhere(
+                    &config,
+                    framing == Length,
+                    framing,
+                    CONTENT,
+                    CONTENT,
+                    |url| book(&with_token(url).retries(0)),
+                );
+            }
         }
     }
 
@@ -354,12 +413,9 @@ mod encrypted {
         };
         let config = config(&authority, &rustls::version::TLS13);
         for framing in FRAMINGS {
-            let (all, _) = framing.of(TOKEN);
-            cut_everywhere(&config, &all, |url, what, _| {
-                match session(url).retries(0).access_token() {
-                    Ok(token) => assert_eq!(token, "t0ken", "{framing:?} {what}"),
-                    Err(error) => assert_broken(&error, ErrorKind::Exchange, what),
-                }
+            cut_everywhere(&config, framing == Length, framing, TOKEN, "t0ken", |url| {
+                let token = session(url).retries(0).access_token();
+                token.map(String::into_bytes)
             });
         }
     }
@@ -444,8 +500,7 @@ mod encrypted {
         }
     }
 
-    /// What minreq has written is on its way while it fails: it must not be sent again, nor be
-    /// taken for unsent.
+    /// The request has been sent by then: it must not be sent again, nor be taken for unsent.
     #[test]
     fn a_cut_behind_a_second_server_hello_is_an_error() {
         use rustls::crypto::ring::{default_provider, kx_group};
@@ -490,10 +545,10 @@ mod encrypted {
         let Some(authority) = in_child(test) else {
             return;
         };
-        // The end is handed on a moment after it has come. In one of these handshakes, or another,
-        // the client finishes in just that moment.
+        const CALLS: usize = 200;
+        // Handshakes that take the client more and more time.
         let versions = [&rustls::version::TLS13];
-        let configs: Vec<_> = (0..60)
+        let configs: Vec<_> = (0..40)
             .map(|more| authority.config_with("localhost", Days::Now, &versions, 2 * more))
             .collect();
         let next = AtomicUsize::new(0);
@@ -510,38 +565,26 @@ mod encrypted {
                 connection.write_tls(stream).unwrap();
             }
             let _ = stream.shutdown(Shutdown::Write);
-            let mut received = Vec::new();
-            while let Ok(1..) = connection.read_tls(stream) {
-                let Ok(state) = connection.process_new_packets() else {
-                    break;
-                };
-                let mut part = vec![0; state.plaintext_bytes_to_read()];
-                connection.reader().read_exact(&mut part).unwrap();
-                received.extend(part);
-            }
-            received
+            let received = request(&mut Listening(&mut connection, stream));
+            [received, until_closed(stream)].concat()
         });
-        let outcomes = std::sync::Mutex::new(Vec::new());
         let session = with_token(&https(&server)).retries(1);
-        for_each(0..1000, 8, |i| {
+        for_each(0..CALLS, 8, |i| {
             let path = format!("/number/{i}/");
             let error = session.post(&path, "text/plain", "create").unwrap_err();
-            outcomes
-                .lock()
-                .unwrap()
-                .push((path, error.may_have_executed()));
+            assert_broken(&error, ErrorKind::Exchange, &path);
+            assert!(error.may_have_executed(), "{path}");
         });
         let received = server.ended();
-        let executed = |path: &str| {
-            let requests = received.iter().map(|bytes| String::from_utf8_lossy(bytes));
-            requests
-                .filter(|request| request.contains(path) && request.ends_with("create"))
-                .count()
-        };
-        for (path, may_have_executed) in outcomes.into_inner().unwrap() {
-            let times = executed(&path);
-            assert!(times <= 1, "{path} was executed {times} times");
-            assert!(may_have_executed || times == 0, "{path}");
+        assert_eq!(received.len(), CALLS);
+        let requests: Vec<_> = received
+            .iter()
+            .map(|bytes| String::from_utf8_lossy(bytes))
+            .collect();
+        for i in 0..CALLS {
+            let line = format!("POST /number/{i}/ ");
+            let executed = requests.iter().filter(|request| request.contains(&line));
+            assert_eq!(executed.count(), 1, "{i}");
         }
     }
 
