@@ -27,8 +27,6 @@ fn plain_calls_a_hundred_at_once() {
     pile_up("plain_calls_a_hundred_at_once", "http", a_hundred_at_once);
 }
 
-/// Not with native-tls: OpenSSL reads all of the system's roots for each call, which takes longer
-/// than these have.
 #[cfg(feature = "tls")]
 mod encrypted {
     use super::*;
