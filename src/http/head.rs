@@ -205,12 +205,10 @@ impl Minreq {
                 Ok(Err(cause)) => Failure::Minreq(Some(cause)),
                 Ok(Ok(_)) | Err(_) => Failure::Minreq(None),
             },
-            // A proxy may keep it for as long as it likes.
-            Some(_) if is_told_of_proxy() => Failure::Minreq(None),
             Some(thread) => {
                 self.listener = None;
                 let closed = Instant::now();
-                // It ends at once, unless this host's loopback interface is down.
+                // It ends at once, unless a proxy keeps it, or the loopback interface is down.
                 while !thread.is_finished() && closed.elapsed() < PART {
                     thread::sleep(Duration::from_millis(1));
                 }

@@ -7,15 +7,33 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::Resumption;
-use rustls::crypto::{ring, CryptoProvider};
+use rustls::crypto::ring::{self, cipher_suite as suites};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, Error};
+use rustls::{ClientConfig, ClientConnection, Error, SupportedCipherSuite};
 
 use super::socket::{flush_all, is_passing_write, Failure, Socket};
 
 /// How many servers' sessions are kept, to resume them with a shorter handshake.
 const SESSIONS: usize = 8;
+
+/// How often a look for content reads what is none.
+const READS: usize = 16;
+
+/// What is offered to servers: of the suites that are equally good, those with the smaller hash
+/// first, which a small device computes in a fraction of the time.
+const CIPHER_SUITES: &[SupportedCipherSuite] = &[
+    suites::TLS13_AES_128_GCM_SHA256,
+    suites::TLS13_AES_256_GCM_SHA384,
+    suites::TLS13_CHACHA20_POLY1305_SHA256,
+    suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    suites::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    suites::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    suites::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    suites::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
 
 /// The issuers of certificates that are accepted: the built-in ones, and perhaps more.
 #[derive(Clone, Default)]
@@ -64,17 +82,31 @@ impl PartialEq for Trust {
     }
 }
 
+/// Does the cryptography: ring, unless the application has chosen another provider before.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    let choose = || {
+        if let Some(chosen) = CryptoProvider::get_default() {
+            return Arc::clone(chosen);
+        }
+        // rustls would panic where others leave the choice between two of them to it. Fails if
+        // another thread was faster, which is as good.
+        let _ = ring::default_provider().install_default();
+        Arc::new(CryptoProvider {
+            cipher_suites: CIPHER_SUITES.to_vec(),
+            ..ring::default_provider()
+        })
+    };
+    Arc::clone(PROVIDER.get_or_init(choose))
+}
+
 /// Trusts the built-in roots and these.
 fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, Error> {
-    // rustls would panic where it has to choose between two providers.
-    if CryptoProvider::get_default().is_none() {
-        // Fails if another thread was faster, which is as good.
-        let _ = ring::default_provider().install_default();
-    }
-    let builder = ClientConfig::builder();
+    let provider = provider();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions()?;
     #[cfg(feature = "system-roots")]
     let builder = {
-        let provider = Arc::clone(builder.crypto_provider());
         let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(
             roots.iter().cloned(),
             provider,
@@ -151,8 +183,8 @@ impl Stream {
 
     /// Whether there is content to read, an end or an error included. Never waits.
     pub(crate) fn has_input(&mut self) -> bool {
-        loop {
-            // Tickets and the like are no content.
+        // Tickets and the like are no content, but there is no end of them in good faith.
+        for _ in 0..READS {
             match self.tls.reader().fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 _ => return true,
@@ -165,6 +197,7 @@ impl Stream {
                 Some(_) => return true,
             }
         }
+        true
     }
 }
 
