@@ -82,7 +82,8 @@
 //!
 //! [`Session::proxy`] sets an HTTP proxy, and [`Session::proxy_from_env`] the one that the
 //! environment names; without them connections are direct, whatever the environment says. A proxy
-//! that opens TLS needs the feature `https-rustls-probe`, and its issuer among the system's roots.
+//! that opens TLS shows a certificate of the company's own: trust its issuer with
+//! [`Session::root_certificates`], or turn on the feature `system-roots` if this system trusts it.
 //!
 //! # Guarantees
 //!
@@ -92,16 +93,12 @@
 //!
 //! | feature | what it brings |
 //! |---|---|
-//! | `https-rustls` (default) | TLS by rustls with ring, and Mozilla's roots, compiled in |
-//! | `https-rustls-probe` | TLS by rustls with ring, and the roots of the system. With `https-rustls` also on, the compiled-in roots win: use `default-features = false` |
-//! | `https-native-tls` | TLS by the system's library (OpenSSL on Linux). With a rustls feature also on, rustls wins |
-//! | `log` | tells the `log` crate, under the target `jas_session`, about token requests and renewals (`info`, `debug`), refusals and repetitions (`warn`). A logger must not use the session: it would wait for itself |
+//! | `tls` (default) | HTTPS: TLS by rustls with ring, and Mozilla's roots, compiled in |
+//! | `system-roots` | HTTPS with the system's roots in place of the compiled-in ones |
+//! | `log` | tells the `log` crate, under the target `jas_session`, about token requests and renewals (`info`, `debug`), refusals and retries (`warn`). A logger must not use the session: it would wait for itself |
 //!
-//! Features of minreq that another crate in the graph turns on hold for this crate, too; with
-//! its `urlencoding`, every `%` in a path would be encoded a second time.
-//!
-//! With rustls, ring becomes the process's cryptography provider at the first call, unless the
-//! application has installed one before
+//! ring becomes the process's cryptography provider at the first call, unless the application has
+//! installed one before
 //! ([`CryptoProvider::install_default`](https://docs.rs/rustls/0.23/rustls/crypto/struct.CryptoProvider.html#method.install_default)).
 //!
 //! # Common mistakes
@@ -130,7 +127,7 @@
 //!     let url = format!("http://{}", listener.local_addr().unwrap());
 //!     std::thread::spawn(move || {
 //!         for stream in listener.incoming() {
-//!             let mut stream = BufReader::new(stream.unwrap()); // one connection a request
+//!             let mut stream = BufReader::new(stream.unwrap()); // closed after one request
 //!             let (mut head, mut length) = (String::new(), 0);
 //!             while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap() > 0 {
 //!                 let line = head.lines().last().unwrap().to_lowercase();
@@ -175,17 +172,25 @@
 //!
 //! # What a call costs
 //!
-//! Each call makes a connection of its own: three round trips with TLS, where a client that
-//! keeps connections open needs one after its first. Calls from several threads run side by
-//! side, and [`Session::held_token`] with [`Session::resume`] saves the token request of a job
-//! that is started often.
+//! A session keeps its connections open ([`Session::idle_connections`]): the first call takes four
+//! round trips with its token request, each further `get` or `post_idempotent` one, and a `post`,
+//! which always has a connection of its own, three. [`Session::held_token`] with
+//! [`Session::resume`] saves the token request of a job that is started often. Calls from several
+//! threads run side by side.
 //!
-//! Bytes go through a relay on 127.0.0.1, which is how a call is ended in time: minreq, which
-//! does HTTP, hands out no handle on its socket. That is two short-lived threads and one hop over
-//! the loopback interface, which must be up. A POST needs three times the size of its content in
-//! memory, the caller's copy included. HTTP and TLS run on the caller's stack: leave 100 KiB in a
-//! debug build, 50 KiB in a release build. A time in which the device is suspended does not count: a
-//! token that expired in the meantime is refused, and replaced.
+//! minreq is the HTTP library that this crate is built on: it writes the head of every request and
+//! reads the head of every response, over a short connection to a port of 127.0.0.1, because a
+//! connection that is kept open, bounded in time and trusted to tell where a response ends can't be
+//! given to it. Neither secrets nor content pass there. That takes one short-lived thread a call,
+//! and the loopback interface must be up.
+//!
+//! Content is sent from the caller's own memory, and read as it is asked for; that of up to 16 KiB
+//! is read within the call. HTTP and TLS run on the caller's stack: leave 100 KiB in a debug build,
+//! 50 KiB in a release build. A time in which the device is suspended does not count: a token that
+//! expired in the meantime is refused, and replaced.
+//!
+//! Should another crate turn on minreq's feature `proxy`, the variables `http_proxy` and
+//! `all_proxy` must not be set: the call fails and says so.
 
 /// Tells the `log` crate, if the feature is on.
 #[cfg(feature = "log")]

@@ -17,7 +17,8 @@ const KEPT: u64 = 64 * 1024;
 /// Its content is read from the connection as it is asked for: as a stream in constant memory by
 /// [`Read`], or whole by [`bytes`](Response::bytes), [`text`](Response::text) or
 /// [`json`](Response::json). All reading has to be over within the timeout of the call, which
-/// counts from its start. Dropping a response closes the connection. The [`Error`] of a read is
+/// counts from its start. A response that is dropped before its end closes its connection. The
+/// [`Error`] of a read is
 /// inside the [`io::Error`]: `error.get_ref()`, then `downcast_ref::<jas_session::Error>()`.
 ///
 /// ```no_run

@@ -273,8 +273,7 @@ impl Session {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if there is no certificate in it, or one that
-    /// can't be read.
-    #[cfg(feature = "tls")]
+    /// can't be read, or if the crate was built without TLS.
     #[must_use = "a setting returns the session"]
     pub fn root_certificates(mut self, pem: &[u8]) -> Result<Session, Error> {
         let trust = self.network.trust.extended(pem);
