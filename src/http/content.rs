@@ -1,13 +1,12 @@
 //! The content of a response as a stream: exactly as long as the head says, or an error. Called by
 //! `response` and by whoever reads a response whole. Knows nothing of heads.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
 use super::connection::Connection;
 use super::framing::{read_line, Framing, Trouble, HEAD_LIMIT, LINE_LIMIT};
 use super::idle::Idle;
-use super::socket::Reader;
 use super::{over_limit, Deadline};
 use crate::error::{Error, ErrorKind};
 
@@ -227,7 +226,7 @@ impl Content {
 }
 
 impl Chunks {
-    fn read(&mut self, reader: &mut Reader, buffer: &mut [u8]) -> Result<usize, Trouble> {
+    fn read(&mut self, reader: &mut impl BufRead, buffer: &mut [u8]) -> Result<usize, Trouble> {
         if self.left == 0 {
             if self.has_begun
                 && !matches!(line(reader, "\r\n".len())?[..], [b'\n'] | [b'\r', b'\n'])
@@ -248,7 +247,7 @@ impl Chunks {
 }
 
 /// Reads a part of what has to come; its end is none.
-fn read_some(reader: &mut Reader, left: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
+fn read_some(reader: &mut impl Read, left: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
     let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
     match reader.read(&mut buffer[..most])? {
         0 => Err(Trouble::Ended),
@@ -257,7 +256,7 @@ fn read_some(reader: &mut Reader, left: u64, buffer: &mut [u8]) -> Result<usize,
 }
 
 /// A line of no more than `limit` bytes, or the beginning of a longer one.
-fn line(reader: &mut Reader, mut limit: usize) -> Result<Vec<u8>, Trouble> {
+fn line(reader: &mut impl BufRead, mut limit: usize) -> Result<Vec<u8>, Trouble> {
     let mut line = Vec::new();
     match read_line(reader, &mut limit, &mut line) {
         Ok(_) | Err(Trouble::OverLimit) => Ok(line),
@@ -274,7 +273,7 @@ fn size(line: &[u8]) -> Option<u64> {
 }
 
 /// Reads what stands behind the last chunk, to the end of the content. Nobody has asked for it.
-fn skip_trailers(reader: &mut Reader) -> Result<usize, Trouble> {
+fn skip_trailers(reader: &mut impl BufRead) -> Result<usize, Trouble> {
     let mut left = HEAD_LIMIT;
     let mut line = Vec::new();
     for _ in 0..=LINE_LIMIT {
@@ -297,4 +296,103 @@ fn grow(whole: &mut Vec<u8>, n: usize, most: u64) {
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     let wanted = twice.min(most).max(whole.len() + n);
     whole.reserve_exact(wanted - whole.len());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use super::*;
+
+    #[test]
+    fn content_takes_its_size_if_that_is_known_and_never_more_than_twice() {
+        for (length, most) in [
+            (10, 10),
+            (10, 1 << 20),
+            (100_000, 100_000),
+            (100_000, 1 << 20),
+            (1 << 20, 1 << 20),
+            ((1 << 20) + 1, u64::MAX),
+        ] {
+            let mut whole = Vec::new();
+            while whole.len() < length {
+                let n = PIECE.min(length - whole.len());
+                grow(&mut whole, n, most);
+                whole.resize(whole.len() + n, 0);
+                assert!(whole.capacity() <= 2 * whole.len(), "{length} {most}");
+            }
+            if most == length as u64 {
+                assert_eq!(whole.capacity(), length);
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_of_chunks() {
+        for (line, expected) in [
+            ("0\r\n", Some(0)),
+            ("1a\r\n", Some(26)),
+            ("1A\n", Some(26)),
+            ("00000000000000000005\r\n", Some(5)),
+            ("5 \t\r\n", Some(5)),
+            ("5;name=value\r\n", Some(5)),
+            ("5 ; name=\"\u{e9}\"\r\n", Some(5)),
+            ("ffffffffffffffff\r\n", Some(u64::MAX)),
+            ("10000000000000000\r\n", None),
+            ("+5\r\n", None),
+            ("-1\r\n", None),
+            ("0x5\r\n", None),
+            (" 5\r\n", None),
+            ("5 6\r\n", None),
+            (";x\r\n", None),
+            ("\r\n", None),
+            ("5", None),
+        ] {
+            assert_eq!(size(line.as_bytes()), expected, "{line:?}");
+        }
+        assert_eq!(size(b"5;\xff\r\n"), None);
+    }
+
+    /// A reader of what a server has sent before it closed, in pieces of any size.
+    fn all(bytes: &[u8], capacity: usize) -> (Vec<u8>, Option<Trouble>) {
+        let mut reader = BufReader::with_capacity(capacity, bytes);
+        let (mut chunks, mut content, mut buffer) = (Chunks::default(), Vec::new(), [0; 3]);
+        loop {
+            match chunks.read(&mut reader, &mut buffer) {
+                Ok(0) => return (content, None),
+                Ok(n) => content.extend_from_slice(&buffer[..n]),
+                Err(trouble) => return (content, Some(trouble)),
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_are_whole_or_an_error_wherever_they_are_truncated() {
+        let good = b"5\r\nhello\r\n1;x=y\r\n!\r\n0\r\nX-A: b\r\n\r\n";
+        for capacity in [1, 2, 7, 100] {
+            let (content, trouble) = all(good, capacity);
+            assert_eq!(content, b"hello!");
+            assert!(trouble.is_none(), "{trouble:?}");
+            for end in 0..good.len() {
+                let (content, trouble) = all(&good[..end], capacity);
+                assert!(b"hello!".starts_with(&content));
+                assert!(matches!(trouble, Some(Trouble::Ended)), "{end} {trouble:?}");
+            }
+        }
+        let (content, trouble) = all(b"5\r\nhello!\r\n0\r\n\r\n", 100);
+        assert_eq!(content, b"hello");
+        assert!(matches!(trouble, Some(Trouble::Malformed(_))));
+        let trailers = format!("0\r\n{}\r\n", "a:\r\n".repeat(LINE_LIMIT));
+        assert!(all(trailers.as_bytes(), 100).1.is_none());
+        let trailers = format!("0\r\n{}\r\n", "a:\r\n".repeat(LINE_LIMIT + 1));
+        assert!(matches!(
+            all(trailers.as_bytes(), 100).1,
+            Some(Trouble::OverLimit)
+        ));
+        let trailers = format!("0\r\na: {}\r\n\r\n", "b".repeat(HEAD_LIMIT));
+        assert!(matches!(
+            all(trailers.as_bytes(), 100).1,
+            Some(Trouble::OverLimit)
+        ));
+    }
 }
