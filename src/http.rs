@@ -65,6 +65,13 @@ pub(crate) struct Deadline {
     timeout: Duration,
 }
 
+/// What messages call a request, and when its time is up.
+#[derive(Clone)]
+pub(crate) struct Call {
+    pub(crate) label: String,
+    pub(crate) deadline: Deadline,
+}
+
 /// How a session reaches servers. Clones share the idle connections.
 #[derive(Clone)]
 pub(crate) struct Network {
@@ -76,8 +83,7 @@ pub(crate) struct Network {
 
 /// A request: a GET, or a POST if it has content. Everything in it has been checked.
 pub(crate) struct Request<'a> {
-    /// What it is called in messages.
-    pub(crate) label: String,
+    pub(crate) call: Call,
     pub(crate) url: &'a Url,
     /// Fields that anybody may see.
     pub(crate) fields: &'a [(&'a str, &'a str)],
@@ -88,7 +94,6 @@ pub(crate) struct Request<'a> {
     /// response there, nobody could tell whether it was received.
     pub(crate) is_repeatable: bool,
     pub(crate) network: &'a Network,
-    pub(crate) deadline: Deadline,
 }
 
 /// The final response: its head, and its content as a stream.
@@ -143,12 +148,29 @@ impl Deadline {
     pub(crate) fn timeout(self) -> Duration {
         self.timeout
     }
+}
 
-    pub(crate) fn error(self, label: &str, when: &str) -> Error {
-        Error::new(
-            ErrorKind::Timeout,
-            format!("{label}: the time of {:?} was up {when}", self.timeout),
-        )
+impl Call {
+    pub(crate) fn late(&self, when: &str) -> Error {
+        let Call { label, deadline } = self;
+        let message = format!("{label}: the time of {:?} was up {when}", deadline.timeout);
+        Error::new(ErrorKind::Timeout, message)
+    }
+
+    fn failed(&self, message: impl fmt::Display) -> Error {
+        Error::new(ErrorKind::Exchange, format!("{}: {message}", self.label))
+    }
+
+    fn refused_by_host(&self, cause: io::Error) -> Error {
+        self.failed("this device refused a thread, a socket or its loopback interface")
+            .with_source(cause)
+    }
+
+    fn over_limit(&self) -> Error {
+        self.failed(format_args!(
+            "the answer's header section, or its trailers, are longer than {HEAD_LIMIT} bytes or \
+             {LINE_LIMIT} lines"
+        ))
     }
 }
 
@@ -164,37 +186,33 @@ impl Default for Network {
 }
 
 /// Sends a request and reads the head of the response.
-pub(crate) fn send(request: &Request<'_>) -> Result<Response, Failure> {
-    let (label, network, deadline) = (&*request.label, request.network, request.deadline);
-    if deadline.left().is_zero() {
-        return Err(passing(deadline.error(label, "before anything was sent")));
+pub(crate) fn send(request: Request<'_>) -> Result<Response, Failure> {
+    let (call, network) = (&request.call, request.network);
+    if call.deadline.left().is_zero() {
+        return Err(call.late("before anything was sent").into());
     }
     let route = request.route();
     let idle = request.idle(&route);
     let is_reused = idle.is_some();
     let mut connection = idle.map_or_else(|| request.open(&route), Ok)?;
     let (listener, length) = (connection.listener.take(), request.content.map(<[u8]>::len));
-    let (minreq, written) = Minreq::write_head(listener, request.fields, length, deadline.at)
-        .map_err(|failure| no_head(label, deadline, failure))?;
+    let (minreq, written) = Minreq::write_head(listener, request.fields, length, call)?;
     let head = request.head(&written);
     let Received { head, is_sent } = request.exchange(&mut connection, is_reused, &route, &head)?;
     let ((status, mut fields), listener) = minreq
-        .read_head(&head.text)
-        .map_err(|failure| no_head(label, deadline, failure).or_executed(true))?;
+        .read_head(&head.text, call)
+        .map_err(|error| error.or_executed(true))?;
     connection.listener = listener;
     fields.extend(head.framing_fields);
     let keep = (head.is_persistent && is_sent)
         .then(|| (Arc::clone(&network.idle), network.idle_connections));
-    let content = Content::new(label.to_owned(), deadline, head.framing, connection, keep);
     let mut response = Response {
         status,
         fields,
-        content,
+        content: Content::new(request.call, head.framing, connection, keep),
     };
     response.check_coding()?;
-    response
-        .read_small(request.is_repeatable)
-        .map_err(passing)?;
+    response.read_small(request.is_repeatable)?;
     Ok(response)
 }
 
@@ -214,13 +232,12 @@ impl Request<'_> {
             return None;
         }
         let mut connection = self.network.idle.take(route)?;
-        connection.set_deadline(self.deadline.at);
+        connection.set_deadline(self.call.deadline.at);
         Some(connection)
     }
 
     fn open(&self, route: &Route) -> Result<Connection, Failure> {
-        Connection::open(route.clone(), &self.network.idle, self.deadline.at)
-            .map_err(|failure| unconnected(&self.label, self.deadline, failure))
+        Connection::open(route.clone(), &self.network.idle, &self.call)
     }
 
     /// The head as it goes out: what minreq has written, and what it must not see.
@@ -255,21 +272,24 @@ impl Request<'_> {
             *connection = other.map_or_else(|| self.open(route), Ok)?;
         }
         let mut received = exchange(connection, head, content);
-        if is_reused && is_stale(&received, self.deadline) {
-            *connection = self
-                .open(route)
-                .map_err(|failure| failure.or_executed(true))?;
+        if is_reused && is_stale(&received, self.call.deadline) {
+            let opened = self.open(route);
+            *connection = opened.map_err(|failure| Failure {
+                error: failure.error.or_executed(true),
+                ..failure
+            })?;
             received = exchange(connection, head, content);
         }
-        received.map_err(|broken| no_response(&self.label, self.deadline, broken))
+        Ok(received.map_err(|broken| no_response(&self.call, broken).or_executed(true))?)
     }
 }
 
-impl Failure {
-    fn or_executed(self, may_have_executed: bool) -> Failure {
+/// Another attempt may succeed.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
         Failure {
-            error: self.error.or_executed(may_have_executed),
-            ..self
+            error,
+            is_final: false,
         }
     }
 }
@@ -284,11 +304,11 @@ impl Response {
         let (true, Some(message)) = (self.is_success(), coding(&self.fields)) else {
             return Ok(());
         };
-        if self.content.read_ahead(1).map_err(passing)? == 0 {
+        if self.content.read_ahead(1)? == 0 {
             return Ok(());
         }
         Err(Failure {
-            error: broken(self.content.label(), message).or_executed(true),
+            error: self.content.call().failed(message).or_executed(true),
             is_final: true,
         })
     }
@@ -373,8 +393,9 @@ fn send_part(
             }
             Err(error) if is_passing_write(&error) => {
                 let since = *blocked.get_or_insert_with(Instant::now);
-                // It has responded, and reads no more.
-                if early.is_some() && since.elapsed() > connection.time_left() / 4 {
+                // It has responded, as it seems, and reads no more.
+                let has_responded = early.is_some() || connection.has_rest();
+                if has_responded && since.elapsed() > connection.time_left() / 4 {
                     return Ok(false);
                 }
             }
@@ -390,7 +411,7 @@ fn is_refused(
     left: &mut usize,
     early: &mut Option<Result<Head, Trouble>>,
 ) -> bool {
-    while early.is_none() && !connection.is_quiet() {
+    while early.is_none() && connection.has_whole_head() {
         let received = read_one_head(connection, left);
         if !matches!(&received, Ok(head) if is_interim(head.status)) {
             *early = Some(received);
@@ -406,20 +427,20 @@ fn is_refused(
 fn final_head(connection: &mut Connection, left: &mut usize) -> Result<Head, Trouble> {
     loop {
         let head = read_one_head(connection, left)?;
-        match head.status {
-            200.. => return Ok(head),
-            status if is_interim(status) => {}
-            _ => {
-                let why = "the answer's status code is not a final one";
-                return Err(Trouble::Malformed(why));
-            }
+        if !is_interim(head.status) {
+            return Ok(head);
         }
     }
 }
 
 fn read_one_head(connection: &mut Connection, left: &mut usize) -> Result<Head, Trouble> {
     let head = read_head(&mut connection.reader, left)?;
-    Head::parse(&head).map_err(Trouble::Malformed)
+    match Head::parse(&head) {
+        Ok(head) if head.status < 200 && !is_interim(head.status) => Err(Trouble::Malformed(
+            "the answer's status code is not a final one",
+        )),
+        parsed => parsed.map_err(Trouble::Malformed),
+    }
 }
 
 /// Another response follows (101 would be final, and nobody has asked for it).
@@ -437,102 +458,18 @@ fn is_stale(received: &Result<Received, Broken>, deadline: Deadline) -> bool {
     }
 }
 
-fn broken(label: &str, message: impl fmt::Display) -> Error {
-    Error::new(ErrorKind::Exchange, format!("{label}: {message}"))
-}
-
-fn over_limit(label: &str) -> Error {
-    broken(
-        label,
-        format_args!(
-            "the answer's header section, or its trailers, are longer than {HEAD_LIMIT} bytes or \
-             {LINE_LIMIT} lines"
-        ),
-    )
-}
-
-fn host_refused(label: &str) -> Error {
-    broken(
-        label,
-        "this device refused a thread, a socket or its loopback interface",
-    )
-}
-
-fn passing(error: Error) -> Failure {
-    Failure {
-        error,
-        is_final: false,
-    }
-}
-
-/// There is no connection.
-fn unconnected(label: &str, deadline: Deadline, failure: socket::Failure) -> Failure {
-    passing(match failure {
-        socket::Failure::NotResolved(cause) => broken(
-            label,
-            "the host name was not found: check its spelling, and the name server of this network",
-        )
-        .with_source(cause),
-        socket::Failure::NotResolvedInTime => {
-            deadline.error(label, "before the host name was resolved")
-        }
-        socket::Failure::NotConnected(cause) => broken(
-            label,
-            "no connection to the host could be made: check host, port and firewall",
-        )
-        .with_source(cause),
-        socket::Failure::NotConnectedInTime => {
-            deadline.error(label, "before a connection was made")
-        }
-        socket::Failure::Host(cause) => host_refused(label).with_source(cause),
-        socket::Failure::Refused {
-            why,
-            cause,
-            is_final,
-        } => {
-            let error = broken(label, why);
-            let error = match cause {
-                Some(cause) => error.with_source(cause),
-                None => error,
-            };
-            return Failure { error, is_final };
-        }
-        socket::Failure::Late(when) => deadline.error(label, &when),
-    })
-}
-
-/// minreq has written or read no head.
-fn no_head(label: &str, deadline: Deadline, failure: head::Failure) -> Failure {
-    passing(match failure {
-        head::Failure::Host(cause) => host_refused(label).with_source(cause),
-        head::Failure::Late => deadline.error(label, "before the request was sent"),
-        head::Failure::Minreq(cause) => {
-            let message = "minreq can't be used: if another crate has turned on its feature \
-                           `proxy`, the variables http_proxy and all_proxy must not be set";
-            let error = broken(label, message);
-            match cause {
-                Some(cause) => error.with_source(cause),
-                None => error,
-            }
-        }
-    })
-}
-
 /// The request was sent, or a part of it, and no response came.
-fn no_response(label: &str, deadline: Deadline, broken_off: Broken) -> Failure {
-    let error = match broken_off.trouble {
-        _ if deadline.left().is_zero() => deadline.error(label, "before the answer was complete"),
-        Trouble::Io(cause) => broken(
-            label,
-            "the connection broke off before the answer was complete",
-        )
-        .with_source(cause),
-        Trouble::Ended if broken_off.has_begun => {
-            broken(label, "the answer broke off in its header section")
+fn no_response(call: &Call, broken: Broken) -> Error {
+    match broken.trouble {
+        _ if call.deadline.left().is_zero() => call.late("before the answer was complete"),
+        Trouble::Io(cause) => call
+            .failed("the connection broke off before the answer was complete")
+            .with_source(cause),
+        Trouble::Ended if broken.has_begun => {
+            call.failed("the answer broke off in its header section")
         }
-        Trouble::Ended => broken(label, framing::NO_HTTP),
-        Trouble::OverLimit => over_limit(label),
-        Trouble::Malformed(why) => broken(label, why),
-    };
-    passing(error.or_executed(true))
+        Trouble::Ended => call.failed(framing::NO_HTTP),
+        Trouble::OverLimit => call.over_limit(),
+        Trouble::Malformed(why) => call.failed(why),
+    }
 }

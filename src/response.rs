@@ -98,7 +98,7 @@ impl Response {
     ///
     /// As [`bytes`](Response::bytes), and [`Content`](ErrorKind::Content) if it is not UTF-8.
     pub fn text(self) -> Result<String, Error> {
-        let label = self.content.label().to_owned();
+        let label = self.content.call().label.clone();
         let mut text = String::from_utf8(self.bytes()?).map_err(|cause| {
             let place = cause.utf8_error().valid_up_to();
             unfit(&label, format_args!("is not UTF-8 from byte {place} on"))
@@ -129,7 +129,7 @@ impl Response {
     /// not JSON of this type: a member that `T` needs is missing or of another type. Nor is JSON
     /// read that is nested deeper than 128 levels.
     pub fn json<T: miniserde::Deserialize>(self) -> Result<T, Error> {
-        let label = self.content.label().to_owned();
+        let label = self.content.call().label.clone();
         let text = self.text()?;
         json::read(&text).ok_or_else(|| {
             let wanted = std::any::type_name::<T>();

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{field, Error, ErrorKind, Refusal};
-use crate::http::{self, Deadline, Network, Proxy, Request, USER_AGENT};
+use crate::http::{self, Call, Deadline, Network, Proxy, Request, USER_AGENT};
 use crate::random::random;
 use crate::reason::{reason, trouble};
 use crate::response::Response;
@@ -523,7 +523,7 @@ impl Session {
                     return Ok(Response::new(answer));
                 }
                 Ok(answer) => {
-                    let label = answer.content.label().to_owned();
+                    let label = answer.content.call().label.clone();
                     let refusal = Refusal::read(answer);
                     let outcome = Outcome::Answer {
                         status: refusal.status,
@@ -597,15 +597,15 @@ impl Session {
             }
         }
         let method = if content.is_some() { "POST" } else { "GET" };
-        http::send(&Request {
-            label: format!("{method} {url}"),
+        let label = format!("{method} {url}");
+        http::send(Request {
+            call: Call { label, deadline },
             url,
             fields: &fields,
             secret_fields: &secret_fields,
             content: content.map(|(_, content)| content),
             is_repeatable,
             network: &self.network,
-            deadline,
         })
     }
 

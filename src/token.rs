@@ -9,7 +9,7 @@ use miniserde::make_place;
 
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::excerpt::excerpt;
-use crate::http::{self, Deadline, Network, Proxy, Request, USER_AGENT};
+use crate::http::{self, Call, Deadline, Network, Proxy, Request, USER_AGENT};
 use crate::json;
 use crate::random::random;
 use crate::reason::{token_reason, trouble};
@@ -333,9 +333,10 @@ impl Tokens {
                 Ok(None)
             }
             Some(Landing::Nothing) => Ok(None),
-            None => Err(terms
-                .deadline
-                .error(&self.label(), "while another thread requested the token")),
+            None => {
+                let (label, deadline) = (self.label(), terms.deadline);
+                Err(Call { label, deadline }.late("while another thread requested the token"))
+            }
         }
     }
 
@@ -371,15 +372,17 @@ impl Tokens {
             // The life of the token is counted from before it began.
             let start = Instant::now();
             tell!(debug, "requesting a token from {}", self.client.endpoint);
-            let answer = http::send(&Request {
-                label: self.label(),
+            let answer = http::send(Request {
+                call: Call {
+                    label: self.label(),
+                    deadline,
+                },
                 url: &self.client.endpoint,
                 fields: &fields,
                 secret_fields: &[],
                 content: Some(content.as_bytes()),
                 is_repeatable: true,
                 network,
-                deadline,
             });
             let (error, outcome) = match answer {
                 Ok(answer) if (200..300).contains(&answer.status) => {

@@ -315,8 +315,8 @@ fn a_proxy_that_closes_at_once_or_is_not_there_is_told() {
             .replace(|c: char| c.is_ascii_digit(), "")
             .replace("...:", "PROXY"),
         format!(
-            "POST {URL}/: no connection to the proxy PROXY could be made: check its host, its port \
-             and the firewall"
+            "POST {URL}/: no connection to the proxy PROXY could be made: check host, port and \
+             firewall"
         )
     );
     let cause = error.source().unwrap().downcast_ref::<io::Error>().unwrap();

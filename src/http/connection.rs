@@ -1,14 +1,16 @@
 //! A connection to a server, along its route: directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `idle`. Knows nothing of requests.
 
+use std::io::BufRead;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::head::Listener;
 use super::idle::Idle;
 use super::proxy::Proxy;
-use super::socket::{Failure, Reader, Stream};
+use super::socket::{Reader, Stream};
 use super::tls::Trust;
+use super::{Call, Failure};
 use crate::url::Origin;
 
 /// Servers close what was idle for longer, and they need not be asked.
@@ -45,14 +47,14 @@ impl Route {
         is_same_proxy && self.origin == other.origin && self.trust == other.trust
     }
 
-    fn open(&self, idle: &Idle, deadline: Instant) -> Result<Reader, Failure> {
+    fn open(&self, idle: &Idle, call: &Call) -> Result<Reader, Failure> {
         let socket = match &self.proxy {
-            Some(proxy) => proxy.connect(&self.origin, idle, deadline)?,
-            None => idle.connect(&self.origin, deadline)?,
+            Some(proxy) => proxy.connect(&self.origin, idle, call)?,
+            None => idle.connect(&self.origin, "", call)?,
         };
         #[cfg(feature = "tls")]
         if self.origin.https {
-            let stream = super::tls::Stream::open(&self.origin.host, &self.trust, socket)?;
+            let stream = super::tls::Stream::open(&self.origin.host, &self.trust, socket, call)?;
             return Ok(Stream::Tls(Box::new(stream)).reader());
         }
         Ok(Stream::Plain(socket).reader())
@@ -60,13 +62,9 @@ impl Route {
 }
 
 impl Connection {
-    pub(crate) fn open(
-        route: Route,
-        idle: &Idle,
-        deadline: Instant,
-    ) -> Result<Connection, Failure> {
+    pub(crate) fn open(route: Route, idle: &Idle, call: &Call) -> Result<Connection, Failure> {
         Ok(Connection {
-            reader: route.open(idle, deadline)?,
+            reader: route.open(idle, call)?,
             listener: None,
             route,
             process: std::process::id(),
@@ -90,6 +88,21 @@ impl Connection {
     /// The server has said nothing that has not been read, nor closed it.
     pub(crate) fn is_quiet(&mut self) -> bool {
         !self.has_rest() && !self.reader.get_mut().has_input()
+    }
+
+    /// A head can be read without a wait; or an error, or the end. The rest of a head that has begun
+    /// may come after the request only.
+    pub(crate) fn has_whole_head(&mut self) -> bool {
+        if self.is_quiet() {
+            return false;
+        }
+        match self.reader.fill_buf() {
+            Ok(received @ [_, ..]) => {
+                let has = |end: &[u8]| received.windows(end.len()).any(|part| part == end);
+                has(b"\n\r\n") || has(b"\n\n")
+            }
+            Ok([]) | Err(_) => true,
+        }
     }
 
     /// Something stands behind the response that has been read.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::connection::Connection;
 use super::framing::{read_line, Framing, Trouble, HEAD_LIMIT, LINE_LIMIT};
 use super::idle::Idle;
-use super::{over_limit, Deadline};
+use super::Call;
 use crate::error::{Error, ErrorKind};
 
 /// What is read at a time when content is read whole.
@@ -18,8 +18,7 @@ const SIZE_LIMIT: usize = 4 * 1024;
 
 /// The content of a response as a stream.
 pub(crate) struct Content {
-    label: String,
-    deadline: Deadline,
+    call: Call,
     framing: Framing,
     /// What has been received by `read_ahead`, and how much of that has been read.
     ahead: Vec<u8>,
@@ -45,15 +44,13 @@ struct Chunks {
 
 impl Content {
     pub(crate) fn new(
-        label: String,
-        deadline: Deadline,
+        call: Call,
         framing: Framing,
         connection: Connection,
         idle: Option<(Arc<Idle>, usize)>,
     ) -> Content {
         let mut content = Content {
-            label,
-            deadline,
+            call,
             framing,
             ahead: Vec::new(),
             consumed: 0,
@@ -69,8 +66,8 @@ impl Content {
         content
     }
 
-    pub(crate) fn label(&self) -> &str {
-        &self.label
+    pub(crate) fn call(&self) -> &Call {
+        &self.call
     }
 
     /// Its length, if the head tells.
@@ -92,9 +89,10 @@ impl Content {
 
     /// The beginning of it, as far as that comes in a quarter of the time that is left.
     pub(crate) fn beginning(mut self, most: u64) -> Vec<u8> {
-        self.deadline = self.deadline.within(self.deadline.left() / 4);
+        let deadline = self.call.deadline;
+        self.call.deadline = deadline.within(deadline.left() / 4);
         if let Some(connection) = &mut self.connection {
-            connection.set_deadline(self.deadline.at);
+            connection.set_deadline(self.call.deadline.at);
         }
         let mut beginning = Vec::new();
         let _ = self.read_up_to(most, &mut beginning);
@@ -114,7 +112,7 @@ impl Content {
             .or_executed(true)
         };
         if self.length().is_some_and(|length| length > limit) {
-            return Err(over(&self.label));
+            return Err(over(&self.call.label));
         }
         let is_here = self.connection.is_none() && !self.is_truncated && self.consumed == 0;
         if is_here && self.ahead.len() as u64 <= limit {
@@ -123,7 +121,7 @@ impl Content {
         let mut whole = Vec::new();
         self.read_up_to(limit, &mut whole)?;
         if self.read(&mut [0])? > 0 {
-            return Err(over(&self.label));
+            return Err(over(&self.call.label));
         }
         Ok(whole)
     }
@@ -163,7 +161,7 @@ impl Content {
             return Ok(0);
         }
         // What has arrived in time could still be read, but how much that is nobody can say.
-        let result = if self.deadline.left().is_zero() {
+        let result = if self.call.deadline.left().is_zero() {
             Err(Trouble::Io(io::ErrorKind::TimedOut.into()))
         } else {
             let reader = &mut connection.reader;
@@ -199,12 +197,11 @@ impl Content {
     }
 
     fn error(&self, trouble: Trouble) -> Error {
-        let label = &self.label;
         let error = match trouble {
-            _ if self.deadline.left().is_zero() => self
-                .deadline
-                .error(label, "before the content was complete"),
-            Trouble::OverLimit => over_limit(label),
+            _ if self.call.deadline.left().is_zero() => {
+                self.call.late("before the content was complete")
+            }
+            Trouble::OverLimit => self.call.over_limit(),
             trouble => {
                 let cause = match trouble {
                     Trouble::Io(cause) => cause,
@@ -217,8 +214,8 @@ impl Content {
                     }
                     _ => String::new(),
                 };
-                let message = format!("{label}: the content broke off{of}");
-                Error::new(ErrorKind::Exchange, message).with_source(cause)
+                let message = format_args!("the content broke off{of}");
+                self.call.failed(message).with_source(cause)
             }
         };
         error.or_executed(true)

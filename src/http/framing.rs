@@ -209,11 +209,17 @@ fn push_value(text: &mut String, value: &str) {
     text.push_str("\r\n");
 }
 
+/// The members of a list ([RFC 9110, section
+/// 5.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1)).
+fn members(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(|member| member.trim_matches(BLANKS))
+}
+
 /// What the fields `Connection` list.
 fn connection_options(text: &str) -> impl Iterator<Item = &str> {
     let fields = text.lines().filter_map(|line| line.split_once(": "));
     let values = fields.filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
-    values.flat_map(|(_, list)| list.split(',')).map(str::trim)
+    values.flat_map(|(_, list)| members(list))
 }
 
 /// Where the content of a response with these fields ends.
@@ -230,7 +236,7 @@ fn framing(fields: &[(String, String)]) -> Result<Framing, &'static str> {
         return Ok(Framing::Chunked);
     }
     // Proxies join the fields of one name.
-    let mut lengths = values("content-length").flat_map(|list| list.split(',').map(str::trim));
+    let mut lengths = values("content-length").flat_map(members);
     let Some(length) = lengths.next() else {
         return Ok(Framing::UntilClose);
     };
@@ -344,6 +350,7 @@ mod tests {
             ("1.1 200", "Content-Length: 5,", twice),
             ("1.1 200", "Content-Length: +5", Err(BAD_LENGTH)),
             ("1.1 200", "Content-Length:", Err(BAD_LENGTH)),
+            ("1.1 200", "Content-Length: \u{a0}5", Err(BAD_LENGTH)),
             (
                 "1.1 200",
                 "Content-Length: 18446744073709551615",

@@ -8,6 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::socket::is_passing;
+use super::Call;
+use crate::error::Error;
 use crate::random::random;
 
 /// How long a wait for minreq lasts before it is seen whether it has failed.
@@ -20,6 +22,10 @@ const MOMENT: Duration = Duration::from_millis(4);
 /// is kept then. minreq shows it at once.
 const STRANGERS: usize = 64;
 const STRANGERS_TIME: Duration = Duration::from_millis(10);
+
+/// What is told of minreq when it fails.
+const UNUSABLE: &str = "minreq can't be used: if another crate has turned on its feature `proxy`, \
+                        the variables http_proxy and all_proxy must not be set";
 
 /// The stack of the thread that minreq runs on.
 const STACK: usize = 64 * 1024;
@@ -35,17 +41,6 @@ const PASSWORD: &str = "JAS-Session";
 
 /// A status code, and header fields.
 pub(crate) type Head = (u16, Vec<(String, String)>);
-
-/// Why minreq wrote or read no head.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// This host refused a thread, a socket or the loopback interface.
-    Host(io::Error),
-    /// It has not come to the listener in time.
-    Late,
-    /// It has failed: perhaps it went elsewhere.
-    Minreq(Option<minreq::Error>),
-}
 
 /// A port of 127.0.0.1 that minreq, and nobody else, speaks to: one exchange after another.
 pub(crate) struct Listener {
@@ -146,24 +141,23 @@ impl Minreq {
         listener: Option<Listener>,
         fields: &[(&str, &str)],
         length: Option<usize>,
-        deadline: Instant,
-    ) -> Result<(Minreq, Written), Failure> {
-        let listener = listener
-            .map_or_else(Listener::open, Ok)
-            .map_err(Failure::Host)?;
+        call: &Call,
+    ) -> Result<(Minreq, Written), Error> {
+        let refused = |cause| call.refused_by_host(cause);
+        let listener = listener.map_or_else(Listener::open, Ok).map_err(refused)?;
         let password = format!("{:016x}{:016x}", random(), random());
-        let request = request(listener.port, &password, fields, length)?;
+        let request = request(listener.port, &password, fields, length).map_err(refused)?;
         let thread = thread::Builder::new()
             .stack_size(STACK)
             .spawn(move || {
                 let response = request.send_lazy()?;
                 Ok((response.status_code, response.headers))
             })
-            .map_err(Failure::Host)?;
+            .map_err(refused)?;
         let password = format!("{PASSWORD}: {password}\r\n");
         let length = |(name, value): &(&str, &str)| name.len() + value.len() + ": \r\n".len();
         let most = fields.iter().map(length).sum::<usize>() + OTHER_FIELDS;
-        let accepted = listener.accept(&password, most, &thread, deadline);
+        let accepted = listener.accept(&password, most, &thread, call.deadline.at);
         let mut minreq = Minreq {
             listener: Some(listener),
             near: None,
@@ -174,13 +168,17 @@ impl Minreq {
                 minreq.near = Some(near);
                 Ok((minreq, written))
             }
-            Ok(None) => Err(minreq.failure()),
-            Err(cause) => Err(Failure::Host(cause)),
+            Ok(None) => Err(minreq.failure(call)),
+            Err(cause) => Err(refused(cause)),
         }
     }
 
     /// Has minreq read this head of a response. The listener may be used again.
-    pub(crate) fn read_head(mut self, head: &str) -> Result<(Head, Option<Listener>), Failure> {
+    pub(crate) fn read_head(
+        mut self,
+        head: &str,
+        call: &Call,
+    ) -> Result<(Head, Option<Listener>), Error> {
         if let Some(near) = &mut self.near {
             // Should that fail, minreq knows why.
             let _ = near.write_all(head.as_bytes());
@@ -189,32 +187,31 @@ impl Minreq {
         // is needed again.
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(Ok(head))) => Ok((head, self.listener.take())),
-            Some(Ok(Err(cause))) => Err(Failure::Minreq(Some(cause))),
-            None | Some(Err(_)) => Err(Failure::Minreq(None)),
+            Some(Ok(Err(cause))) => Err(call.failed(UNUSABLE).with_source(cause)),
+            None | Some(Err(_)) => Err(call.failed(UNUSABLE)),
         }
     }
 
     /// Why minreq has not come to the listener.
-    fn failure(mut self) -> Failure {
+    fn failure(mut self, call: &Call) -> Error {
+        self.listener = None;
+        let closed = Instant::now();
+        let is_done = |thread: &JoinHandle<_>| thread.is_finished() || closed.elapsed() > PART;
+        // It ends at once, unless a proxy keeps it, or the loopback interface is down.
+        while !self.thread.as_ref().is_none_or(is_done) {
+            thread::sleep(Duration::from_millis(1));
+        }
         match self.thread.take() {
+            _ if call.deadline.left().is_zero() => call.late("before the request was sent"),
             Some(thread) if thread.is_finished() => match thread.join() {
                 // Where it was told of a proxy, it has gone there.
                 Ok(Err(minreq::Error::IoError(cause))) if !is_told_of_proxy() => {
-                    Failure::Host(cause)
+                    call.refused_by_host(cause)
                 }
-                Ok(Err(cause)) => Failure::Minreq(Some(cause)),
-                Ok(Ok(_)) | Err(_) => Failure::Minreq(None),
+                Ok(Err(cause)) => call.failed(UNUSABLE).with_source(cause),
+                Ok(Ok(_)) | Err(_) => call.failed(UNUSABLE),
             },
-            Some(thread) => {
-                self.listener = None;
-                let closed = Instant::now();
-                // It ends at once, unless a proxy keeps it, or the loopback interface is down.
-                while !thread.is_finished() && closed.elapsed() < PART {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                Failure::Late
-            }
-            None => Failure::Late,
+            _ => call.failed(UNUSABLE),
         }
     }
 }
@@ -235,7 +232,7 @@ fn request(
     password: &str,
     fields: &[(&str, &str)],
     length: Option<usize>,
-) -> Result<minreq::Request, Failure> {
+) -> io::Result<minreq::Request> {
     let method = match length {
         Some(_) => minreq::Method::Post,
         None => minreq::Method::Get,
@@ -255,8 +252,7 @@ fn request(
     // Where this variable is set, minreq would take its value for a timeout.
     if std::env::var_os("MINREQ_TIMEOUT").is_some() {
         // It starts a thread for that, and would panic if this host refused it.
-        let thread = thread::Builder::new().spawn(|| ());
-        thread.map_err(Failure::Host)?;
+        thread::Builder::new().spawn(|| ())?;
         request = request.with_timeout(FOREVER.as_secs());
     }
     Ok(request)

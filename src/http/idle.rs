@@ -3,10 +3,11 @@
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use super::connection::{Connection, Route};
-use super::socket::{connect, look_up, Failure, Socket};
+use super::socket::{connect, look_up, Socket};
+use super::Call;
+use crate::error::Error;
 use crate::url::Origin;
 
 /// How many addresses that worked are remembered.
@@ -44,18 +45,20 @@ impl Idle {
     }
 
     /// Connects to a host. The address that worked last comes first.
-    pub(crate) fn connect(&self, origin: &Origin, deadline: Instant) -> Result<Socket, Failure> {
-        let mut addresses = look_up(origin, deadline)?;
-        if addresses.len() == 1 {
-            return connect(&addresses, deadline);
-        }
+    pub(crate) fn connect(
+        &self,
+        origin: &Origin,
+        whose: &str,
+        call: &Call,
+    ) -> Result<Socket, Error> {
+        let mut addresses = look_up(origin, whose, call)?;
         let worked = self.addresses().clone();
         let place = |good| addresses.iter().position(|address| address == good);
         if let Some(place) = worked.iter().find_map(place) {
             addresses[..=place].rotate_right(1);
         }
-        let socket = connect(&addresses, deadline)?;
-        if let Ok(address) = socket.peer() {
+        let socket = connect(&addresses, whose, call)?;
+        if let (Ok(address), true) = (socket.peer(), addresses.len() > 1) {
             let mut worked = self.addresses();
             worked.retain(|other| *other != address);
             worked.insert(0, address);

@@ -5,14 +5,14 @@
 use std::fmt;
 use std::io::{self, BufReader};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::time::Instant;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
 use super::framing::{line_of, read_head, status_line, Trouble, HEAD_LIMIT, LINE_LIMIT, NO_HTTP};
 use super::idle::Idle;
-use super::socket::{write_all, Failure, Socket};
+use super::socket::{write_all, Socket};
+use super::{Call, Failure};
 use crate::error::Error;
 use crate::excerpt::excerpt;
 use crate::url::{check_host, check_port, check_uri, refused, Origin};
@@ -29,7 +29,7 @@ pub(crate) struct Proxy {
     /// Hosts that are connected to directly: `no_proxy`, as curl reads it.
     exempt: String,
     /// [`tunnel`]. Programs that set no proxy are linked without it.
-    connect: fn(&Proxy, &Origin, &Idle, Instant) -> Result<Socket, Failure>,
+    connect: fn(&Proxy, &Origin, &Idle, &Call) -> Result<Socket, Failure>,
 }
 
 impl Proxy {
@@ -110,9 +110,9 @@ impl Proxy {
         &self,
         origin: &Origin,
         idle: &Idle,
-        deadline: Instant,
+        call: &Call,
     ) -> Result<Socket, Failure> {
-        (self.connect)(self, origin, idle, deadline)
+        (self.connect)(self, origin, idle, call)
     }
 
     /// What the proxy may echo, and no message may show.
@@ -123,66 +123,35 @@ impl Proxy {
         }
     }
 
-    fn failure(&self, why: impl fmt::Display, cause: Option<io::Error>) -> Failure {
-        Failure::Refused {
-            why: format!("the proxy {self} {why}"),
-            cause,
-            is_final: false,
-        }
+    fn failed(&self, call: &Call, why: impl fmt::Display) -> Error {
+        call.failed(format_args!("the proxy {self} {why}"))
     }
 
-    fn unconnected(&self, failure: Failure) -> Failure {
-        match failure {
-            Failure::NotResolved(cause) => Failure::Refused {
-                why: format!(
-                    "the host name of the proxy {self} was not found: check its spelling, and the \
-                     name server of this network"
-                ),
-                cause: Some(cause),
-                is_final: false,
-            },
-            Failure::NotConnected(cause) => Failure::Refused {
-                why: format!(
-                    "no connection to the proxy {self} could be made: check its host, its port \
-                     and the firewall"
-                ),
-                cause: Some(cause),
-                is_final: false,
-            },
-            Failure::NotResolvedInTime => Failure::Late(format!(
-                "before the host name of the proxy {self} was resolved"
-            )),
-            Failure::NotConnectedInTime => {
-                Failure::Late(format!("before a connection to the proxy {self} was made"))
-            }
-            failure => failure,
-        }
-    }
-
-    fn trouble(&self, trouble: Trouble) -> Failure {
-        let cause = match trouble {
+    fn trouble(&self, call: &Call, trouble: Trouble) -> Error {
+        const ENDED: &str = "closed the connection before its answer was complete";
+        match trouble {
             Trouble::Io(cause) if cause.kind() == io::ErrorKind::TimedOut => {
-                return Failure::Late(format!("before the proxy {self} answered"));
+                call.late(&format!("before the proxy {self} answered"))
             }
-            Trouble::Malformed(_) => {
-                return self.failure("answered with something that is not HTTP", None);
-            }
-            Trouble::OverLimit => {
-                let what = format!(
+            Trouble::Io(cause) => self.failed(call, ENDED).with_source(cause),
+            Trouble::Ended => self.failed(call, ENDED),
+            Trouble::Malformed(_) => self.failed(call, "answered with something that is not HTTP"),
+            Trouble::OverLimit => self.failed(
+                call,
+                format_args!(
                     "answered with a head longer than {HEAD_LIMIT} bytes or {LINE_LIMIT} lines"
-                );
-                return self.failure(what, None);
-            }
-            Trouble::Io(cause) => Some(cause),
-            Trouble::Ended => None,
-        };
-        self.failure(
-            "closed the connection before its answer was complete",
-            cause,
-        )
+                ),
+            ),
+        }
     }
 
-    fn refused(&self, status: u16, reason: &str, head: &[u8], target: &str) -> Failure {
+    fn refused(
+        &self,
+        call: &Call,
+        (status, reason): (u16, &str),
+        head: &[u8],
+        target: &str,
+    ) -> Failure {
         let reason = match reason {
             "" => String::new(),
             reason => format!(" ({reason})"),
@@ -205,9 +174,8 @@ impl Proxy {
             500.. => format!(": it has no connection to {target}"),
             _ => String::new(),
         };
-        Failure::Refused {
-            why: format!("the proxy {self} answered with {status}{reason}{advice}"),
-            cause: None,
+        Failure {
+            error: self.failed(call, format_args!("answered with {status}{reason}{advice}")),
             is_final: status < 500,
         }
     }
@@ -223,36 +191,28 @@ impl fmt::Display for Proxy {
     }
 }
 
-fn tunnel(
-    proxy: &Proxy,
-    origin: &Origin,
-    idle: &Idle,
-    deadline: Instant,
-) -> Result<Socket, Failure> {
+fn tunnel(proxy: &Proxy, origin: &Origin, idle: &Idle, call: &Call) -> Result<Socket, Failure> {
     if is_exempt(&proxy.exempt, origin) {
-        return idle.connect(origin, deadline);
+        return Ok(idle.connect(origin, "", call)?);
     }
-    let mut socket = idle
-        .connect(&proxy.origin, deadline)
-        .map_err(|failure| proxy.unconnected(failure))?;
+    let mut socket = idle.connect(&proxy.origin, &format!(" of the proxy {proxy}"), call)?;
     let target = format!("{}:{}", origin.host, origin.port);
     let authorization = match &proxy.credentials {
         Some([_, basic]) => format!("Proxy-Authorization: Basic {basic}\r\n"),
         None => String::new(),
     };
     let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
-    let sent = write_all(&mut socket, request.as_bytes());
-    sent.map_err(|cause| proxy.trouble(cause.into()))?;
+    let trouble = |trouble| proxy.trouble(call, trouble);
+    write_all(&mut socket, request.as_bytes()).map_err(|cause| trouble(cause.into()))?;
     // Byte by byte: what stands behind the head is the server's.
     let mut reader = BufReader::with_capacity(1, socket);
     let mut left = HEAD_LIMIT;
     loop {
-        let head = read_head(&mut reader, &mut left).map_err(|trouble| proxy.trouble(trouble))?;
-        let line = head.split(|&byte| byte == b'\n').next();
-        let line = line_of(line.unwrap_or_default());
+        let head = read_head(&mut reader, &mut left).map_err(trouble)?;
+        let line = line_of(head.split(|&byte| byte == b'\n').next().unwrap_or_default());
         let (_, status, reason) = status_line(&line)
             .filter(|(version, status, _)| version.starts_with("1.") && *status >= 100)
-            .ok_or_else(|| proxy.trouble(Trouble::Malformed(NO_HTTP)))?;
+            .ok_or_else(|| trouble(Trouble::Malformed(NO_HTTP)))?;
         match status {
             // 101 would be final, and nobody has asked for it.
             100 | 102..=199 => {}
@@ -260,7 +220,7 @@ fn tunnel(
             200..=299 => return Ok(reader.into_inner()),
             _ => {
                 let reason = excerpt(reason, &Proxy::secrets(Some(proxy)));
-                return Err(proxy.refused(status, &reason, &head, &target));
+                return Err(proxy.refused(call, (status, &reason), &head, &target));
             }
         }
     }
@@ -614,48 +574,6 @@ mod tests {
             };
             assert_eq!(is_exempt(list, &host), is_direct, "{list}");
         }
-    }
-
-    #[test]
-    fn why_there_is_no_connection_to_the_proxy() {
-        let proxy = Proxy::parse("URL", "http://user:hush@proxy.example:3128").unwrap();
-        let cause = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        for (failure, why) in [
-            (
-                Failure::NotResolved(cause()),
-                "the host name of the proxy proxy.example:3128 was not found: check its \
-                 spelling, and the name server of this network",
-            ),
-            (
-                Failure::NotConnected(cause()),
-                "no connection to the proxy proxy.example:3128 could be made: check its host, \
-                 its port and the firewall",
-            ),
-            (
-                Failure::NotResolvedInTime,
-                "before the host name of the proxy proxy.example:3128 was resolved",
-            ),
-            (
-                Failure::NotConnectedInTime,
-                "before a connection to the proxy proxy.example:3128 was made",
-            ),
-        ] {
-            let is_late = matches!(
-                failure,
-                Failure::NotResolvedInTime | Failure::NotConnectedInTime
-            );
-            match proxy.unconnected(failure) {
-                Failure::Refused {
-                    why: told,
-                    cause: Some(_),
-                    is_final: false,
-                } if !is_late => assert_eq!(told, why),
-                Failure::Late(when) if is_late => assert_eq!(when, why),
-                other => panic!("{other:?}"),
-            }
-        }
-        let host = proxy.unconnected(Failure::Host(cause()));
-        assert!(matches!(host, Failure::Host(_)));
     }
 
     #[test]

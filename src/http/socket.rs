@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tls")]
 use super::tls;
+use super::Call;
+use crate::error::Error;
 use crate::url::Origin;
 
 /// The stack of the thread that looks up a name, where the system's resolver may load modules.
@@ -26,25 +28,6 @@ const BUFFER: usize = 4 * 1024;
 
 /// What is read from a connection goes through this buffer.
 pub(crate) type Reader = BufReader<Stream>;
-
-/// Why there is no connection to the server. Nothing was sent.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    NotResolved(io::Error),
-    NotResolvedInTime,
-    NotConnected(io::Error),
-    NotConnectedInTime,
-    /// This host refused a thread, a socket or the loopback interface.
-    Host(io::Error),
-    /// A proxy opened no tunnel to the server, or TLS came to no agreement with it.
-    Refused {
-        why: String,
-        cause: Option<io::Error>,
-        is_final: bool,
-    },
-    /// A proxy or TLS did not come to an end in time: when that was ("before ...").
-    Late(String),
-}
 
 /// What carries the bytes of HTTP: a socket, or TLS over one.
 pub(crate) enum Stream {
@@ -210,8 +193,9 @@ pub(crate) fn flush_all(stream: &mut impl Write) -> io::Result<()> {
 }
 
 /// The addresses of a host. The system's resolver can't be told to stop: a look-up that has not
-/// ended in time keeps its thread until it does.
-pub(crate) fn look_up(origin: &Origin, deadline: Instant) -> Result<Vec<SocketAddr>, Failure> {
+/// ended in time keeps its thread until it does. `whose` tells in messages that the host is
+/// not the server (" of the proxy ..."); else it is empty.
+pub(crate) fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>, Error> {
     let port = origin.port;
     if let Ok(address) = origin.host.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);
@@ -233,20 +217,25 @@ pub(crate) fn look_up(origin: &Origin, deadline: Instant) -> Result<Vec<SocketAd
             *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(addresses);
             change.notify_one();
         })
-        .map_err(Failure::Host)?;
+        .map_err(|cause| call.refused_by_host(cause))?;
     let (place, change) = &*found;
     let place = place.lock().unwrap_or_else(PoisonError::into_inner);
-    let left = deadline.saturating_duration_since(Instant::now());
+    let left = call.deadline.left();
     let waited = change.wait_timeout_while(place, left, |addresses| addresses.is_none());
     let addresses = waited.unwrap_or_else(PoisonError::into_inner).0.take();
     match addresses {
         Some(Ok(addresses)) => Ok(addresses.collect()),
         // The resolver does not tell that it could not open a file or a socket.
         Some(Err(error)) => Err(match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
-            Ok(_) => Failure::NotResolved(error),
-            Err(refused) => Failure::Host(refused),
+            Ok(_) => call
+                .failed(format_args!(
+                    "the host name{whose} was not found: check its spelling, and the name server \
+                     of this network"
+                ))
+                .with_source(error),
+            Err(refused) => call.refused_by_host(refused),
         }),
-        None => Err(Failure::NotResolvedInTime),
+        None => Err(call.late(&format!("before the host name{whose} was resolved"))),
     }
 }
 
@@ -254,28 +243,33 @@ pub(crate) fn look_up(origin: &Origin, deadline: Instant) -> Result<Vec<SocketAd
 /// those that were silent with twice as much, and so on, so that a dead address costs little ([RFC
 /// 8305](https://www.rfc-editor.org/rfc/rfc8305) has them tried side by side). An address that is
 /// alone gets all the time.
-pub(crate) fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<Socket, Failure> {
+pub(crate) fn connect(addresses: &[SocketAddr], whose: &str, call: &Call) -> Result<Socket, Error> {
+    let to = whose.strip_prefix(" of ").unwrap_or("the host");
     let mut silent = addresses.to_vec();
     let mut patience = FIRST_PATIENCE;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     while !silent.is_empty() {
         let is_alone = silent.len() == 1;
         for address in std::mem::take(&mut silent) {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = call.deadline.left();
             if left.is_zero() {
-                return Err(Failure::NotConnectedInTime);
+                return Err(call.late(&format!("before a connection to {to} was made")));
             }
             let most = if is_alone { left } else { patience.min(left) };
             match TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1))) {
-                Ok(tcp) => return Socket::new(tcp, deadline).map_err(Failure::Host),
+                Ok(tcp) => {
+                    return Socket::new(tcp, call.deadline.at)
+                        .map_err(|cause| call.refused_by_host(cause));
+                }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),
-                Err(error) if is_out_of_files(&error) => return Err(Failure::Host(error)),
+                Err(error) if is_out_of_files(&error) => return Err(call.refused_by_host(error)),
                 Err(error) => last = error,
             }
         }
         patience = patience.saturating_mul(2);
     }
-    Err(Failure::NotConnected(last))
+    let why = format_args!("no connection to {to} could be made: check host, port and firewall");
+    Err(call.failed(why).with_source(last))
 }
 
 /// Whether a read or a write only took longer than it may at a time.
@@ -295,7 +289,7 @@ pub(crate) fn is_passing_write(error: &io::Error) -> bool {
 }
 
 /// Neither this process nor this host may open more.
-pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+fn is_out_of_files(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))

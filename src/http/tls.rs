@@ -13,7 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Error, SupportedCipherSuite};
 
-use super::socket::{flush_all, is_passing_write, Failure, Socket};
+use super::socket::{flush_all, is_passing_write, Socket};
+use super::{Call, Failure};
 
 /// How many servers' sessions are kept, to resume them with a shorter handshake.
 const SESSIONS: usize = 8;
@@ -139,30 +140,39 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// Does the handshake with this host.
-    pub(crate) fn open(host: &str, trust: &Trust, socket: Socket) -> Result<Stream, Failure> {
-        let config = trust.config().map_err(|cause| Failure::Refused {
-            why: NOT_SET_UP.to_owned(),
-            cause: Some(io::Error::other(cause)),
+    pub(crate) fn open(
+        host: &str,
+        trust: &Trust,
+        socket: Socket,
+        call: &Call,
+    ) -> Result<Stream, Failure> {
+        let config = trust.config().map_err(|cause| Failure {
+            error: call.failed(NOT_SET_UP).with_source(cause),
             is_final: true,
         })?;
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other);
-        let tls = name
-            .and_then(|name| ClientConnection::new(config, name).map_err(io::Error::other))
-            .map_err(failure)?;
-        let failed = None;
-        let mut stream = Stream {
-            tls,
-            socket,
-            failed,
-        };
-        while stream.tls.is_handshaking() {
-            flush_all(&mut stream).map_err(failure)?;
+        name.and_then(|name| ClientConnection::new(config, name).map_err(io::Error::other))
+            .and_then(|tls| {
+                let failed = None;
+                let mut stream = Stream {
+                    tls,
+                    socket,
+                    failed,
+                };
+                stream.shake_hands().map(|()| stream)
+            })
+            .map_err(|cause| failure(call, cause))
+    }
+
+    fn shake_hands(&mut self) -> io::Result<()> {
+        while self.tls.is_handshaking() {
+            flush_all(self)?;
             // The last message of the handshake goes out with the request.
-            if stream.tls.is_handshaking() && stream.receive().map_err(failure)? == 0 {
-                return Err(failure(io::ErrorKind::UnexpectedEof.into()));
+            if self.tls.is_handshaking() && self.receive()? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(stream)
+        Ok(())
     }
 
     /// Reads TLS records, and does with them what TLS wants done; 0 is the end.
@@ -250,22 +260,18 @@ const NOT_SET_UP: &str = "TLS can't be set up: has this system root certificates
                           can name a file of them";
 
 /// Why the handshake did not come about. What TLS itself refuses is final: it would come again.
-fn failure(cause: io::Error) -> Failure {
+fn failure(call: &Call, cause: io::Error) -> Failure {
+    if cause.kind() == io::ErrorKind::TimedOut {
+        return call.late("before the request was sent").into();
+    }
     let refusal = cause.get_ref().and_then(|inner| inner.downcast_ref());
-    let (why, is_final) = match refusal {
-        Some(refusal) => (refused(refusal), true),
-        None if cause.kind() == io::ErrorKind::TimedOut => {
-            return Failure::Late("before the request was sent".to_owned());
-        }
-        None => (
-            "the connection broke off in the TLS handshake".to_owned(),
-            false,
-        ),
-    };
-    Failure::Refused {
-        why,
-        cause: Some(cause),
-        is_final,
+    let why = refusal.map_or(
+        "the connection broke off in the TLS handshake".into(),
+        refused,
+    );
+    Failure {
+        is_final: refusal.is_some(),
+        error: call.failed(why).with_source(cause),
     }
 }
 
