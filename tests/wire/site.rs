@@ -1,0 +1,395 @@
+//! A site that is the same over plain HTTP and over TLS: a server whose tests hold each byte that
+//! it reads and writes, and a session that calls it.
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(unreachable_pub, reason = "pub is what tests use")]
+#![cfg_attr(
+    not(feature = "tls"),
+    allow(
+        clippy::unnecessary_wraps,
+        clippy::unused_self,
+        reason = "TLS needs it"
+    )
+)]
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+#[cfg(feature = "tls")]
+use std::sync::OnceLock;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jas_session::Session;
+
+#[cfg(feature = "tls")]
+use rustls::{ServerConfig, ServerConnection};
+
+#[cfg(feature = "tls")]
+use crate::wire::tls::{Authority, Days};
+use crate::wire::{Server, PATIENCE};
+
+/// How a site is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls,
+}
+
+pub const BOTH: &[Over] = &[
+    Over::Plain,
+    #[cfg(feature = "tls")]
+    Over::Tls,
+];
+
+/// Where a child finds the certificate of the issuer that it is to trust.
+#[cfg(feature = "tls")]
+const ISSUER: &str = "JAS_SESSION_TEST_ISSUER";
+
+pub const TOKEN_REQUEST: &str = "POST /oauth2/token";
+
+/// A server, and a session that holds a token for it, trusts it, and retries nothing.
+pub struct Site {
+    pub session: Session,
+    pub address: SocketAddr,
+    over: Over,
+    /// What each connection has asked for.
+    log: Arc<Mutex<Vec<Vec<String>>>>,
+    server: Server,
+}
+
+/// A connection in the server's hands.
+pub struct Peer {
+    /// How many connections there were before.
+    pub number: usize,
+    /// How many bytes have been read, as they pass the wire.
+    pub received: usize,
+    tcp: TcpStream,
+    #[cfg(feature = "tls")]
+    tls: Option<Box<ServerConnection>>,
+    log: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+pub struct Request {
+    /// Method and path.
+    pub line: String,
+    pub head: String,
+    pub content: Vec<u8>,
+}
+
+impl Site {
+    /// `serve` has each connection for itself, once a handshake has succeeded.
+    pub fn start(over: Over, serve: impl Fn(Peer) + Send + Sync + 'static) -> Site {
+        Site::behind(over, |_| {}, serve)
+    }
+
+    /// `greet` speaks before the handshake: as a proxy does.
+    pub fn behind(
+        over: Over,
+        greet: impl Fn(&mut TcpStream) + Send + Sync + 'static,
+        serve: impl Fn(Peer) + Send + Sync + 'static,
+    ) -> Site {
+        let log = Arc::default();
+        let shared = Arc::clone(&log);
+        let server = Server::handing_over(move |mut tcp| {
+            greet(&mut tcp);
+            if let Some(peer) = Peer::new(over, tcp, Arc::clone(&shared)) {
+                serve(peer);
+            }
+            Vec::new()
+        });
+        let address = server.address;
+        let session = Session::new(&url(over, address), "id", "secret").unwrap();
+        let session = trusting(session.retries(0).timeout(PATIENCE));
+        let session = session.resume("token", Duration::from_secs(600)).unwrap();
+        Site {
+            session,
+            address,
+            over,
+            log,
+            server,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        url(self.over, self.address)
+    }
+
+    /// What each connection has asked for, once all have ended.
+    pub fn requests(self) -> Vec<Vec<String>> {
+        drop(self.session);
+        self.server.ended();
+        let log = self.log.lock().unwrap();
+        log.clone()
+    }
+}
+
+fn url(over: Over, address: SocketAddr) -> String {
+    match over {
+        Over::Plain => format!("http://{address}"),
+        #[cfg(feature = "tls")]
+        Over::Tls => format!("https://localhost:{}", address.port()),
+    }
+}
+
+/// The certificate that the sites of this process show, and that of its issuer.
+#[cfg(feature = "tls")]
+fn trusted() -> &'static (Arc<ServerConfig>, String) {
+    static TRUSTED: OnceLock<(Arc<ServerConfig>, String)> = OnceLock::new();
+    TRUSTED.get_or_init(|| {
+        let authority = Authority::new();
+        let config = authority.config("localhost", Days::Now);
+        (config, authority.pem.clone())
+    })
+}
+
+/// The session, trusting the sites of this process or, in a child, those of its parent.
+#[cfg(feature = "tls")]
+pub fn trusting(session: Session) -> Session {
+    let pem = std::env::var(ISSUER).unwrap_or_else(|_| trusted().1.clone());
+    session.root_certificates(pem.as_bytes()).unwrap()
+}
+
+#[cfg(not(feature = "tls"))]
+pub fn trusting(session: Session) -> Session {
+    session
+}
+
+/// A child that trusts the sites of this process.
+#[cfg(feature = "tls")]
+pub fn trusted_by(mut child: Command) -> Command {
+    child.env(ISSUER, &trusted().1);
+    child
+}
+
+#[cfg(not(feature = "tls"))]
+pub fn trusted_by(child: Command) -> Command {
+    child
+}
+
+impl Peer {
+    /// `None` if the client went away in the handshake.
+    fn new(over: Over, tcp: TcpStream, log: Arc<Mutex<Vec<Vec<String>>>>) -> Option<Peer> {
+        let number = {
+            let mut log = log.lock().unwrap();
+            log.push(Vec::new());
+            log.len() - 1
+        };
+        #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
+        let mut peer = Peer {
+            number,
+            received: 0,
+            tcp,
+            #[cfg(feature = "tls")]
+            tls: None,
+            log,
+        };
+        match over {
+            Over::Plain => {}
+            #[cfg(feature = "tls")]
+            Over::Tls => {
+                let config = Arc::clone(&trusted().0);
+                peer.tls = Some(Box::new(ServerConnection::new(config).unwrap()));
+                while peer.tls.as_ref()?.is_handshaking() {
+                    peer.flush().ok()?;
+                    // The client's last message has a record of its own before the request.
+                    if peer.tls.as_ref()?.is_handshaking() && peer.read_record().ok()? == 0 {
+                        return None;
+                    }
+                }
+            }
+        }
+        Some(peer)
+    }
+
+    /// Reads one TLS record, and not a byte more; 0 is the end.
+    #[cfg(feature = "tls")]
+    fn read_record(&mut self) -> io::Result<usize> {
+        let mut record = vec![0; 5];
+        if self.tcp.read(&mut record[..1])? == 0 {
+            return Ok(0);
+        }
+        self.tcp.read_exact(&mut record[1..])?;
+        let length = usize::from(u16::from_be_bytes([record[3], record[4]]));
+        record.resize(5 + length, 0);
+        self.tcp.read_exact(&mut record[5..])?;
+        self.received += record.len();
+        let tls = self.tls.as_mut().unwrap();
+        let mut left = &record[..];
+        while !left.is_empty() {
+            tls.read_tls(&mut left)?;
+            tls.process_new_packets().map_err(io::Error::other)?;
+        }
+        Ok(record.len())
+    }
+
+    /// The next request; `None` once the client has closed.
+    pub fn request(&mut self) -> Option<Request> {
+        let request = self.head()?;
+        self.rest_of(request)
+    }
+
+    /// The head of the next request, and what came with it.
+    pub fn head(&mut self) -> Option<Request> {
+        let mut received = Vec::new();
+        let mut buffer = [0; 4096];
+        let end = loop {
+            let end = received.windows(4).position(|four| four == b"\r\n\r\n");
+            if let Some(end) = end {
+                break end + 4;
+            }
+            match self.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    panic!("the client stays")
+                }
+                Ok(0) | Err(_) => return None,
+                Ok(n) => received.extend_from_slice(&buffer[..n]),
+            }
+        };
+        let content = received.split_off(end);
+        let head = String::from_utf8(received).unwrap();
+        let line = head.split(" HTTP/1.1\r\n").next().unwrap().to_owned();
+        self.log.lock().unwrap()[self.number].push(line.clone());
+        Some(Request {
+            line,
+            head,
+            content,
+        })
+    }
+
+    /// The request with all of its content; `None` if the client closes before that.
+    pub fn rest_of(&mut self, mut request: Request) -> Option<Request> {
+        let field = request.head.split_once("Content-Length: ");
+        let length = field.map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
+        let begin = request.content.len();
+        assert!(begin <= length, "more than one request was sent");
+        request.content.resize(length, 0);
+        self.read_exact(&mut request.content[begin..]).ok()?;
+        Some(request)
+    }
+
+    /// The client may have gone already.
+    pub fn respond(&mut self, bytes: &[u8]) {
+        let _ = self.write_all(bytes);
+        let _ = self.flush();
+    }
+
+    /// Responds to a request with its own line, or with a token; what a good server does.
+    pub fn serve(&mut self, request: &Request) {
+        self.respond(&good(&request.line));
+    }
+
+    /// Does what a good server does until the client closes.
+    pub fn serve_all(&mut self) {
+        while let Some(request) = self.request() {
+            self.serve(&request);
+        }
+    }
+
+    /// These bytes as they pass the wire.
+    pub fn sealed(&mut self, bytes: &[u8]) -> Vec<u8> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            let mut sealed = Vec::new();
+            tls.writer().write_all(bytes).unwrap();
+            while tls.wants_write() {
+                tls.write_tls(&mut sealed).unwrap();
+            }
+            return sealed;
+        }
+        bytes.to_vec()
+    }
+
+    /// What passes the wire, without TLS.
+    pub fn tcp(&mut self) -> &mut TcpStream {
+        &mut self.tcp
+    }
+
+    /// Says that there is no more to come, as TLS and TCP do it.
+    pub fn close(&mut self) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            let _ = self.flush();
+        }
+        self.cut();
+    }
+
+    /// Says so as TCP does it only.
+    pub fn cut(&mut self) {
+        let _ = self.tcp.shutdown(Shutdown::Write);
+    }
+
+    /// Takes what comes until the client closes.
+    pub fn drain(&mut self) {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match self.tcp.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    panic!("the client stays")
+                }
+                Ok(1..) => {}
+                _ => break,
+            }
+        }
+    }
+}
+
+impl Read for Peer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        while let Some(tls) = &mut self.tls {
+            match tls.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            if self.read_record()? == 0 {
+                return Ok(0);
+            }
+        }
+        let n = self.tcp.read(buffer)?;
+        self.received += n;
+        Ok(n)
+    }
+}
+
+impl Write for Peer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            let n = tls.writer().write(bytes)?;
+            self.flush()?;
+            return Ok(n);
+        }
+        self.tcp.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            while tls.wants_write() {
+                tls.write_tls(&mut self.tcp)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The response of a good server to this line: the line, or a token.
+pub fn good(line: &str) -> Vec<u8> {
+    let content = match line {
+        TOKEN_REQUEST => r#"{"access_token":"new","token_type":"Bearer","expires_in":600}"#,
+        line => line,
+    };
+    crate::wire::answer("200 OK", "", content)
+}
+
+/// Bytes that tell where they stand, so that none can be missing or in another's place.
+pub fn pattern(length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length + 3);
+    for n in 0..u32::try_from(length.div_ceil(4)).unwrap() {
+        bytes.extend_from_slice(&n.wrapping_mul(2_654_435_761).to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
