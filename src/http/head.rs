@@ -23,9 +23,9 @@ const MOMENT: Duration = Duration::from_millis(4);
 const STRANGERS: usize = 64;
 const STRANGERS_TIME: Duration = Duration::from_millis(10);
 
-/// What is told of minreq when it fails.
-const UNUSABLE: &str = "minreq can't be used: if another crate has turned on its feature `proxy`, \
-                        the variables http_proxy and all_proxy must not be set";
+/// What may be to blame when minreq does not come, or fails.
+const UNIFIED: &str = ": if another crate has turned on minreq's feature `proxy`, the variables \
+                       http_proxy and all_proxy must not be set";
 
 /// The stack of the thread that minreq runs on.
 const STACK: usize = 64 * 1024;
@@ -187,8 +187,8 @@ impl Minreq {
         // is needed again.
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(Ok(head))) => Ok((head, self.listener.take())),
-            Some(Ok(Err(cause))) => Err(call.failed(UNUSABLE).with_source(cause)),
-            None | Some(Err(_)) => Err(call.failed(UNUSABLE)),
+            Some(Ok(Err(cause))) => Err(unusable(call).with_source(cause)),
+            None | Some(Err(_)) => Err(unusable(call)),
         }
     }
 
@@ -201,17 +201,20 @@ impl Minreq {
         while !self.thread.as_ref().is_none_or(is_done) {
             thread::sleep(Duration::from_millis(1));
         }
+        let hint = if is_told_of_proxy() { UNIFIED } else { "" };
         match self.thread.take() {
-            _ if call.deadline.left().is_zero() => call.late("before the request was sent"),
+            _ if call.deadline.left().is_zero() => {
+                call.late(&format!("before the request was sent{hint}"))
+            }
             Some(thread) if thread.is_finished() => match thread.join() {
                 // Where it was told of a proxy, it has gone there.
                 Ok(Err(minreq::Error::IoError(cause))) if !is_told_of_proxy() => {
                     call.refused_by_host(cause)
                 }
-                Ok(Err(cause)) => call.failed(UNUSABLE).with_source(cause),
-                Ok(Ok(_)) | Err(_) => call.failed(UNUSABLE),
+                Ok(Err(cause)) => unusable(call).with_source(cause),
+                Ok(Ok(_)) | Err(_) => unusable(call),
             },
-            _ => call.failed(UNUSABLE),
+            _ => unusable(call),
         }
     }
 }
@@ -301,6 +304,10 @@ impl Written {
             fields: lines.collect(),
         })
     }
+}
+
+fn unusable(call: &Call) -> Error {
+    call.failed(format_args!("minreq can't be used{UNIFIED}"))
 }
 
 /// With minreq's feature `proxy`, which another crate may have turned on, these variables count.

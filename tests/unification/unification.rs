@@ -1,0 +1,81 @@
+//! What it means for a session that another crate has turned on minreq's features: with `proxy`, a
+//! proxy of the environment gets no secret, and the error says what to do.
+#![cfg(test)]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{channel, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jas_session::{ErrorKind, Session};
+
+const HINT: &str = "if another crate has turned on minreq's feature `proxy`, the variables \
+                    http_proxy and all_proxy must not be set";
+
+/// A server that does this with each connection and its first bytes, which it passes on.
+fn server(serve: fn(TcpStream)) -> (String, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, received) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut bytes = [0; 4096];
+            let n = stream.read(&mut bytes).unwrap();
+            let _ = sender.send(String::from_utf8_lossy(&bytes[..n]).into_owned());
+            thread::spawn(move || serve(stream));
+        }
+    });
+    (url, received)
+}
+
+fn session(url: &str) -> Session {
+    let session = Session::new(url, "id", "hush").unwrap();
+    let session = session.resume("token", Duration::from_secs(600)).unwrap();
+    session.retries(0).timeout(Duration::from_secs(2))
+}
+
+/// One test, because it changes the environment.
+#[test]
+fn a_proxy_of_the_environment_gets_no_secret_and_the_error_names_the_feature() {
+    let (api, at_api) = server(|mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood");
+    });
+    let call = || session(&api).post("/a%20b?c=%41", "text/plain", "create");
+    assert_eq!(call().unwrap().text().unwrap(), "good");
+    // The feature `urlencoding` has not encoded it a second time.
+    let request = at_api.recv().unwrap();
+    assert!(
+        request.starts_with("POST /a%20b?c=%41 HTTP/1.1\r\n"),
+        "{request}"
+    );
+
+    let refusing = |mut stream: TcpStream| {
+        let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n");
+    };
+    let (refusing, at_refusing) = server(refusing);
+    let (silent, at_silent) = server(|mut stream| {
+        let _ = stream.read(&mut [0]);
+    });
+    for (proxy, seen, kind) in [
+        (refusing, at_refusing, ErrorKind::Exchange),
+        (silent, at_silent, ErrorKind::Timeout),
+    ] {
+        std::env::set_var("http_proxy", proxy);
+        let start = Instant::now();
+        let error = call().unwrap_err();
+        assert!(start.elapsed() < Duration::from_millis(2500));
+        assert_eq!(error.kind(), kind);
+        assert!(error.to_string().ends_with(HINT), "{error}");
+        assert!(!error.may_have_executed());
+        let seen = seen.recv().unwrap();
+        assert!(seen.starts_with("CONNECT 127.0.0.1:"), "{seen}");
+        assert!(
+            !seen.contains("token") && !seen.contains("create"),
+            "{seen}"
+        );
+    }
+    // It was connected to, and sent nothing.
+    assert!(at_api.try_iter().all(|request| request.is_empty()));
+}
