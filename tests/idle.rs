@@ -1138,6 +1138,61 @@ fn a_large_request_that_is_refused_early_gets_the_refusal_in_time() {
 }
 
 #[test]
+fn a_refusal_that_is_long_or_comes_in_parts_ends_a_large_request_in_time() {
+    let refusal = |fields: &str| answer("413 Content Too Large", fields, "at most 1 MB");
+    let short = refusal("Server: x\r\n");
+    let long = refusal(&format!("X-A: {}\r\n", "x".repeat(10_000)));
+    let fields = "X-A: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n".repeat(200);
+    let many = refusal(&fields);
+    let head = short.len() - "at most 1 MB".len();
+    let rows: [(&str, &[u8], &[usize]); 6] = [
+        ("two halves of the head", &short, &[20]),
+        ("line by line", &short, &[32, 43, head - 2]),
+        ("the head and its end", &short, &[head - 1]),
+        ("head and content", &short, &[head]),
+        ("a long field", &long, &[]),
+        ("many fields", &many, &[]),
+    ];
+    thread::scope(|scope| {
+        for &over in BOTH {
+            for (what, refusal, parts) in rows {
+                scope.spawn(move || {
+                    let (end, call_is_over) = mpsc::channel();
+                    let (parts, refusal) = (parts.to_vec(), refusal.to_vec());
+                    let call_is_over = Mutex::new(call_is_over);
+                    let site = Site::start(over, move |mut peer| {
+                        if peer.head().is_none() {
+                            return;
+                        }
+                        let mut sent = 0;
+                        for &part in parts.iter().chain([&refusal.len()]) {
+                            peer.respond(&refusal[sent..part]);
+                            sent = part;
+                            // The next one comes a moment later.
+                            thread::sleep(Duration::from_millis(100));
+                        }
+                        let _ = call_is_over.lock().unwrap().recv_timeout(PATIENCE);
+                        peer.drain();
+                    });
+                    let start = Instant::now();
+                    let result = site.session.post("/large", "text/plain", huge());
+                    let took = start.elapsed();
+                    end.send(()).unwrap();
+                    let error = result.unwrap_err();
+                    assert_eq!(error.status(), Some(413), "{over:?}, {what}: {error:?}");
+                    assert_eq!(
+                        error.content(),
+                        Some(&b"at most 1 MB"[..]),
+                        "{over:?}, {what}"
+                    );
+                    assert!(took < PATIENCE / 8, "{over:?}, {what}: {took:?}");
+                });
+            }
+        }
+    });
+}
+
+#[test]
 fn a_large_request_whose_token_is_refused_early_is_sent_again_with_a_new_one() {
     let refusal = answer(
         "401 Unauthorized",
