@@ -18,7 +18,7 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// Where a connection leads to, and whom it trusts to be there. It may be used again for the very
 /// same only.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Route {
     pub(crate) origin: Origin,
     /// For `https`; `http` stays on this machine.
@@ -30,7 +30,7 @@ pub(crate) struct Route {
 pub(crate) struct Connection {
     pub(crate) reader: Reader,
     pub(crate) listener: Option<Listener>,
-    route: Route,
+    pub(crate) route: Route,
     /// After a fork, two processes would speak on one connection.
     process: u32,
     /// When it was used last, by both clocks: while a device sleeps, the first stands still.
@@ -38,15 +38,6 @@ pub(crate) struct Connection {
 }
 
 impl Route {
-    fn is_same(&self, other: &Route) -> bool {
-        let is_same_proxy = match (&self.proxy, &other.proxy) {
-            (None, None) => true,
-            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
-            _ => false,
-        };
-        is_same_proxy && self.origin == other.origin && self.trust == other.trust
-    }
-
     fn open(&self, idle: &Idle, call: &Call) -> Result<Reader, Failure> {
         let socket = match &self.proxy {
             Some(proxy) => proxy.connect(&self.origin, idle, call)?,
@@ -70,10 +61,6 @@ impl Connection {
             process: std::process::id(),
             since: (Instant::now(), SystemTime::now()),
         })
-    }
-
-    pub(crate) fn leads_along(&self, route: &Route) -> bool {
-        self.route.is_same(route)
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
@@ -119,5 +106,57 @@ impl Connection {
     pub(crate) fn is_fresh(&self) -> bool {
         let slept = self.since.1.elapsed().unwrap_or_default();
         self.process == std::process::id() && self.since.0.elapsed().max(slept) < IDLE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::http::Deadline;
+    use crate::url::Url;
+
+    fn connection(idle: &Idle, server: &TcpListener) -> Connection {
+        let url = format!("http://{}", server.local_addr().unwrap());
+        let route = Route {
+            origin: Url::base(&url).unwrap().origin,
+            proxy: None,
+            trust: Trust::default(),
+        };
+        let call = Call {
+            label: "GET /".to_owned(),
+            deadline: Deadline::after(Duration::from_secs(20)),
+        };
+        let opened = Connection::open(route, idle, &call);
+        opened.map_err(|failure| failure.error).unwrap()
+    }
+
+    #[test]
+    fn what_was_idle_for_long_or_belongs_to_another_process_is_not_used_again() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let idle = Idle::default();
+        let fresh = connection(&idle, &server);
+        let route = fresh.route.clone();
+        idle.keep(fresh, 8);
+        assert!(idle.take(&route).is_some());
+        assert!(idle.take(&route).is_none());
+
+        let mut slept = connection(&idle, &server);
+        slept.since.1 = SystemTime::now() - IDLE;
+        let mut forked = connection(&idle, &server);
+        forked.process += 1;
+        // A device that has just been started has no such time.
+        let long_ago = Instant::now().checked_sub(IDLE);
+        let old = long_ago.map(|long_ago| {
+            let mut old = connection(&idle, &server);
+            old.since.0 = long_ago;
+            old
+        });
+        for connection in [Some(slept), Some(forked), old].into_iter().flatten() {
+            idle.connections().push(connection);
+            assert!(idle.take(&route).is_none());
+            assert!(idle.connections().is_empty());
+        }
     }
 }

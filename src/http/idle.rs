@@ -27,7 +27,7 @@ impl Idle {
     pub(crate) fn take(&self, route: &Route) -> Option<Connection> {
         let mut connections = self.connections();
         connections.retain(Connection::is_fresh);
-        let i = connections.iter().rposition(|c| c.leads_along(route))?;
+        let i = connections.iter().rposition(|c| c.route == *route)?;
         Some(connections.remove(i))
     }
 
@@ -67,7 +67,7 @@ impl Idle {
         Ok(socket)
     }
 
-    fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
+    pub(crate) fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

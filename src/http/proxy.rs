@@ -181,6 +181,14 @@ impl Proxy {
     }
 }
 
+impl PartialEq for Proxy {
+    fn eq(&self, other: &Proxy) -> bool {
+        self.origin == other.origin
+            && self.credentials == other.credentials
+            && self.exempt == other.exempt
+    }
+}
+
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Origin { host, port, .. } = &self.origin;
