@@ -66,37 +66,57 @@ fn assert_tight(error: &Error) {
 /// What an answer says, read in the plainest way: the content of a 2xx answer, or nothing if it
 /// is none. The connection ends behind it.
 fn meaning(answer: &[u8]) -> Option<Vec<u8>> {
-    let mut lines = Vec::new();
+    const BLANKS: [char; 2] = [' ', '\t'];
     let mut rest = answer;
-    loop {
+    let mut line = || {
         let end = rest.iter().position(|byte| *byte == b'\n')?;
-        let line = std::str::from_utf8(&rest[..end]).ok()?;
+        let line = &rest[..end];
         rest = &rest[end + 1..];
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        if line.is_empty() && !lines.is_empty() {
+        // ISO 8859-1: all that counts is ASCII.
+        let line: String = line.iter().map(|&byte| char::from(byte)).collect();
+        Some(line.strip_suffix('\r').unwrap_or(&line).to_owned())
+    };
+    let first = line()?;
+    let (_, code) = first.strip_prefix("HTTP/1.")?.split_once(' ')?;
+    let status = code.split(' ').next()?.parse::<u16>().ok()?;
+    let mut fields: Vec<(String, String)> = Vec::new();
+    loop {
+        let line = line()?;
+        if line.is_empty() {
             break;
         }
-        if line.starts_with([' ', '\t']) && line.contains(':') && !lines.is_empty() {
-            return None; // folded
+        if line.starts_with(BLANKS) {
+            // It goes on with the field before it.
+            let (_, value) = fields.last_mut()?;
+            *value = format!("{value} {}", line.trim_matches(BLANKS));
+            continue;
         }
-        lines.push(line);
+        let (name, value) = line.split_once(':')?;
+        let name = name.trim_end_matches(BLANKS);
+        let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(is_token) {
+            return None;
+        }
+        fields.push((name.to_ascii_lowercase(), value.to_owned()));
     }
-    let status = lines[0].split(' ').nth(1)?.parse::<u16>().ok()?;
-    let values = |name: &str| -> Vec<&str> {
-        let fields = lines[1..].iter().filter_map(|line| line.split_once(':'));
-        let named = fields.filter(|(other, _)| other.trim().eq_ignore_ascii_case(name));
-        named.map(|(_, value)| value.trim()).collect()
-    };
     if !(200..300).contains(&status) {
         return None;
     }
     if status == 204 {
         return Some(Vec::new());
     }
-    match (
-        &values("transfer-encoding")[..],
-        &values("content-length")[..],
-    ) {
+    // A carriage return within a line is as good as a blank: RFC 9112, section 2.2.
+    let trim = |value| str::trim_matches(value, [' ', '\t', '\r']);
+    let values = |name: &str| -> Vec<&str> {
+        let named = fields.iter().filter(|(other, _)| other == name);
+        named.map(|(_, value)| trim(value)).collect()
+    };
+    let lengths = values("content-length");
+    let lengths: Vec<_> = lengths
+        .iter()
+        .flat_map(|list| list.split(',').map(trim))
+        .collect();
+    match (&values("transfer-encoding")[..], &lengths[..]) {
         ([coding], _) if coding.eq_ignore_ascii_case("chunked") => chunks(rest),
         ([], []) => Some(rest.to_vec()),
         ([], [first, others @ ..]) if others.iter().all(|other| other == first) => {
@@ -252,12 +272,40 @@ fn noise_is_an_error_or_what_it_says() {
 
 #[test]
 fn a_folded_line_is_not_taken_for_a_field() {
+    // Its content ends with the connection, whatever the folded lines look like.
+    for (fields, value, content) in [
+        (
+            "x: a\r\n Content-Length: 1\r\n",
+            "a Content-Length: 1",
+            "ab",
+        ),
+        (
+            "x: a\r\n\tTransfer-Encoding: chunked \r\n  x: b\r\n",
+            "a Transfer-Encoding: chunked x: b",
+            "0\r\n\r\n",
+        ),
+    ] {
+        let all = format!("HTTP/1.1 200 OK\r\n{fields}\r\n{content}").into_bytes();
+        assert_eq!(meaning(&all).as_deref(), Some(content.as_bytes()));
+        let server = server(vec![all], None);
+        let response = session(&server.url()).post("/0", "text/plain", "create");
+        let response = response.unwrap();
+        assert_eq!(response.header("x"), Some(value));
+        assert_eq!(response.header("content-length"), None);
+        assert_eq!(response.header("transfer-encoding"), None);
+        assert_eq!(response.text().unwrap(), content);
+    }
     let answers = [
-        "HTTP/1.1 200 OK\r\nx: a\r\n Content-Length: 1\r\n\r\nab",
-        "HTTP/1.1 200 OK\r\nx: a\r\n\tTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        // The field before it says something else then, or there is none.
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n Content-Length: 1\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n x: a\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n Content-Length: 1\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\n\tx: a\r\nContent-Length: 1\r\n\r\nab",
     ]
     .map(|answer| answer.as_bytes().to_vec());
-    call_all(&answers, |_, result| {
+    call_all(&answers, |answer, result| {
+        assert_eq!(meaning(answer), None);
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exchange);
         assert!(error.may_have_executed());
