@@ -233,6 +233,34 @@ mod trusted {
         }
     }
 
+    #[cfg(feature = "system-roots")]
+    #[test]
+    fn the_system_s_roots_are_trusted_and_more_than_these_on_demand() {
+        if let [url, other, root] = &urls()[..] {
+            assert_eq!(text(url).unwrap(), "good");
+            let refused = text(other).unwrap_err();
+            assert_eq!(refused.to_string(), format!("GET {other}/: {UNKNOWN}"));
+            let root = std::fs::read(root).unwrap();
+            for url in [url, other] {
+                let session = session(url).root_certificates(&root).unwrap();
+                assert_eq!(session.get("/").unwrap().text().unwrap(), "good");
+            }
+            return;
+        }
+        let (system, more) = (Authority::new(), Authority::new());
+        let servers = [&system, &more].map(|authority| {
+            tls(authority.config("localhost", Days::Now), |stream| {
+                let received = request(stream);
+                finish(stream, &answer("200 OK", "", "good"));
+                received
+            })
+        });
+        let [url, other] = servers.each_ref().map(https);
+        let root = more.file().to_str().unwrap().to_owned();
+        let test = "trusted::the_system_s_roots_are_trusted_and_more_than_these_on_demand";
+        assert_passes(system.as_system(this_test_alone(test, &[url, other, root])));
+    }
+
     #[test]
     fn refused_certificates_are_final_and_each_message_says_why() {
         if let [expired, early, other, unknown] = &urls()[..] {

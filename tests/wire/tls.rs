@@ -129,12 +129,25 @@ impl Authority {
         authority
     }
 
-    /// A process whose sessions trust this one, too.
+    /// A process whose sessions trust this one, too. For `system-roots` the system has none: each
+    /// session that trusts more reads them all again.
     pub fn trusting(&self, mut child: std::process::Command) -> std::process::Command {
+        child.env(ROOT, self.file());
+        child.env("SSL_CERT_DIR", self.directory.0.join("none"));
+        child
+    }
+
+    /// A process whose system has this root, and no other.
+    pub fn as_system(&self, mut child: std::process::Command) -> std::process::Command {
+        child.env("SSL_CERT_FILE", self.file());
+        child
+    }
+
+    /// A file with its certificate.
+    pub fn file(&self) -> std::path::PathBuf {
         let file = self.directory.0.join("root.pem");
         std::fs::write(&file, &self.pem).unwrap();
-        child.env(ROOT, file);
-        child
+        file
     }
 }
 
