@@ -1,0 +1,338 @@
+//! What passes the loopback interface between minreq and the rest of the crate, and what strangers
+//! get there.
+#![cfg(target_os = "linux")] // /proc tells where minreq is awaited
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use jas_session::Session;
+
+#[path = "wire/site.rs"]
+mod site;
+mod wire;
+use site::{Peer, Site, BOTH, TOKEN_REQUEST};
+use wire::{answer, assert_passes, inodes, this_test_alone, urls, PATIENCE};
+
+// What passes
+
+const CLIENT_ID: &str = "id-of-the-client";
+const CLIENT_SECRET: &str = "secret-of-the-client";
+const TOKEN: &str = "token-of-the-api";
+const NEW_TOKEN: &str = "token-that-replaces-it";
+const API_KEY: &str = "key-of-the-api";
+const FIELD: &str = "value-of-an-own-field";
+const AGENT: &str = "agent-of-the-caller";
+const PATH: &str = "path-of-the-shipment";
+const QUERY: &str = "query-of-the-caller";
+const CONTENT: &str = "content-of-the-request";
+const ANSWER: &str = "content-of-the-response";
+const REFUSAL: &str = "content-of-a-refusal";
+
+/// What the server sees of a call or says in one, and nobody else.
+const SECRETS: [&str; 12] = [
+    CLIENT_ID,
+    CLIENT_SECRET,
+    TOKEN,
+    NEW_TOKEN,
+    API_KEY,
+    FIELD,
+    AGENT,
+    PATH,
+    QUERY,
+    CONTENT,
+    ANSWER,
+    REFUSAL,
+];
+
+/// Whether calls can be traced here.
+fn can_trace() -> bool {
+    let mut strace = Command::new("strace");
+    let strace = strace.args(["-f", "-o", "/dev/null", "true"]);
+    strace.stderr(Stdio::null());
+    strace.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn nothing_secret_passes_the_loopback_interface_but_to_the_server() {
+    if !urls().is_empty() {
+        return urls().iter().for_each(|url| make_calls(url));
+    }
+    if !can_trace() {
+        eprintln!("not tested: strace is missing, or may not trace");
+        return;
+    }
+    let sites: Vec<_> = BOTH.iter().map(|over| Site::start(*over, serve)).collect();
+    let urls: Vec<_> = sites.iter().map(Site::url).collect();
+    let test = "nothing_secret_passes_the_loopback_interface_but_to_the_server";
+    let alone = site::trusted_by(this_test_alone(test, &urls));
+    let mut child = Command::new("strace");
+    child.args(["-f", "-yy", "-xx", "-s", "1000000", "-o", "/dev/stderr"]);
+    child.args([
+        "-e",
+        "trace=%network,read,write,readv,writev",
+        "-e",
+        "signal=none",
+    ]);
+    child.arg(alone.get_program()).args(alone.get_args());
+    let variables = alone.get_envs();
+    child.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    let output = child.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("test result: ok. 1 passed"), "{said}");
+
+    let ports: Vec<_> = sites.iter().map(|site| site.address.port()).collect();
+    let passed = passed(&String::from_utf8_lossy(&output.stderr));
+    let (server, minreq): (Vec<_>, Vec<_>) = passed
+        .into_iter()
+        .partition(|(ends, _)| ports.contains(&ends.0) || ports.contains(&ends.1));
+    let of = |connections: Vec<((u16, u16), Vec<u8>)>| {
+        let all: Vec<_> = connections.into_iter().map(|(_, bytes)| bytes).collect();
+        String::from_utf8_lossy(&all.join(&b"\n\n"[..])).into_owned()
+    };
+    let (server, minreq) = (of(server), of(minreq));
+    // What it would look like, and that the right connections were read.
+    for secret in SECRETS {
+        assert!(server.contains(secret), "{secret} was not sent at all");
+    }
+    for seen in [
+        "GET / HTTP/1.1\r\n",
+        "POST / HTTP/1.1\r\n",
+        "HTTP/1.1 200\r\n",
+        "JAS-Session: ",
+    ] {
+        assert!(minreq.contains(seen), "{seen:?} is not in {minreq:?}");
+    }
+    for secret in SECRETS {
+        assert!(!minreq.contains(secret), "{secret} passes: {minreq}");
+    }
+    // Each head of a request has been written, and each head of a response been read.
+    let calls = sites.into_iter().map(|site| site.requests().concat().len());
+    let calls: usize = calls.sum();
+    let ends = [
+        ("\r\nHost: 127.0.0.1:", calls),
+        ("HTTP/1.1 401\r\n", BOTH.len()),
+    ];
+    for (text, count) in ends {
+        // Once written and once read.
+        assert_eq!(minreq.matches(text).count(), 2 * count, "{text:?}");
+    }
+}
+
+/// In a child: calls with all that is secret.
+fn make_calls(url: &str) {
+    let session = Session::new(url, CLIENT_ID, CLIENT_SECRET)
+        .and_then(|session| session.api_key(API_KEY))
+        .and_then(|session| session.header("X-Own", FIELD))
+        .and_then(|session| session.header("User-Agent", AGENT))
+        .unwrap();
+    let session = site::trusting(session).timeout(PATIENCE).retries(0);
+    assert_eq!(session.access_token().unwrap(), TOKEN);
+    let path = format!("/{PATH}?key={QUERY}");
+    let get = || session.get(&path).unwrap().text().unwrap();
+    assert_eq!(get(), ANSWER);
+    let booking = session.post(&path, "application/json", CONTENT).unwrap();
+    assert_eq!(booking.text().unwrap(), ANSWER);
+    let query = session.post_idempotent(&path, "text/plain", CONTENT.repeat(4096));
+    assert_eq!(query.unwrap().text().unwrap(), ANSWER);
+    let error = session.get("/refused").unwrap_err();
+    assert_eq!(error.content(), Some(REFUSAL.as_bytes()));
+    let renewed = session.post("/renewed", "text/plain", CONTENT).unwrap();
+    assert_eq!(renewed.text().unwrap(), ANSWER);
+    assert_eq!(get(), ANSWER);
+}
+
+fn serve(mut peer: Peer) {
+    let token = |token: &str| {
+        let json =
+            format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":600}}"#);
+        answer("200 OK", "", &json)
+    };
+    // The second token is asked for on the connection of no other.
+    let mut tokens = [NEW_TOKEN, TOKEN].to_vec();
+    while let Some(request) = peer.request() {
+        let is_old = request.head.contains(&format!("Bearer {TOKEN}\r\n"));
+        let response = match &*request.line {
+            TOKEN_REQUEST if peer.number == 0 => token(tokens.pop().unwrap_or(NEW_TOKEN)),
+            TOKEN_REQUEST => token(NEW_TOKEN),
+            "GET /refused" => answer("409 Conflict", "", REFUSAL),
+            "POST /renewed" if is_old => answer("401 Unauthorized", "", REFUSAL),
+            _ => answer("200 OK", "", ANSWER),
+        };
+        peer.respond(&response);
+    }
+}
+
+/// What has passed each TCP connection within 127.0.0.1, by its two ports, as strace tells it.
+fn passed(trace: &str) -> HashMap<(u16, u16), Vec<u8>> {
+    let mut passed: HashMap<_, Vec<u8>> = HashMap::new();
+    let mut unfinished: HashMap<&str, &str> = HashMap::new();
+    for line in trace.lines() {
+        let Some((pid, call)) = line.split_once(' ') else {
+            continue;
+        };
+        let call = call.trim_start();
+        let whole = if let Some(begin) = call.strip_suffix("<unfinished ...>") {
+            unfinished.insert(pid, begin);
+            continue;
+        } else if let Some((_, end)) = call.split_once(" resumed>") {
+            unfinished.remove(pid).unwrap_or_default().to_owned() + end
+        } else {
+            call.to_owned()
+        };
+        let Some((_, rest)) = whole.split_once("<TCP:[127.0.0.1:") else {
+            continue;
+        };
+        let Some((ends, rest)) = rest.split_once("]>") else {
+            continue;
+        };
+        let Some((near, far)) = ends.split_once("->127.0.0.1:") else {
+            continue;
+        };
+        let ends = (near.parse().unwrap(), far.parse().unwrap());
+        let bytes = rest.split("\\x").skip(1).filter_map(|part| {
+            let digits = part.get(..2)?;
+            u8::from_str_radix(digits, 16).ok()
+        });
+        passed.entry(ends).or_default().extend(bytes);
+    }
+    passed
+}
+
+// Strangers
+
+/// What a crowd of strangers says, and how many they are.
+const STRANGERS: &[(&str, usize)] = &[
+    ("", 1),
+    ("", 63),
+    ("", 65),
+    ("", 200),
+    ("\r\n\r\n", 1),
+    ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 1),
+    ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 200),
+    // A password, but not the one.
+    ("GET / HTTP/1.1\r\nJAS-Session: \r\n\r\n", 1),
+    (
+        "GET / HTTP/1.1\r\nJAS-Session: 00000000000000000000000000000000\r\n\r\n",
+        1,
+    ),
+    (
+        "GET / HTTP/1.1\r\nJAS-Session: 00000000000000000000000000000000\r\n\r\n",
+        200,
+    ),
+    (
+        "GET / HTTP/1.1\r\nJAS-Session: ????????????????????????????????\r\n\r\n",
+        1,
+    ),
+    (
+        "GET / HTTP/1.1\r\njas-session: 0\r\nJAS-Session: 0\r\nJAS-Session: 1\r\n\r\n",
+        1,
+    ),
+    // The beginning of what minreq says.
+    ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nJAS-Session: ", 1),
+    ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nJAS-Session: ", 200),
+    ("G", 100),
+    // Far more than minreq says, with an end and without.
+    ("LONG", 5),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", 100),
+];
+
+/// What they do then.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Then {
+    Stay,
+    SayNoMore,
+    Leave,
+}
+
+#[test]
+fn strangers_that_come_before_minreq_get_nothing_and_stop_nothing() {
+    const MOST: Duration = Duration::from_secs(5);
+    if let [url] = &urls()[..] {
+        for (says, crowd) in STRANGERS {
+            let says = says.replace("LONG", &"GET / HTTP/1.1\r\nX-A: b\r\n".repeat(5000));
+            for then in [Then::Stay, Then::SayNoMore, Then::Leave] {
+                let begin = &says[..says.len().min(60)];
+                let what = format!("{crowd} say {begin:?} and {then:?}");
+                let session = wire::session(url);
+                let call = || session.get("/").and_then(jas_session::Response::text);
+                assert_eq!(call().unwrap(), "GET /", "{what}");
+                // minreq is awaited at one port, that of the connection that is idle now.
+                let ports = listening_ports();
+                let [port] = ports[..] else {
+                    panic!("{ports:?}");
+                };
+                let mut streams = strangers(port, says.as_bytes(), *crowd, then);
+                for n in 0..3 {
+                    let start = Instant::now();
+                    assert_eq!(call().unwrap(), "GET /", "{what}");
+                    let took = start.elapsed();
+                    assert!(took < MOST, "{what}: {took:?}");
+                    if took > MOST / 50 {
+                        println!("{what}: call {n} took {took:?}");
+                    }
+                }
+                for stream in &mut streams {
+                    assert_got_nothing(stream, &what);
+                }
+                assert_eq!(listening_ports(), [port], "{what}");
+            }
+        }
+        return;
+    }
+    let site = Site::start(site::Over::Plain, |mut peer| peer.serve_all());
+    let test = "strangers_that_come_before_minreq_get_nothing_and_stop_nothing";
+    assert_passes(this_test_alone(test, &[site.url()]));
+    // Nobody else's request has come to the server, and none has come twice.
+    let requests = site.requests();
+    assert_eq!(requests.len(), STRANGERS.len() * 3);
+    let each = requests.iter().all(|lines| lines[..] == ["GET /"; 4]);
+    assert!(each, "{requests:?}");
+}
+
+/// So many connect and say this. As many as the system lets in.
+fn strangers(port: u16, says: &[u8], crowd: usize, then: Then) -> Vec<TcpStream> {
+    let address = (Ipv4Addr::LOCALHOST, port).into();
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok();
+    let mut streams = Vec::new();
+    for mut stream in (0..crowd).map_while(|_| connect()) {
+        stream.set_nonblocking(true).unwrap();
+        let _ = stream.write(says);
+        match then {
+            Then::Stay => streams.push(stream),
+            Then::SayNoMore => {
+                stream.shutdown(Shutdown::Write).unwrap();
+                streams.push(stream);
+            }
+            Then::Leave => {}
+        }
+    }
+    streams
+}
+
+fn assert_got_nothing(stream: &mut TcpStream, what: &str) {
+    let mut got = [0; 64];
+    if let Ok(n @ 1..) = stream.read(&mut got) {
+        panic!("{what}: a stranger got {:?}", &got[..n]);
+    }
+}
+
+/// The ports of 127.0.0.1 on which this process listens.
+fn listening_ports() -> Vec<u16> {
+    const LISTEN: &str = "0A";
+    // Listening sockets come first; thousands of others may follow.
+    let mut table = String::new();
+    let file = fs::File::open("/proc/net/tcp").unwrap();
+    file.take(8192).read_to_string(&mut table).unwrap();
+    let own = inodes();
+    let rows = table.lines().map(|row| row.split_whitespace().collect());
+    rows.filter_map(|row: Vec<_>| {
+        let port = row.get(1)?.strip_prefix("0100007F:")?;
+        let is_own = *row.get(3)? == LISTEN && own.contains(*row.get(9)?);
+        is_own.then(|| u16::from_str_radix(port, 16).unwrap())
+    })
+    .collect()
+}
