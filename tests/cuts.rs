@@ -237,7 +237,7 @@ mod encrypted {
         stream: &'a mut TcpStream,
         left: usize,
         /// There was more than could pass.
-        is_cut: bool,
+        is_over: bool,
     }
 
     impl Read for Cut<'_> {
@@ -252,7 +252,7 @@ mod encrypted {
             self.stream.write_all(&bytes[..n])?;
             self.left -= n;
             if n < bytes.len() {
-                self.is_cut = true;
+                self.is_over = true;
                 let _ = self.stream.shutdown(Shutdown::Write);
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -281,7 +281,7 @@ mod encrypted {
     }
 
     /// What became of a connection.
-    struct Served {
+    struct Outcome {
         request: Vec<u8>,
         /// All of the answer was sent, and all of the end of TLS.
         is_answered: bool,
@@ -291,12 +291,17 @@ mod encrypted {
     }
 
     /// Answers the first request, and ends TLS in order, but for the cut.
-    fn serve(stream: &mut TcpStream, config: &Arc<ServerConfig>, all: &[u8], cut: usize) -> Served {
+    fn serve(
+        stream: &mut TcpStream,
+        config: &Arc<ServerConfig>,
+        all: &[u8],
+        cut: usize,
+    ) -> Outcome {
         let mut connection = ServerConnection::new(Arc::clone(config)).unwrap();
         let mut cut = Cut {
             stream,
             left: cut,
-            is_cut: false,
+            is_over: false,
         };
         while connection.is_handshaking() && connection.complete_io(&mut cut).is_ok() {}
         let mut received = Vec::new();
@@ -306,15 +311,15 @@ mod encrypted {
         let left = cut.left;
         let _ = connection.writer().write_all(all);
         while connection.wants_write() && connection.write_tls(&mut cut).is_ok() {}
-        let is_answered = !cut.is_cut;
+        let is_answered = !cut.is_over;
         connection.send_close_notify();
         while connection.wants_write() && connection.write_tls(&mut cut).is_ok() {}
         let _ = cut.stream.shutdown(Shutdown::Write);
         let _ = until_closed(cut.stream);
-        Served {
+        Outcome {
             request: received,
             is_answered,
-            is_ended: !cut.is_cut,
+            is_ended: !cut.is_over,
             left: [left, cut.left],
         }
     }
@@ -344,21 +349,22 @@ mod encrypted {
         let (all, _) = framing.of(content);
         let run = |cut| {
             let what = format!("{framing:?} cut at {cut}");
-            let served = Arc::new(Mutex::new(None));
+            let outcome = Arc::new(Mutex::new(None));
             let server = {
-                let (config, all, served) = (Arc::clone(config), all.clone(), Arc::clone(&served));
+                let (config, all, outcome) =
+                    (Arc::clone(config), all.clone(), Arc::clone(&outcome));
                 Server::start(move |stream| {
-                    *served.lock().unwrap() = Some(serve(stream, &config, &all, cut));
+                    *outcome.lock().unwrap() = Some(serve(stream, &config, &all, cut));
                     Vec::new()
                 })
             };
             let result = call(&https(&server));
             assert_eq!(server.ended().len(), 1, "{what}");
-            let served = served.lock().unwrap().take().unwrap();
+            let outcome = outcome.lock().unwrap().take().unwrap();
             let is_whole = match framing {
-                Length | Chunked => served.is_answered,
+                Length | Chunked => outcome.is_answered,
                 // The end of TLS is that of the content.
-                UntilClose => served.is_ended,
+                UntilClose => outcome.is_ended,
             };
             match result {
                 Ok(content) => {
@@ -369,11 +375,11 @@ mod encrypted {
                     assert!(!is_whole, "{what}: {error:?}");
                     assert_broken(&error, ErrorKind::Exchange, &what);
                     // What was sent the server has received: it reads on.
-                    let is_booking = served.request.ends_with(b"create");
+                    let is_booking = outcome.request.ends_with(b"create");
                     assert_eq!(error.may_have_executed(), is_booking, "{what}");
                 }
             }
-            served.left
+            outcome.left
         };
         // The length of a signature varies by a few bytes.
         let [handshake, length] = run(ENDLESS).map(|left| ENDLESS - left);
@@ -540,12 +546,12 @@ mod encrypted {
 
     #[test]
     fn a_server_that_half_closes_behind_the_handshake_gets_a_plain_post_once() {
+        const CALLS: usize = 200;
         let test =
             "encrypted::a_server_that_half_closes_behind_the_handshake_gets_a_plain_post_once";
         let Some(authority) = in_child(test) else {
             return;
         };
-        const CALLS: usize = 200;
         // Handshakes that take the client more and more time.
         let versions = [&rustls::version::TLS13];
         let configs: Vec<_> = (0..40)

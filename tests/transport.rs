@@ -767,14 +767,14 @@ fn calls_end_in_time_and_leave_nothing_behind() {
             }
         }
 
-        let session_of_half = session(half_content);
+        let half = session(half_content);
         for is_post in [false, true] {
             let start = Instant::now();
             let error = if is_post {
-                let response = session_of_half.post("/", "text/plain", "create");
+                let response = half.post("/", "text/plain", "create");
                 response.unwrap().bytes().unwrap_err()
             } else {
-                session_of_half.get("/").unwrap_err()
+                half.get("/").unwrap_err()
             };
             assert_in_time(start, &error);
             assert_nothing_left(before, "half a content");
