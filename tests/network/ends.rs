@@ -156,70 +156,78 @@ fn know_no_name(socket: &UdpSocket) {
 /// outcome, the time, and what the options say.
 ///
 /// - `executed`: the API may have acted.
-/// - `least=MS`: it takes that long.
-/// - `lookups=N`: each of N calls leaves a thread and a socket of the system's resolver, which go
-///   when that gives up.
+/// - `least=MS`, `most=MS`: it takes that long.
+/// - `get`: a GET is sent instead.
+/// - `warm`: after a call that succeeds; `then=COMMAND`: and after this.
+/// - `idle=N`: so many connections are idle then, each with a socket at which minreq is awaited.
+///   Without this option one is if the call succeeds, and one more with `fresh`.
+/// - `leaves=N`: each of N calls leaves a thread and a socket of the system's, which go when that
+///   gives up.
 /// - `cold`: a token has to be requested, of an endpoint whose link dies.
 /// - `fresh`: a token has to be requested, and can be.
 /// - `proxy=URL`: through this proxy; `environment`: through the environment's.
+/// - `root=FILE`: trusts this certificate, too.
 /// - `content=BYTES`: so large a create.
-/// - `files=N`: only so many can be opened during the call; with `later`, during one before it;
-///   with `warm`, after a call that succeeds.
+/// - `files=N`: only so many can be opened during the call; with `later`, during one before it.
 /// - `fault=PART`: a known fault; fails when it has been mended, so that the option goes.
 fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) -> ExitCode {
     static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
-    panic::set_hook(Box::new(|_| HAS_PANICKED.store(true, Ordering::SeqCst)));
-    let number = |name: &str| {
-        let mut values = options.iter().filter_map(|o| o.strip_prefix(name));
-        values.next().map(|value| value.parse::<usize>().unwrap())
-    };
-    let lookups = number("lookups=").unwrap_or_default();
-    let least = Duration::from_millis(number("least=").unwrap_or_default() as u64);
+    panic::set_hook(Box::new(|panic| {
+        eprintln!("{panic}");
+        HAS_PANICKED.store(true, Ordering::SeqCst);
+    }));
+    let value = |name: &str| value(options, name);
+    let number = |name: &str| value(name).map(|value| value.parse::<usize>().unwrap());
+    let leaves = number("leaves=").unwrap_or_default();
     let content = "x".repeat(number("content=").unwrap_or(1));
-    let timeout = Duration::from_millis(timeout.parse().unwrap());
+    let milliseconds = |n: usize| Duration::from_millis(n as u64);
+    let timeout = milliseconds(timeout.parse().unwrap());
+    let least = milliseconds(number("least=").unwrap_or_default());
+    let most = number("most=").map_or(timeout + LATE, milliseconds);
     let (base, path) = url.split_once(" /").unwrap();
     let path = format!("/{path}");
-    let mut session = Session::new(base, "id", "secret").unwrap().timeout(timeout);
-    if let Some(proxy) = options.iter().find_map(|o| o.strip_prefix("proxy=")) {
-        session = session.proxy(proxy).unwrap();
-    }
-    if options.contains(&"environment") {
-        session = session.proxy_from_env().unwrap();
-    }
-    if options.contains(&"cold") {
-        let endpoint = format!("{base}/cut/request");
-        session = session.token_endpoint(&endpoint).unwrap();
-    } else if !options.contains(&"fresh") {
-        let lifetime = Duration::from_secs(600);
-        session = session.resume("token", lifetime).unwrap();
-    }
+    let session = session(base, options).timeout(timeout);
+    let make_call = || {
+        if options.contains(&"get") {
+            session.get(&path)
+        } else {
+            session.post(&path, "text/plain", &content)
+        }
+    };
 
-    if options.contains(&"warm") {
-        session.post(&path, "text/plain", &content).unwrap();
-    }
     let before = (threads(), sockets());
+    if options.contains(&"warm") {
+        make_call().unwrap().text().unwrap();
+    }
+    if let Some(command) = value("then=") {
+        let status = Command::new("sh").args(["-c", command]).status();
+        assert!(status.unwrap().success());
+    }
     let mut open = Vec::new();
     if let Some(files) = number("files=") {
         open.extend(iter::from_fn(|| fs::File::open("/dev/null").ok()));
         open.truncate(open.len() - files);
     }
     if options.contains(&"later") {
-        let _ = session.post(&path, "text/plain", &content);
+        let _ = make_call();
         open.clear();
     }
     let mut faults = Vec::new();
     let mut row = String::new();
-    for _ in 0..lookups.max(1) {
+    let mut idle = 0;
+    for _ in 0..leaves.max(1) {
         let start = Instant::now();
-        let result = session.post(&path, "text/plain", &content);
-        let result = result.and_then(jas_session::Response::text);
+        let result = make_call().and_then(jas_session::Response::text);
         let took = start.elapsed();
         let is_timeout = matches!(&result, Err(error) if error.kind() == ErrorKind::Timeout);
         let (outcome, executed) = match result {
-            Ok(text) => (format!("ok, {} bytes", text.len()), false),
+            Ok(text) => {
+                idle = 1 + usize::from(options.contains(&"fresh"));
+                (format!("ok, {} bytes", text.len()), false)
+            }
             Err(error) => (told(&error), error.may_have_executed()),
         };
-        if took > timeout + LATE || took < least || is_timeout && took < timeout {
+        if took > most || took < least || is_timeout && took < timeout {
             faults.push("time");
         }
         if !outcome.contains(expected) {
@@ -235,40 +243,75 @@ fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) 
         faults.push("panic");
     }
 
-    // A thread that has been joined is listed for a moment more.
-    let left = || (threads() - before.0, sockets() - before.1);
-    let wait_for = |what: usize, patience: Duration| {
-        let start = Instant::now();
-        while left() != (what, what) && start.elapsed() < patience {
-            thread::sleep(Duration::from_millis(10));
-        }
-        start.elapsed()
-    };
-    wait_for(lookups, LATE);
-    let (left_threads, left_sockets) = left();
-    if (left_threads, left_sockets) != (lookups, lookups) {
+    let idle = number("idle=").unwrap_or(idle);
+    let expected_now = (leaves, leaves + 2 * idle);
+    let (threads_now, sockets_now) = held_more(before, expected_now, LATE);
+    if (threads_now, sockets_now) != expected_now {
         faults.push("left");
     }
-    let waited = wait_for(0, PATIENCE);
-    let gone = match (lookups, left()) {
-        (0, (0, 0)) => String::new(),
-        (_, (0, 0)) => format!("; none after {waited:.1?} more"),
+    // Idle connections end with their session.
+    drop(session);
+    let start = Instant::now();
+    let patience = if leaves == 0 { LATE } else { PATIENCE };
+    let gone = match held_more(before, (0, 0), patience) {
+        (0, 0) if leaves == 0 => String::new(),
+        (0, 0) => format!("; none after {:.1?} more", start.elapsed()),
         _ => {
             faults.push("stays");
             "; they stay".to_owned()
         }
     };
     let mark = if faults.is_empty() { "" } else { "**fault:** " };
-    println!("| {mark}{row} | {left_threads}, {left_sockets}{gone} |");
-    let known: Vec<_> = options
-        .iter()
-        .filter_map(|o| o.strip_prefix("fault="))
-        .collect();
-    if faults == known {
+    println!("| {mark}{row} | {threads_now}, {sockets_now}{gone} |");
+    if faults.iter().eq(value("fault=").iter()) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("{name}: faults {faults:?}, known {known:?}; expected {expected}");
+    eprintln!("{name}: faults {faults:?}; expected {expected}, {expected_now:?}");
     ExitCode::FAILURE
+}
+
+/// How many more threads and sockets there are than `before`, as soon as these are as many as
+/// `expected`, or after this time. A thread that has been joined is listed for a moment more.
+fn held_more(
+    before: (usize, usize),
+    expected: (usize, usize),
+    patience: Duration,
+) -> (usize, usize) {
+    let start = Instant::now();
+    loop {
+        let more = (threads() - before.0, sockets() - before.1);
+        if more == expected || start.elapsed() > patience {
+            return more;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What stands behind `name` in the option that begins so.
+fn value<'a>(options: &[&'a str], name: &str) -> Option<&'a str> {
+    options.iter().find_map(|option| option.strip_prefix(name))
+}
+
+/// A session for these options.
+fn session(base: &str, options: &[&str]) -> Session {
+    let mut session = Session::new(base, "id", "secret").unwrap();
+    if let Some(proxy) = value(options, "proxy=") {
+        session = session.proxy(proxy).unwrap();
+    }
+    if options.contains(&"environment") {
+        session = session.proxy_from_env().unwrap();
+    }
+    if let Some(root) = value(options, "root=") {
+        session = session.root_certificates(&fs::read(root).unwrap()).unwrap();
+    }
+    if options.contains(&"cold") {
+        let endpoint = format!("{base}/cut/request");
+        session = session.token_endpoint(&endpoint).unwrap();
+    } else if !options.contains(&"fresh") {
+        let lifetime = Duration::from_secs(600);
+        session = session.resume("token", lifetime).unwrap();
+    }
+    session
 }
 
 /// Kind, message without the URL, and cause.
