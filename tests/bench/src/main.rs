@@ -3,8 +3,10 @@
 
 mod clients;
 mod jobs;
+mod link;
 mod measure;
 mod memory;
+mod round_trips;
 mod server;
 mod streaming;
 mod threads;
@@ -21,11 +23,12 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 type Part = fn(&mut Bench) -> Result<()>;
 
 /// What can be asked for by name.
-const PARTS: [(&str, Part); 4] = [
+const PARTS: [(&str, Part); 5] = [
     ("jobs", jobs::measure),
     ("streaming", streaming::measure),
     ("memory", memory::measure),
     ("threads", threads::measure),
+    ("round-trips", round_trips::measure),
 ];
 
 /// What every part needs.
@@ -46,10 +49,11 @@ struct Goal {
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    // The first two are what this program starts of itself.
+    // The first three are what this program starts of itself.
     match arguments[..] {
         ["serve", directory, address] => server::run(directory.as_ref(), address.parse()?),
         ["run", program, ref arguments @ ..] => measure::print_usage(program, arguments),
+        ["link", directory] => round_trips::print(directory.as_ref()),
         ref parts => run(parts),
     }
 }

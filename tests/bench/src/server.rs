@@ -15,7 +15,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::version::TLS13;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::{Result, Server};
+use crate::{link, Result, Server};
 
 pub const TOKEN: &str = "a-token-of-common-length-0123456789abcdef0123456789abcdef";
 
@@ -108,7 +108,8 @@ pub fn root(directory: &Path) -> Result<Issuer<'static, KeyPair>> {
 fn config(root: &Path) -> Result<Arc<ServerConfig>> {
     let issuer = self::root(root)?;
     let key = KeyPair::generate()?;
-    let params = CertificateParams::new(["127.0.0.1".to_owned()])?;
+    let names = [Ipv4Addr::LOCALHOST, link::THERE].map(|address| address.to_string());
+    let params = CertificateParams::new(names)?;
     let certificate = params.signed_by(&key, &issuer)?;
     let key = PrivateKeyDer::try_from(key.serialize_der())?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
