@@ -12,7 +12,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     let programs = [bench.build(&OUR_LOAD)?, bench.build(&MINREQ_LOAD)?];
     println!(
         "\n| 64 MiB | peak RSS of 4 KiB, KiB | of 64 MiB | more | MB/s \
-         | minreq's MB/s | ratio |\n|---|---|---|---|---|---|---|"
+         | minreq's MB/s | ratio | ratio by CPU time |\n|---|---|---|---|---|---|---|---|"
     );
     let [tls, plain] = [bench.server.tls.clone(), bench.server.plain.clone()];
     for (name, url, how, least) in [
@@ -37,8 +37,9 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
         let [short, long] = [0, 1].map(|i| median(rounds.iter().map(|used| used[i].memory)));
         let speed = |i: usize| LONG as f64 / 1e6 / median(rounds.iter().map(|used| used[i].wall));
         let ratio = median(rounds.iter().map(|used| used[2].wall / used[1].wall));
+        let by_cpu = median(rounds.iter().map(|used| used[2].cpu / used[1].cpu));
         println!(
-            "| {name} | {short:.0} | {long:.0} | {:.0} | {:.0} | {:.0} | {ratio:.2} |",
+            "| {name} | {short:.0} | {long:.0} | {:.0} | {:.0} | {:.0} | {ratio:.2} | {by_cpu:.2} |",
             long - short,
             speed(1),
             speed(2)
