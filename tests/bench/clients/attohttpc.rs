@@ -6,19 +6,19 @@ use job::{arguments, authorization, check, Result, CONTENT, ENDPOINT, FORM, FORM
 fn main() -> Result<()> {
     let (url, gets) = arguments()?;
     let session = attohttpc::Session::new();
-    let answer = session
+    let response = session
         .post(format!("{url}{ENDPOINT}"))
         .header("Content-Type", FORM_TYPE)
         .text(FORM)
         .send()?;
-    let status = answer.status().as_u16();
-    let authorization = authorization(status, &answer.text()?)?;
+    let status = response.status().as_u16();
+    let authorization = authorization(status, &response.text()?)?;
     for _ in 0..gets {
-        let answer = session
+        let response = session
             .get(format!("{url}{CONTENT}"))
             .header("Authorization", &authorization)
             .send()?;
-        check(answer.status().as_u16(), &answer.bytes()?)?;
+        check(response.status().as_u16(), &response.bytes()?)?;
     }
     Ok(())
 }

@@ -13,8 +13,8 @@ fn main() -> Result<()> {
         session = session.resume(&token, Duration::from_secs(600))?;
     }
     for _ in 0..gets {
-        let answer = session.get(CONTENT)?;
-        check(answer.status(), &answer.bytes()?)?;
+        let response = session.get(CONTENT)?;
+        check(response.status(), &response.bytes()?)?;
     }
     Ok(())
 }

@@ -1,22 +1,61 @@
-//! `jas-session` under load; `whole URL PATH` reads all of a content into memory.
+//! `jas-session` under load. What it alone is asked for: `whole URL PATH`, `post URL LENGTH TOKEN`
+//! and `idle URL CONNECTIONS`.
 
 mod job;
 mod load;
 
 use std::env;
+use std::fs;
+use std::time::Duration;
 
 use jas_session::Session;
+use job::{check, Result, CONTENT};
 
-fn main() -> job::Result<()> {
-    let url = env::args().nth(2).ok_or("no URL")?;
-    let session = Session::new(&url, "id", "secret")?.timeout(load::TIMEOUT);
-    if env::args().nth(1).as_deref() == Some("whole") {
-        let answer = session.get(&env::args().nth(3).ok_or("no path")?)?;
-        answer.limit(u64::MAX).bytes()?;
-        return Ok(());
+/// Too long to be read before it is asked for.
+const LONG: &str = "/content/65536";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let url = arguments.get(1).ok_or("no URL")?;
+    let session = Session::new(url, "id", "secret")?
+        .timeout(load::TIMEOUT)
+        .idle_connections(load::IDLE);
+    match arguments[..] {
+        ["whole", _, path] => {
+            session.get(path)?.limit(u64::MAX).bytes()?;
+            Ok(())
+        }
+        ["post", _, length, token] => {
+            let session = session.resume(token, Duration::from_secs(600))?;
+            let content = vec![b'x'; length.parse()?];
+            let response = session.post(CONTENT, "text/plain", &content)?;
+            check(response.status(), &response.bytes()?)
+        }
+        ["idle", _, connections] => idle(&session, connections.parse()?),
+        _ => load::run(|path| {
+            let response = session.get(path)?;
+            Ok((response.status(), response))
+        }),
     }
-    load::run(|path| {
-        let answer = session.get(path)?;
-        Ok((answer.status(), answer))
-    })
+}
+
+/// Has so many responses at a time, twice: the second ones come over the connections of the first.
+/// Prints the resident memory, in KiB, while all connections are idle.
+fn idle(session: &Session, connections: usize) -> Result<()> {
+    let at_a_time = || -> Result<()> {
+        let responses: std::result::Result<Vec<_>, _> =
+            (0..connections).map(|_| session.get(LONG)).collect();
+        for response in responses? {
+            response.bytes()?;
+        }
+        Ok(())
+    };
+    at_a_time()?;
+    let status = fs::read_to_string("/proc/self/status")?;
+    let resident = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+    println!("{}", resident.ok_or("no VmRSS")?.trim());
+    at_a_time()
 }

@@ -19,21 +19,21 @@ pub fn arguments() -> Result<(String, usize)> {
 
 pub fn check(status: u16, content: &[u8]) -> Result<()> {
     if status != 200 || content.len() != 4096 {
-        return Err("not the answer asked for".into());
+        return Err("not the response asked for".into());
     }
     Ok(())
 }
 
-/// The value of `Authorization` by a token endpoint's answer.
+/// The value of `Authorization` by a token endpoint's response.
 #[cfg(feature = "miniserde")]
 pub fn authorization(status: u16, content: &str) -> Result<String> {
     #[derive(miniserde::Deserialize)]
-    struct Answer {
+    struct Response {
         access_token: String,
     }
     if status != 200 {
         return Err("no token".into());
     }
-    let answer: Answer = miniserde::json::from_str(content)?;
-    Ok(format!("Bearer {}", answer.access_token))
+    let response: Response = miniserde::json::from_str(content)?;
+    Ok(format!("Bearer {}", response.access_token))
 }

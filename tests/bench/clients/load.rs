@@ -1,41 +1,58 @@
-//! What is asked of a client under load: one long answer, or many calls.
+//! What is asked of a client under load: one long response, or many calls.
 
+use std::env;
 use std::io::{self, Read};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
 
 use crate::job::{check, Result, CONTENT};
 
 /// Long enough for a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
+/// How many connections a client may keep: as many as there ever are threads.
+pub const IDLE: usize = 64;
 
-/// `copy URL PATH FILE`, or `calls URL THREADS SLICES CALLS`: prints calls per second of each
-/// slice of so many calls.
+/// `read URL PATH`: reads a content piece by piece, keeps nothing of it, and prints its length.
+///
+/// `calls URL THREADS SLICES MILLISECONDS`: prints calls per second in each slice of that length,
+/// after a slice that makes the connections and is not counted.
 pub fn run<R: Read>(get: impl Fn(&str) -> Result<(u16, R)> + Sync) -> Result<()> {
     let arguments: Vec<_> = env::args().skip(3).collect();
-    if env::args().nth(1).as_deref() == Some("copy") {
+    if env::args().nth(1).as_deref() == Some("read") {
         let (_, mut content) = get(&arguments[0])?;
-        io::copy(&mut content, &mut fs::File::create(&arguments[1])?)?;
+        println!("{}", io::copy(&mut content, &mut io::sink())?);
         return Ok(());
     }
-    let [threads, slices, calls] = [0, 1, 2].map(|i| arguments[i].parse::<usize>());
-    let (threads, calls) = (threads?, calls?);
+    let threads = arguments[0].parse()?;
+    let length = Duration::from_millis(arguments[2].parse()?);
     let call = || {
-        let (status, mut answer) = get(CONTENT)?;
+        let (status, mut response) = get(CONTENT)?;
         let mut content = Vec::new();
-        answer.read_to_end(&mut content)?;
+        response.read_to_end(&mut content)?;
         check(status, &content)
     };
-    call()?;
-    for _ in 0..slices? {
-        let start = Instant::now();
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| (0..calls / threads).for_each(|_| call().expect("an answer")));
-            }
-        });
-        let done = calls / threads * threads;
-        println!("{}", done as f64 / start.elapsed().as_secs_f64());
+    slice(threads, length / 4, &call);
+    for _ in 0..arguments[1].parse()? {
+        println!("{}", slice(threads, length, &call));
     }
     Ok(())
+}
+
+/// Calls per second by so many threads in so much time.
+fn slice(threads: usize, length: Duration, call: &(impl Fn() -> Result<()> + Sync)) -> f64 {
+    let start = Instant::now();
+    let calls = || {
+        let mut calls = 0;
+        while start.elapsed() < length {
+            call().expect("a response");
+            calls += 1;
+        }
+        calls
+    };
+    let made: usize = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(calls)).collect();
+        let made = threads.into_iter().map(|thread| thread.join());
+        made.map(|made| made.expect("no panic")).sum()
+    });
+    made as f64 / start.elapsed().as_secs_f64()
 }

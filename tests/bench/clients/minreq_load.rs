@@ -8,16 +8,16 @@ use job::{authorization, ENDPOINT, FORM, FORM_TYPE};
 fn main() -> job::Result<()> {
     let url = std::env::args().nth(2).ok_or("no URL")?;
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let answer = minreq::post(format!("{url}{ENDPOINT}"))
+    let response = minreq::post(format!("{url}{ENDPOINT}"))
         .with_header("Content-Type", FORM_TYPE)
         .with_body(FORM)
         .send()?;
-    let authorization = authorization(answer.status_code.try_into()?, answer.as_str()?)?;
+    let authorization = authorization(response.status_code.try_into()?, response.as_str()?)?;
     load::run(|path| {
-        let answer = minreq::get(format!("{url}{path}"))
+        let response = minreq::get(format!("{url}{path}"))
             .with_header("Authorization", &authorization)
             .with_timeout(load::TIMEOUT.as_secs())
             .send_lazy()?;
-        Ok((answer.status_code.try_into()?, answer))
+        Ok((response.status_code.try_into()?, response))
     })
 }

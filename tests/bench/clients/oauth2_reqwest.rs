@@ -16,11 +16,11 @@ fn main() -> Result<()> {
         .exchange_client_credentials()
         .request(&client)?;
     for _ in 0..gets {
-        let answer = client
+        let response = client
             .get(format!("{url}{CONTENT}"))
             .bearer_auth(token.access_token().secret())
             .send()?;
-        check(answer.status().as_u16(), &answer.bytes()?)?;
+        check(response.status().as_u16(), &response.bytes()?)?;
     }
     Ok(())
 }

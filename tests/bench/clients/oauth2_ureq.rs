@@ -15,11 +15,11 @@ fn main() -> Result<()> {
         .request(&agent)?;
     let authorization = format!("Bearer {}", token.access_token().secret());
     for _ in 0..gets {
-        let answer = agent
+        let response = agent
             .get(&format!("{url}{CONTENT}"))
             .set("Authorization", &authorization)
             .call()?;
-        check(answer.status(), answer.into_string()?.as_bytes())?;
+        check(response.status(), response.into_string()?.as_bytes())?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring;
@@ -14,32 +15,61 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::version::TLS13;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::Result;
+use crate::{link, Result, Server};
 
 pub const TOKEN: &str = "a-token-of-common-length-0123456789abcdef0123456789abcdef";
 
-/// How many tokens have been requested.
-static REQUESTED: AtomicUsize = AtomicUsize::new(0);
+/// How many tokens were requested, and connections over TLS made.
+static TOKENS: AtomicUsize = AtomicUsize::new(0);
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// Serves until the standard input ends, with a certificate of the root in this directory. Prints
-/// both base URLs.
-pub fn run(root: &Path) -> Result<()> {
+/// its ports, for TLS and for plain HTTP.
+pub fn run(root: &Path, address: Ipv4Addr) -> Result<()> {
     let config = config(root)?;
-    let tls = listen(move |mut stream| {
+    let tls = listen(address, move |mut stream| {
+        CONNECTIONS.fetch_add(1, Ordering::SeqCst);
         let connection = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
         let mut tls = StreamOwned::new(connection, &mut stream);
-        answer_all(&mut tls)?;
+        respond_to_all(&mut tls)?;
         tls.conn.send_close_notify();
         tls.flush()?;
         finish(&mut stream)
     })?;
-    let plain = listen(|mut stream| {
-        answer_all(&mut stream)?;
+    let plain = listen(address, |mut stream| {
+        respond_to_all(&mut stream)?;
         finish(&mut stream)
     })?;
-    println!("https://127.0.0.1:{tls}\nhttp://127.0.0.1:{plain}");
+    println!("{tls}\n{plain}");
     io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())
+}
+
+/// What a server has counted since it started.
+pub struct Counts {
+    /// Requested ones.
+    pub tokens: usize,
+    /// Those over TLS.
+    pub connections: usize,
+}
+
+impl Counts {
+    pub fn of(server: &Server) -> Result<Counts> {
+        let mut stream = TcpStream::connect(server.plain.trim_start_matches("http://"))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(b"GET /counts HTTP/1.1\r\nConnection: close\r\n\r\n")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        let counts = response
+            .lines()
+            .last()
+            .and_then(|line| line.split_once(' '));
+        let (tokens, connections) = counts.ok_or("no counts")?;
+        Ok(Counts {
+            tokens: tokens.parse()?,
+            connections: connections.parse()?,
+        })
+    }
 }
 
 /// The root whose key lies in this directory, beside `roots.rs` with what the clients are to trust.
@@ -78,7 +108,8 @@ pub fn root(directory: &Path) -> Result<Issuer<'static, KeyPair>> {
 fn config(root: &Path) -> Result<Arc<ServerConfig>> {
     let issuer = self::root(root)?;
     let key = KeyPair::generate()?;
-    let params = CertificateParams::new(["127.0.0.1".to_owned()])?;
+    let names = [Ipv4Addr::LOCALHOST, link::THERE].map(|address| address.to_string());
+    let params = CertificateParams::new(names)?;
     let certificate = params.signed_by(&key, &issuer)?;
     let key = PrivateKeyDer::try_from(key.serialize_der())?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -89,8 +120,11 @@ fn config(root: &Path) -> Result<Arc<ServerConfig>> {
 }
 
 /// Listens on a free port, and serves each connection in a thread of its own.
-fn listen(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+fn listen(
+    address: Ipv4Addr,
+    serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
+) -> Result<u16> {
+    let listener = TcpListener::bind((address, 0))?;
     let port = listener.local_addr()?.port();
     let serve = Arc::new(serve);
     thread::spawn(move || {
@@ -98,7 +132,7 @@ fn listen(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -
             let serve = Arc::clone(&serve);
             thread::spawn(move || {
                 let _ = stream.set_nodelay(true);
-                // A client that breaks off reports that itself.
+                // A client that fails reports that itself.
                 let _ = serve(stream);
             });
         }
@@ -106,8 +140,8 @@ fn listen(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -
     Ok(port)
 }
 
-/// Answers requests until the client closes, or asks for that.
-fn answer_all(stream: &mut (impl Read + Write)) -> io::Result<()> {
+/// Responds to requests until the client closes, or asks for that.
+fn respond_to_all(stream: &mut (impl Read + Write)) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut head = String::new();
@@ -121,14 +155,14 @@ fn answer_all(stream: &mut (impl Read + Write)) -> io::Result<()> {
             &mut (&mut reader).take(length.unwrap_or(0)),
             &mut io::sink(),
         )?;
-        answer(&head, reader.get_mut())?;
+        respond(&head, reader.get_mut())?;
         if field(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
             return Ok(());
         }
     }
 }
 
-fn answer(head: &str, stream: &mut impl Write) -> io::Result<()> {
+fn respond(head: &str, stream: &mut impl Write) -> io::Result<()> {
     let path = head.split(' ').nth(1).unwrap_or_default();
     let json = |json: &str| {
         let length = json.len();
@@ -136,14 +170,14 @@ fn answer(head: &str, stream: &mut impl Write) -> io::Result<()> {
     };
     match path {
         "/oauth2/token" => {
-            REQUESTED.fetch_add(1, Ordering::SeqCst);
+            TOKENS.fetch_add(1, Ordering::SeqCst);
             let token =
                 format!(r#"{{"access_token":"{TOKEN}","token_type":"Bearer","expires_in":600}}"#);
             return stream.write_all(json(&token).as_bytes());
         }
-        "/requested" => {
-            let requested = REQUESTED.load(Ordering::SeqCst).to_string();
-            return stream.write_all(json(&requested).as_bytes());
+        "/counts" => {
+            let [tokens, connections] = [&TOKENS, &CONNECTIONS].map(|n| n.load(Ordering::SeqCst));
+            return stream.write_all(json(&format!("{tokens} {connections}")).as_bytes());
         }
         _ => {}
     }

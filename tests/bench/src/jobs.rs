@@ -1,0 +1,200 @@
+//! One-shot jobs: size, memory, instructions and time of a token request and a few GETs.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+
+use crate::clients::{
+    Client, ATTOHTTPC, MINREQ, MINREQ_DEFAULT, OAUTH2_REQWEST, OAUTH2_UREQ, OURS, UREQ,
+    UREQ_DEFAULT,
+};
+use crate::measure::{has_valgrind, instructions, median, usage, Usage};
+use crate::{command, progress, server, Bench, Result, Server};
+
+const PEERS: [Client; 6] = [
+    UREQ,
+    UREQ_DEFAULT,
+    OAUTH2_UREQ,
+    OAUTH2_REQWEST,
+    ATTOHTTPC,
+    MINREQ_DEFAULT,
+];
+/// How many GETs follow the token request.
+const GETS: [&str; 2] = ["1", "10"];
+/// How often each job is measured, turn by turn with the others.
+const ROUNDS: usize = 31;
+/// How often its instructions are counted; once if they are many, because that takes long.
+const COUNTS: usize = 5;
+const MANY: f64 = 100e6;
+
+/// A client and what its jobs took.
+struct Row {
+    name: &'static str,
+    /// Of its program, in kB.
+    size: f64,
+    /// How many it is made of.
+    crates: usize,
+    /// One for each of `GETS`.
+    jobs: [Job; 2],
+}
+
+struct Job {
+    command: Command,
+    instructions: Vec<f64>,
+    used: Vec<Usage>,
+}
+
+pub fn measure(bench: &mut Bench) -> Result<()> {
+    let mut rows = vec![row(bench, &OURS, OURS.name, &[])?];
+    let name = "the same, token carried over";
+    rows.push(row(bench, &OURS, name, &[server::TOKEN])?);
+    for client in [MINREQ].iter().chain(&PEERS) {
+        rows.push(row(bench, client, client.name, &[])?);
+    }
+    check_trust(bench, &rows)?;
+    if has_valgrind() {
+        count_instructions(&mut rows)?;
+    } else {
+        println!("\nNo instructions are counted: valgrind is not installed.");
+    }
+    run_jobs(&mut rows)?;
+    print(&rows);
+    set_goals(bench, &rows);
+    set_goals_of_crates(bench)
+}
+
+/// Builds a client.
+fn row(bench: &Bench, client: &Client, name: &'static str, last: &[&str]) -> Result<Row> {
+    let program = bench.build(client)?;
+    let size = fs::metadata(&program)?.len() as f64 / 1e3;
+    let jobs = GETS.map(|gets| Job {
+        command: command(&program, &[&[&*bench.server.tls, gets], last].concat()),
+        instructions: Vec::new(),
+        used: Vec::new(),
+    });
+    Ok(Row {
+        name,
+        size,
+        crates: bench.crates(client)?.len(),
+        jobs,
+    })
+}
+
+/// Sends each client to a server whose certificate is of an issuer that none of them trusts.
+fn check_trust(bench: &Bench, rows: &[Row]) -> Result<()> {
+    let stranger = Server::start(&bench.directory.join("stranger"), Ipv4Addr::LOCALHOST)?;
+    for row in rows {
+        let mut job = Command::new(row.jobs[0].command.get_program());
+        let arguments = row.jobs[0].command.get_args().skip(1);
+        job.arg(&stranger.tls).args(arguments);
+        let status = job.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        if status.success() {
+            return Err(format!("{} trusts any certificate", row.name).into());
+        }
+    }
+    Ok(())
+}
+
+fn count_instructions(rows: &mut [Row]) -> Result<()> {
+    for round in 1..=COUNTS {
+        progress(format_args!("counting instructions, {round} of {COUNTS}"));
+        for job in rows.iter_mut().flat_map(|row| &mut row.jobs) {
+            if job.instructions.first().is_none_or(|&count| count < MANY) {
+                job.instructions.push(instructions(&job.command)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn run_jobs(rows: &mut [Row]) -> Result<()> {
+    for round in 1..=ROUNDS {
+        progress(format_args!("running the jobs, {round} of {ROUNDS}"));
+        for job in rows.iter_mut().flat_map(|row| &mut row.jobs) {
+            job.used.push(usage(&job.command)?);
+        }
+    }
+    Ok(())
+}
+
+impl Job {
+    fn memory(&self) -> f64 {
+        median(self.used.iter().map(|used| used.memory))
+    }
+
+    /// In millions; NaN if they were not counted.
+    fn instructions(&self) -> f64 {
+        median(self.instructions.iter().copied()) / 1e6
+    }
+
+    fn cpu(&self) -> f64 {
+        median(self.used.iter().map(|used| used.cpu * 1e3))
+    }
+
+    fn wall(&self) -> f64 {
+        median(self.used.iter().map(|used| used.wall * 1e3))
+    }
+}
+
+fn print(rows: &[Row]) {
+    println!(
+        "\nEach: the number, and its ratio to ours. N is the number of GETs.\n\n| client \
+         | binary, kB | peak RSS, KiB, N = 1 | N = 10 | instructions, M, N = 1 | N = 10 \
+         | CPU, ms, N = 1 | N = 10 | time, ms, N = 1 | N = 10 | crates |\n|---{}|",
+        "|---".repeat(10)
+    );
+    let columns = |row: &Row| {
+        let of = |number: fn(&Job) -> f64| row.jobs.each_ref().map(number);
+        let of = [Job::memory, Job::instructions, Job::cpu, Job::wall].map(of);
+        [&[row.size], of.as_flattened()].concat()
+    };
+    let ours = columns(&rows[0]);
+    for row in rows {
+        print!("| {} ", row.name);
+        for (column, (number, ours)) in columns(row).iter().zip(&ours).enumerate() {
+            let digits = if column < 3 { 0 } else { 2 };
+            print!("| {number:.digits$} ({:.3}) ", number / ours);
+        }
+        println!("| {} |", row.crates);
+    }
+}
+
+fn set_goals(bench: &mut Bench, rows: &[Row]) {
+    let (ours, peers) = (&rows[0], &rows[3..]);
+    let [ureq, ureq_default] = [&peers[0], &peers[1]];
+    let least = |of: &dyn Fn(&Row) -> f64| peers.iter().map(of).fold(f64::INFINITY, f64::min);
+    for (ureq, limit) in [(ureq, 0.87), (ureq_default, 0.86)] {
+        let what = format!("binary / that of {}", ureq.name);
+        bench.at_most(&what, ours.size / ureq.size, limit);
+    }
+    for (n, gets) in GETS.iter().enumerate() {
+        let memory = |row: &Row| row.jobs[n].memory();
+        let what = format!("peak RSS / that of the best peer, N = {gets}");
+        bench.at_most(&what, memory(ours) / least(&memory), 0.88);
+    }
+    if !has_valgrind() {
+        return;
+    }
+    for (n, (gets, limit)) in GETS.iter().zip([1.0, 1.1]).enumerate() {
+        let instructions = |row: &Row| row.jobs[n].instructions();
+        let ratio = instructions(ours) / least(&instructions);
+        let what = format!("instructions / those of the best peer, N = {gets}");
+        bench.at_most(&what, ratio, limit);
+    }
+    let [ours, ureq] = [ours, ureq].map(|row| row.jobs[1].instructions());
+    let what = format!("instructions / those of ureq 3, N = {}", GETS[1]);
+    bench.at_most(&what, ours / ureq, 0.6);
+}
+
+fn set_goals_of_crates(bench: &mut Bench) -> Result<()> {
+    let crates = bench.crates(&OURS)?;
+    // One of them is jas-session.
+    bench.at_most(
+        "crates besides jas-session",
+        crates.len() as f64 - 1.0,
+        23.0,
+    );
+    let aws_lc = crates.iter().filter(|name| name.starts_with("aws-lc"));
+    bench.at_most("crates of aws-lc", aws_lc.count() as f64, 0.0);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Calls per second by threads that share one session, agent or client.
+
+use crate::clients::{Client, OUR_LOAD, REQWEST_LOAD, UREQ_LOAD};
+use crate::measure::{median, usage};
+use crate::server::Counts;
+use crate::{command, progress, Bench, Result};
+
+const CLIENTS: [Client; 3] = [OUR_LOAD, UREQ_LOAD, REQWEST_LOAD];
+const THREADS: [usize; 3] = [1, 8, 64];
+/// How often each client runs, turn by turn with the others, and for how long: many short slices
+/// are disturbed alike.
+const ROUNDS: usize = 15;
+const MILLISECONDS: usize = 250;
+
+pub fn measure(bench: &mut Bench) -> Result<()> {
+    for client in &CLIENTS {
+        bench.build(client)?;
+    }
+    println!("\nCalls per second over TLS, and ours as a ratio to them:\n");
+    let names = CLIENTS.map(|client| client.name).join(" | ");
+    println!("| threads | {names} | our token requests |\n|---|---|---|---|---|");
+    for threads in THREADS {
+        let mut rounds: Vec<[f64; CLIENTS.len()]> = Vec::new();
+        let mut tokens = 0;
+        for round in 1..=ROUNDS {
+            progress(format_args!("{threads} threads, {round} of {ROUNDS}"));
+            let mut speeds = [0.0; CLIENTS.len()];
+            for (speed, client) in speeds.iter_mut().zip(&CLIENTS) {
+                let before = Counts::of(&bench.server)?.tokens;
+                *speed = slices(bench, client, &bench.server.tls, threads, 1, MILLISECONDS)?[0];
+                if client.name == OUR_LOAD.name {
+                    tokens = tokens.max(Counts::of(&bench.server)?.tokens - before);
+                }
+            }
+            rounds.push(speeds);
+        }
+        let ratio = |i: usize| median(rounds.iter().map(|speeds| speeds[0] / speeds[i]));
+        print!("| {threads} ");
+        for i in 0..CLIENTS.len() {
+            let speed = median(rounds.iter().map(|speeds| speeds[i]));
+            print!("| {speed:.0} ({:.2}) ", ratio(i));
+        }
+        println!("| {tokens} |");
+        let what = format!("calls per second / ureq 3's, TLS, {threads} threads");
+        bench.at_least(&what, ratio(1), 1.0);
+        bench.at_most(
+            &format!("token requests, {threads} threads"),
+            tokens as f64,
+            1.0,
+        );
+    }
+    without_pause(bench)
+}
+
+/// Ports and memory must not run out.
+fn without_pause(bench: &mut Bench) -> Result<()> {
+    progress(format_args!("10 s without a pause"));
+    let speeds = slices(bench, &OUR_LOAD, &bench.server.plain, 8, 10, 1000)?;
+    let cells: Vec<_> = speeds.iter().map(|speed| format!("{speed:.0}")).collect();
+    println!("\nCalls per second over plain HTTP by 8 threads, in each of 10 s without a pause:");
+    println!("{}", cells.join(", "));
+    let [first, last] = [&speeds[..3], &speeds[7..]].map(|part| median(part.iter().copied()));
+    let what = "speed in the last of 10 s without a pause / in the first";
+    bench.at_least(what, last / first, 0.9);
+    Ok(())
+}
+
+/// Calls per second in each of so many slices of time.
+fn slices(
+    bench: &Bench,
+    client: &Client,
+    url: &str,
+    threads: usize,
+    slices: usize,
+    milliseconds: usize,
+) -> Result<Vec<f64>> {
+    let [threads, count, length] = [threads, slices, milliseconds].map(|n| n.to_string());
+    let program = client.path(&bench.directory);
+    let speeds = usage(&command(
+        program,
+        &["calls", url, &threads, &count, &length],
+    ))?
+    .printed;
+    if speeds.len() != slices {
+        return Err(format!("{} printed too little", client.name).into());
+    }
+    Ok(speeds)
+}
