@@ -122,10 +122,10 @@ impl Listener {
             while let Some(i) = callers.iter().position(Caller::is_done) {
                 let Caller { socket, said, .. } = callers.swap_remove(i);
                 if let Some(written) = Written::behind(password, &said) {
-                    if is_polled && CAN_GIVE_UP {
-                        self.socket.set_nonblocking(false)?;
+                    if is_polled {
+                        self.socket.set_nonblocking(!CAN_GIVE_UP)?;
+                        socket.set_nonblocking(false)?;
                     }
-                    socket.set_nonblocking(false)?;
                     return Ok(Some((socket, written)));
                 }
             }

@@ -23,8 +23,9 @@ const FIRST_PATIENCE: Duration = Duration::from_millis(250);
 /// How long a write may block before the writer is told: the server may have responded already.
 const WRITE_PART: Duration = Duration::from_millis(50);
 
-/// How much is read from a connection at a time, if the reader has no larger buffer of its own.
-const BUFFER: usize = 4 * 1024;
+/// How much is read from a connection at a time, if the reader has no larger buffer of its own. An
+/// idle connection keeps it.
+const BUFFER: usize = 2 * 1024;
 
 /// What is read from a connection goes through this buffer.
 pub(crate) type Reader = BufReader<Stream>;
