@@ -24,8 +24,8 @@ const NGINX_PORT: u16 = 8080;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How much later than a call's end nginx may log it.
 const LATE: Duration = Duration::from_secs(5);
-/// Any rustls feature wins over native-tls.
-const HAS_RUSTLS: bool = cfg!(feature = "tls");
+/// Else the CA is given to each session.
+const HAS_SYSTEM_ROOTS: bool = cfg!(feature = "system-roots");
 
 /// The content of the API's large answers.
 const LARGE: usize = 3 * 1024 * 1024;
@@ -61,8 +61,18 @@ impl Client {
 }
 
 fn session(url: &str, id: &str, secret: &str) -> Session {
-    let session = Session::new(url, id, secret).unwrap();
+    let session = without_key(url, id, secret);
     session.api_key(KEY).unwrap().timeout(PATIENCE)
+}
+
+fn without_key(url: &str, id: &str, secret: &str) -> Session {
+    let session = Session::new(url, id, secret).unwrap();
+    #[cfg(all(feature = "tls", not(feature = "system-roots")))]
+    let session = {
+        let root = fs::read("root.pem").unwrap();
+        session.root_certificates(&root).unwrap()
+    };
+    session
 }
 
 /// A session that holds a token, though not one of the server's.
@@ -145,7 +155,7 @@ impl Suite {
 
     /// Prints what came of `run`, and what nginx saw. The outcome has to begin with `expected`,
     /// and nginx to have seen `seen`: items parted by commas, each with a count behind `×` unless
-    /// that is 1, or with the least and the most.
+    /// that is 1, or with the least and the most. A connection counts when its first request comes.
     fn scene(
         &mut self,
         name: &str,
@@ -197,6 +207,9 @@ impl Suite {
                     _ => &line.method,
                 };
                 *counts.entry(format!("{what} {}", line.status)).or_default() += 1;
+                if line.is_first {
+                    *counts.entry("connection".to_owned()).or_default() += 1;
+                }
                 self.lines.push(line);
             }
             for line in self.errors.new_lines() {
@@ -217,7 +230,7 @@ impl Suite {
         self.scene(
             "each character of printable ASCII in id and secret, and traps of form encoding",
             &all,
-            &format!("token 200 ×{0}, GET 200 ×{0}", odd.len()),
+            &format!("token 200 ×{0}, GET 200 ×{0}, connection ×{0}", odd.len()),
             |_| {
                 for client in &odd {
                     let named = client.session().get("/whoami")?.text()?;
@@ -242,7 +255,7 @@ impl Suite {
             ("an unknown client", "nobody", "secret"),
         ] {
             let expected = format!("Denied: {denied}client authentication failed");
-            self.scene(name, &expected, "token 401", |_| {
+            self.scene(name, &expected, "token 401, connection", |_| {
                 let session = session(API, id, secret);
                 // The second is refused without a request.
                 assert!(session.get("/whoami").is_err());
@@ -252,15 +265,18 @@ impl Suite {
         let client = self.without_grant.clone();
         let expected =
             format!("Denied: answered with 400: {check}invalid_request: requested grant type");
-        self.scene("a client without the grant", &expected, "token 400", |_| {
-            client.session().get("/whoami")?.text()
-        });
+        self.scene(
+            "a client without the grant",
+            &expected,
+            "token 400, connection",
+            |_| client.session().get("/whoami")?.text(),
+        );
         let client = self.job.clone();
         self.scene(
             "the token endpoint is elsewhere",
             "Denied: answered with 404: no token endpoint is there: check the base URL, or give \
              the endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT",
-            "POST 404",
+            "POST 404, connection",
             |_| {
                 let endpoint = format!("{API}/oauth/token");
                 let session = client.session().token_endpoint(&endpoint)?;
@@ -270,9 +286,9 @@ impl Suite {
         self.scene(
             "the API key is missing",
             "Status: answered with 403: no API key (x-api-key) was sent",
-            "token 200, GET 403",
+            "token 200, GET 403, connection",
             |_| {
-                let session = Session::new(API, &client.id, &client.secret)?;
+                let session = without_key(API, &client.id, &client.secret);
                 session.get("/whoami")?.text()
             },
         );
@@ -283,14 +299,14 @@ impl Suite {
         self.scene(
             "tokens of 4 s, calls for 9 s",
             "ok, 90 calls",
-            "token 200 ×4-9, GET 200 ×90",
+            "token 200 ×4-9, GET 200 ×90, connection",
             |_| calls_for(&session, 90),
         );
         let session = self.briefest.session().renew_before(Duration::ZERO);
         self.scene(
             "tokens of 2 s, used until their end, calls for 5 s",
             "ok, 50 calls",
-            "token 200 ×3-9, GET 200 ×50, GET 401 ×0-9",
+            "token 200 ×3-9, GET 200 ×50, GET 401 ×0-9, connection",
             |_| calls_for(&session, 50),
         );
 
@@ -300,7 +316,7 @@ impl Suite {
         self.scene(
             "the token in use is revoked: the next call, a create",
             "ok: booking ",
-            "token 200 ×2, POST 201 ×2, POST 401",
+            "token 200 ×2, POST 201 ×2, POST 401, connection ×4",
             |_| {
                 let first = booking(&session)?;
                 let token = session.access_token()?;
@@ -316,7 +332,7 @@ impl Suite {
         self.scene(
             "a token carried over that was revoked meanwhile",
             "ok: job",
-            "token 200, GET 401, GET 200",
+            "token 200, GET 401, GET 200, connection",
             |_| {
                 let (token, left) = session.held_token().unwrap();
                 revoke(&client, &token);
@@ -331,7 +347,7 @@ impl Suite {
         self.scene(
             "the authorization server restarts in the middle of a job of 4 threads",
             "ok, 120 calls",
-            "token 200 ×2, GET 200 ×120, GET 401 ×1-4, GET 503 ×0-24",
+            "token 200 ×2, GET 200 ×120, GET 401 ×1-4, GET 503 ×0-24, connection ×1-4",
             |auth| {
                 let (done, calls) = mpsc::channel();
                 thread::scope(|scope| {
@@ -387,7 +403,7 @@ impl Suite {
              is down or overloaded; the \
              answer says: tokens can't be \
              checked now",
-            "token 200, POST 503",
+            "token 200, POST 503, connection",
             |auth| {
                 session.access_token()?;
                 auth.stop();
@@ -403,7 +419,7 @@ impl Suite {
         self.scene(
             "nginx speaks TLS 1.2 only",
             "ok: job",
-            "token 200, GET 200 ×2",
+            "token 200, GET 200 ×2, connection",
             |_| {
                 let session = session("https://tls12.test", id, secret);
                 session.get("/whoami")?;
@@ -411,44 +427,37 @@ impl Suite {
             },
         );
 
-        let refusal = |rustls: &'static str| {
-            if HAS_RUSTLS {
-                rustls
-            } else {
-                "Exchange: the TLS handshake failed: the server's certificate was refused, or the \
-                 two don't agree on TLS, or the connection broke off"
-            }
-        };
         self.scene(
             "... 1.1 only",
-            refusal("Exchange: the server and this device don't agree on TLS (1.2 or 1.3)"),
+            "Exchange: the server and this device don't agree on TLS (1.2 or 1.3)",
             "no handshake",
             |_| with_token("https://old.test").get("/")?.text(),
         );
-        let issuer = refusal(
-            "Exchange: the issuer of the server's certificate is not among this system's roots",
-        );
+        let issuer = if HAS_SYSTEM_ROOTS {
+            "Exchange: the issuer of the server's certificate is not among this system's roots; \
+             Session::root_certificates trusts more ("
+        } else {
+            "Exchange: the issuer of the server's certificate is not among the compiled-in roots; \
+             Session::root_certificates trusts more, and the feature system-roots trusts this \
+             system's roots instead ("
+        };
         for (name, url, expected) in [
             (
                 "a certificate that has expired",
                 "https://expired.test",
-                refusal(
-                    "Exchange: the server's certificate has expired, or this device's clock is \
-                     wrong: it says 20",
-                ),
+                "Exchange: the server's certificate has expired, or this device's clock is wrong: \
+                 it says ",
             ),
             (
                 "... that is not valid yet",
                 "https://early.test",
-                refusal(
-                    "Exchange: the server's certificate is not valid yet, or this device's clock \
-                     is wrong: it says 20",
-                ),
+                "Exchange: the server's certificate is not valid yet, or this device's clock is \
+                 wrong: it says ",
             ),
             (
                 "... for another host",
                 "https://another.test",
-                refusal("Exchange: the server's certificate is for another host name"),
+                "Exchange: the server's certificate is for another host name",
             ),
             ("... of an unknown issuer", "https://unknown.test", issuer),
             (
@@ -468,7 +477,7 @@ impl Suite {
             |_| session("https://unknown.test", id, secret).get("/")?.text(),
         );
 
-        // rustls reads the variables once in a process.
+        // The system's roots are read once in a process.
         let child = |url: &str, variables: &[(&str, &str)]| {
             let mut child = Command::new(env::current_exe().unwrap());
             child.arg(url);
@@ -479,16 +488,22 @@ impl Suite {
             assert!(output.status.success());
             Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
         };
+        let (good, refused) = (("ok", "GET 200, connection"), (issuer, "no handshake"));
+        let (its_own, other) = if HAS_SYSTEM_ROOTS {
+            (good, refused)
+        } else {
+            (refused, good)
+        };
         self.scene(
             "`SSL_CERT_FILE` names another root: its server",
-            "ok",
-            "GET 200",
+            its_own.0,
+            its_own.1,
             |_| child("https://unknown.test", &[("SSL_CERT_FILE", "stranger.pem")]),
         );
-        self.scene("... the other server", issuer, "no handshake", |_| {
+        self.scene("... the other server", other.0, other.1, |_| {
             child(API, &[("SSL_CERT_FILE", "stranger.pem")])
         });
-        self.scene("`SSL_CERT_DIR` alone has the root", "ok", "GET 200", |_| {
+        self.scene("`SSL_CERT_DIR` alone has the root", good.0, good.1, |_| {
             child(API, &[("SSL_CERT_FILE", ""), ("SSL_CERT_DIR", "roots")])
         });
     }
@@ -512,7 +527,7 @@ impl Suite {
         self.scene(
             "an XML query: entities, umlauts, CDATA, CR LF",
             same,
-            "token 200, POST 200",
+            "token 200, POST 200, connection",
             |_| echo("/echo", "application/xml", XML.as_bytes()),
         );
         let bytes: Vec<u8> = (0..=255).cycle().take(200_000).collect();
@@ -545,18 +560,19 @@ impl Suite {
         self.scene(
             "... and the client allows that, not this crate",
             "ok, gzip",
-            "GET 200",
+            "GET 200, connection",
             |_| {
-                let token = format!("Bearer {}", session.access_token()?);
-                let answer = minreq::get(format!("{API}/gzip/large"))
-                    .with_header("Authorization", token)
-                    .with_header("x-api-key", KEY)
-                    .with_header("Accept-Encoding", "gzip")
-                    .send()
+                let token = format!("Authorization: Bearer {}", session.access_token()?);
+                let key = format!("x-api-key: {KEY}");
+                let output = Command::new("curl")
+                    .args(["--silent", "--http1.1", "--cacert", "root.pem"])
+                    .args(["--header", &token, "--header", &key])
+                    .args(["--header", "Accept-Encoding: gzip", "--output", "/dev/null"])
+                    .args(["--write-out", "%header{content-encoding}"])
+                    .arg(format!("{API}/gzip/large"))
+                    .output()
                     .unwrap();
-                let coding = answer.headers.iter();
-                let mut coding = coding.filter(|(name, _)| name == "content-encoding");
-                let coding = coding.next().map_or("identity", |(_, coding)| coding);
+                let coding = String::from_utf8(output.stdout).unwrap();
                 Ok(format!("ok, {coding}"))
             },
         );
@@ -566,6 +582,7 @@ impl Suite {
             "GET 200",
             |_| session.get("/compressed")?.text(),
         );
+        // What ends in an error takes its connection along.
         for (name, path) in [
             ("the API breaks off in its content", "/cut"),
             ("... in its chunks", "/cut-chunks"),
@@ -574,7 +591,7 @@ impl Suite {
             self.scene(
                 name,
                 "Exchange, may have executed: the content broke off",
-                "GET 200",
+                "GET 200, connection",
                 |_| {
                     let content = session.get(path)?.limit(LARGE as u64).bytes()?;
                     Ok(format!("{} bytes", content.len()))
@@ -591,7 +608,7 @@ impl Suite {
                 "a page of nginx: 404",
                 "/nothing",
                 "Status: answered with 404: not found; the answer says: 404 Not Found nginx",
-                "token 200, GET 404",
+                "token 200, GET 404, connection",
             ),
             (
                 "... 301",
@@ -635,7 +652,7 @@ impl Suite {
         self.scene(
             "... 502, of a create",
             "Status, may have executed: answered with 502",
-            "POST 502",
+            "POST 502, connection",
             |_| session.post("/down", "text/plain", "x")?.text(),
         );
         let content = vec![b'x'; 8 * 1024 * 1024];
@@ -650,7 +667,7 @@ impl Suite {
                 name,
                 "Status: answered with 413: the content is larger than the server takes; the \
                  answer says: 413 Request Entity Too Large nginx",
-                "POST 413",
+                "POST 413, connection",
                 |_| session.post("/small", "text/plain", content)?.text(),
             );
         }
@@ -674,26 +691,34 @@ impl Suite {
     fn connections(&mut self) {
         let lines = std::mem::take(&mut self.lines);
         let count = |what: &dyn Fn(&Line) -> bool| lines.iter().filter(|line| what(line)).count();
-        let all = lines.len();
-        let resumed = count(&|line| line.is_resumed);
-        // OpenSSL would resume, but each connection has a context of its own.
-        let expected = if HAS_RUSTLS { "ok, " } else { "none" };
-        self.scene("TLS sessions are resumed", expected, "", |_| {
-            Ok(match resumed {
-                0 => "none".to_owned(),
-                n => format!("ok, {} %", n * 100 / all),
-            })
+        let (all, connections) = (lines.len(), count(&|line| line.is_first));
+        let resumed = count(&|line| line.is_first && line.is_resumed) * 100 / connections;
+        // Sessions that are given roots of their own share nothing with others.
+        let least = if HAS_SYSTEM_ROOTS { 90 } else { 1 };
+        self.scene("TLS sessions are resumed", "ok, ", "", |_| {
+            let is_good = resumed >= least;
+            let mark = if is_good { "ok" } else { "too few" };
+            Ok(format!("{mark}, by {resumed} % of the connections"))
         });
         let of_1_2 = count(&|line| line.tls == "TLSv1.2");
         let of_1_3 = count(&|line| line.tls == "TLSv1.3");
-        let first = count(&|line| line.is_first && line.protocol == "HTTP/1.1");
+        let of_http = count(&|line| line.protocol == "HTTP/1.1");
+        let is_create = |line: &&Line| {
+            line.method == "POST" && ["/bookings", "/down", "/small"].contains(&&*line.uri)
+        };
+        let creates = lines.iter().filter(is_create);
         self.scene(
-            "each request is HTTP/1.1, on a connection of its own",
+            "each request is HTTP/1.1; no create goes out on a connection that was used",
             "ok",
             "",
             |_| {
-                assert_eq!((first, of_1_2, of_1_2 + of_1_3), (all, 3, all));
-                Ok("ok; TLS 1.3 but where only 1.2 is spoken".to_owned())
+                assert_eq!((of_http, of_1_2, of_1_2 + of_1_3), (all, 3, all));
+                assert!(creates.clone().all(|line| line.is_first));
+                Ok(format!(
+                    "ok, {} creates; {all} requests on {connections} connections, TLS 1.3 but \
+                     where only 1.2 is spoken",
+                    creates.count()
+                ))
             },
         );
     }
