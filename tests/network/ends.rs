@@ -77,7 +77,7 @@ fn serve(address: &str, root: &str) {
     }
 }
 
-/// Answers requests until one asks to close. The client may break off at any time.
+/// Answers requests until the client closes. It may break off at any time.
 fn answer(mut stream: StreamOwned<ServerConnection, TcpStream>) -> io::Result<()> {
     stream.sock.set_nodelay(true)?;
     let mut received = String::new();
@@ -107,12 +107,6 @@ fn answer(mut stream: StreamOwned<ServerConnection, TcpStream>) -> io::Result<()
         stream.flush()?;
         if path.starts_with("/cut/") {
             cut_link();
-        }
-        if received.contains("\r\nconnection: close\r\n") {
-            stream.conn.send_close_notify();
-            stream.flush()?;
-            wire::until_closed(&mut stream.sock);
-            return Ok(());
         }
         received.clear();
     }
