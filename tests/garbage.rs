@@ -105,8 +105,7 @@ fn meaning(answer: &[u8]) -> Option<Vec<u8>> {
     if status == 204 {
         return Some(Vec::new());
     }
-    // A carriage return within a line is as good as a blank: RFC 9112, section 2.2.
-    let trim = |value| str::trim_matches(value, [' ', '\t', '\r']);
+    let trim = |value| str::trim_matches(value, BLANKS);
     let values = |name: &str| -> Vec<&str> {
         let named = fields.iter().filter(|(other, _)| other == name);
         named.map(|(_, value)| trim(value)).collect()

@@ -344,6 +344,19 @@ fn an_interim_answer_is_not_taken_for_the_final_one() {
             format!("GET {url}/: the answer's status code is not a final one")
         );
         assert!(error.may_have_executed());
+
+        // Nor while content is still on its way.
+        let server = Server::start(move |stream| {
+            let mut begin = [0; 1024];
+            stream.read_exact(&mut begin).unwrap();
+            respond(stream, interim.as_bytes());
+            [&begin[..], &until_closed(stream)].concat()
+        });
+        let content = vec![b'x'; 8 << 20];
+        let error = session(&server.url()).post("/", "text/plain", &content);
+        let error = error.unwrap_err();
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Exchange, None));
+        assert!(error.may_have_executed());
     }
 
     let interim = [100, 102, 103, 199].map(|status| {
