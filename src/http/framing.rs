@@ -313,6 +313,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table")]
     fn where_content_ends_and_whether_the_connection_stays() {
         use Framing::{Chunked, Length, UntilClose};
         let chunked = Err("the answer's Transfer-Encoding is not `chunked`");
@@ -408,6 +409,9 @@ mod tests {
                 Ok((Length(5), false)),
             ),
             ("2.0 200", "Content-Length: 5", version),
+            ("1. 200", "Content-Length: 5", version),
+            ("1.\u{e9} 200", "Content-Length: 5", version),
+            ("1.11 200", "Content-Length: 5", version),
             ("2 403", "Content-Length: 5", Ok((Length(5), false))),
         ] {
             let head = format!("HTTP/{begin}\n{fields}\n\n");

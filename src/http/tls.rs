@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, Read, Write};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::Resumption;
@@ -61,15 +61,18 @@ impl Trust {
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, Error> {
-        static BUILT_IN: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+        static BUILT_IN: Mutex<Option<Arc<ClientConfig>>> = Mutex::new(None);
         if let Some(own) = &self.0 {
             return Ok(Arc::clone(&own.config));
         }
-        if let Some(config) = BUILT_IN.get() {
+        // Others wait meanwhile: to read the system's roots takes a while.
+        let mut built_in = BUILT_IN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = &*built_in {
             return Ok(Arc::clone(config));
         }
         let config = config(&[])?;
-        Ok(Arc::clone(BUILT_IN.get_or_init(|| config)))
+        *built_in = Some(Arc::clone(&config));
+        Ok(config)
     }
 }
 
