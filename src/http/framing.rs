@@ -191,7 +191,10 @@ pub(crate) fn status_line(line: &str) -> Option<(&str, u16, &str)> {
     let (version, rest) = line.strip_prefix("HTTP/")?.split_once(' ')?;
     let (code, reason) = rest.split_once(' ').unwrap_or((rest, ""));
     let is_code = matches!(code.len(), 1..=3) && code.bytes().all(|byte| byte.is_ascii_digit());
-    let is_version = version.starts_with(|c: char| c.is_ascii_digit());
+    let digits = version
+        .split('.')
+        .all(|part| matches!(part.as_bytes(), [b'0'..=b'9']));
+    let is_version = digits && version.len() <= "1.1".len();
     if !is_code || !is_version {
         return None;
     }
@@ -409,9 +412,9 @@ mod tests {
                 Ok((Length(5), false)),
             ),
             ("2.0 200", "Content-Length: 5", version),
-            ("1. 200", "Content-Length: 5", version),
-            ("1.\u{e9} 200", "Content-Length: 5", version),
-            ("1.11 200", "Content-Length: 5", version),
+            ("1. 200", "Content-Length: 5", Err(NO_HTTP)),
+            ("1.\u{e9} 200", "Content-Length: 5", Err(NO_HTTP)),
+            ("1.11 200", "Content-Length: 5", Err(NO_HTTP)),
             ("2 403", "Content-Length: 5", Ok((Length(5), false))),
         ] {
             let head = format!("HTTP/{begin}\n{fields}\n\n");
