@@ -697,6 +697,88 @@ fn whatever_a_server_does_with_an_idle_connection_a_call_succeeds_and_a_plain_po
 }
 
 #[test]
+fn idle_connections_that_are_all_closed_cost_a_call_one_fresh_connection() {
+    const IDLE: usize = 8;
+    for &over in BOTH {
+        let together = Barrier::new(IDLE);
+        let (close, closing) = Gate::new();
+        let closing = Mutex::new(Some(closing));
+        let all_closed = Barrier::new(IDLE);
+        let site = Site::start(over, move |mut peer| {
+            if peer.number >= IDLE {
+                return peer.serve_all();
+            }
+            let request = peer.request().unwrap();
+            together.wait();
+            peer.serve(&request);
+            let gate = (together.wait().is_leader())
+                .then(|| closing.lock().unwrap().take())
+                .flatten();
+            if let Some(gate) = &gate {
+                gate.wait();
+            }
+            together.wait();
+            peer.close();
+            all_closed.wait();
+            if let Some(gate) = gate {
+                gate.open();
+            }
+            peer.drain();
+        });
+        let session = &site.session;
+        thread::scope(|scope| {
+            for _ in 0..IDLE {
+                scope.spawn(|| get(session, "/first"));
+            }
+        });
+        close.open();
+        close.wait();
+        assert_eq!(get(session, "/second"), "GET /second", "{over:?}");
+        let response = session.post("/third", "text/plain", "create").unwrap();
+        assert_eq!(response.text().unwrap(), "POST /third", "{over:?}");
+        let requests = site.requests();
+        assert_eq!(requests.len(), IDLE + 2, "{over:?}: {requests:?}");
+        assert_eq!(requests[IDLE..], [["GET /second"], ["POST /third"]]);
+    }
+}
+
+#[test]
+fn a_server_that_is_gone_has_executed_nothing_unless_it_had_the_request() {
+    for had_request in [false, true] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (near, gate) = Gate::new();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            drop(listener);
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            wire::request(&mut stream);
+            wire::respond(&mut stream, &good("GET /first"));
+            if !had_request {
+                drop(stream);
+                return gate.open();
+            }
+            gate.open();
+            wire::request(&mut stream);
+        });
+        let session = wire::session(&url);
+        assert_eq!(get(&session, "/first"), "GET /first");
+        near.wait();
+        let error = session.get("/second").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exchange);
+        assert_eq!(error.may_have_executed(), had_request, "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "GET {url}/second: no connection to the host could be made: check host, port and \
+                 firewall"
+            )
+        );
+        server.join().unwrap();
+    }
+}
+
+#[test]
 fn a_server_that_keeps_an_idle_connection_and_never_responds_ends_a_call_in_time() {
     for &over in BOTH {
         for call in Call::ALL {

@@ -252,6 +252,12 @@ enum Then {
 fn strangers_that_come_before_minreq_get_nothing_and_stop_nothing() {
     const MOST: Duration = Duration::from_secs(5);
     if let [url] = &urls()[..] {
+        // A call whose head a stranger has got may never end.
+        std::thread::spawn(|| {
+            std::thread::sleep(PATIENCE * 2);
+            eprintln!("a call never ends");
+            std::process::exit(1);
+        });
         for (says, crowd) in STRANGERS {
             let says = says.replace("LONG", &"GET / HTTP/1.1\r\nX-A: b\r\n".repeat(5000));
             for then in [Then::Stay, Then::SayNoMore, Then::Leave] {

@@ -128,7 +128,7 @@ fn url(over: Over, address: SocketAddr) -> String {
     match over {
         Over::Plain => format!("http://{address}"),
         #[cfg(feature = "tls")]
-        Over::Tls => format!("https://localhost:{}", address.port()),
+        Over::Tls => format!("https://{address}"),
     }
 }
 
@@ -138,7 +138,7 @@ fn trusted() -> &'static (Arc<ServerConfig>, String) {
     static TRUSTED: OnceLock<(Arc<ServerConfig>, String)> = OnceLock::new();
     TRUSTED.get_or_init(|| {
         let authority = Authority::new();
-        let config = authority.config("localhost", Days::Now);
+        let config = authority.config("127.0.0.1", Days::Now);
         (config, authority.pem.clone())
     })
 }
