@@ -203,6 +203,67 @@ fn connections_are_closed_with_the_last_clone() {
 }
 
 #[test]
+fn a_response_may_outlive_its_session() {
+    let long = "x".repeat(40_000);
+    for &over in BOTH {
+        let (closed, is_closed) = mpsc::channel();
+        let whole = answer("200 OK", "", &long);
+        let site = Site::start(over, move |mut peer| {
+            peer.request().unwrap();
+            peer.respond(&whole);
+            assert!(peer.request().is_none());
+            closed.send(()).unwrap();
+        });
+        let session = site.session.clone();
+        let response = session.get("/").unwrap();
+        // What is left of the site is its server.
+        let requests = thread::spawn(move || site.requests());
+        drop(session);
+        assert_eq!(response.text().unwrap(), long, "{over:?}");
+        is_closed.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(requests.join().unwrap(), [["GET /"]], "{over:?}");
+    }
+}
+
+#[test]
+fn the_time_of_a_call_is_its_own_on_a_connection_in_use_again() {
+    for &over in BOTH {
+        let site = good_site(over);
+        let short = site.session.clone().timeout(TIMEOUT);
+        get(&short, "/1");
+        thread::sleep(TIMEOUT * 5 / 4); // longer than the first call might have taken
+        get(&short, "/2");
+        get(&site.session, "/3");
+        drop(short);
+        let expected: &[_] = &["GET /1", "GET /2", "GET /3"];
+        assert_requests(site, &[expected], &format!("{over:?}"));
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn what_tls_says_on_an_idle_connection_is_no_response() {
+    let (near, gate) = Gate::new();
+    let site = Site::start(Over::Tls, move |mut peer| {
+        for _ in 0..3 {
+            first(&mut peer);
+            gate.wait();
+            peer.renew_keys();
+            gate.open();
+        }
+        peer.serve_all();
+    });
+    for path in ["/1", "/2", "/3"] {
+        get(&site.session, path);
+        near.open();
+        near.wait();
+    }
+    get(&site.session, "/4");
+    let expected: &[_] = &["GET /1", "GET /2", "GET /3", "GET /4"];
+    assert_requests(site, &[expected], "new keys");
+}
+
+#[test]
 fn a_plain_post_always_has_a_fresh_connection() {
     for &over in BOTH {
         let site = good_site(over);
@@ -496,6 +557,11 @@ const FAULTS: &[(&str, Fault)] = &[
         peer.close();
         gate.open();
         peer.drain();
+    }),
+    ("sends a stray interim response", |mut peer, gate| {
+        stray(&mut peer, gate, b"HTTP/1.1 100 Continue\r\n\r\n");
+        gate.open();
+        peer.serve_all();
     }),
     ("sends a byte", |mut peer, gate| {
         stray(&mut peer, gate, b"H");

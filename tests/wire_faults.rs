@@ -570,7 +570,7 @@ const WRONG: &[(&[u8], &str)] = &[
     (b"HTTP/2.0 200 OK\r\nContent-Length: 4\r\n\r\ngood", NOT_1),
     (b"HTTP/2 200\r\nContent-Length: 4\r\n\r\ngood", NOT_1),
     (b"HTTP/0.9 200 OK\r\nContent-Length: 4\r\n\r\ngood", NOT_1),
-    (b"HTTP/11 200 OK\r\nContent-Length: 4\r\n\r\ngood", NOT_1),
+    (b"HTTP/11 200 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
     (
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\0",
         "the content is encoded (gzip), which was not asked for",

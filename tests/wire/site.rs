@@ -300,6 +300,13 @@ impl Peer {
         bytes.to_vec()
     }
 
+    /// Has both ends use new keys from now on, which is said within TLS.
+    #[cfg(feature = "tls")]
+    pub fn renew_keys(&mut self) {
+        self.tls.as_mut().unwrap().refresh_traffic_keys().unwrap();
+        self.flush().unwrap();
+    }
+
     /// What passes the wire, without TLS.
     pub fn tcp(&mut self) -> &mut TcpStream {
         &mut self.tcp
