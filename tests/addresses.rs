@@ -128,11 +128,25 @@ fn call(session: &Session) -> (String, Duration) {
     (content, start.elapsed())
 }
 
-fn assert_call(session: &Session, address: IpAddr, most: Duration, what: &str) {
-    let (content, took) = call(session);
-    assert_eq!(content, address.to_string(), "{what}");
-    assert!(took < most, "{what}: {took:?}");
-    println!("{what}: {took:?}");
+/// How often a time is taken: the least of them counts, since a machine may be busy.
+const TIMES: usize = 3;
+
+/// Calls once with each session: this address responds, in less than that.
+fn assert_calls(sessions: &[Session], address: IpAddr, most: Duration, what: &str) {
+    let took = sessions.iter().map(|session| {
+        let (content, took) = call(session);
+        assert_eq!(content, address.to_string(), "{what}");
+        took
+    });
+    let least = took.min().unwrap();
+    assert!(least < most, "{what}: {least:?}");
+    println!("{what}: {least:?}");
+}
+
+/// Sessions that know nothing of each other.
+fn sessions(port: u16) -> Vec<Session> {
+    let sessions = (0..TIMES).map(|_| session("localhost", port));
+    sessions.collect()
 }
 
 #[test]
@@ -140,10 +154,10 @@ fn the_first_address_is_taken_where_it_answers() {
     let Some((first, second)) = both() else {
         return;
     };
-    let session = session("localhost", port(&first));
+    let sessions = sessions(port(&first));
     let (_first, _second) = (Good::new(first), Good::new(second));
-    for _ in 0..3 {
-        assert_call(&session, V4, NOTHING, "both are good");
+    for _ in 0..2 {
+        assert_calls(&sessions, V4, NOTHING, "both are good");
     }
 }
 
@@ -152,18 +166,22 @@ fn a_first_address_that_is_silent_costs_the_first_call_little_and_the_next_nothi
     let Some((first, second)) = both() else {
         return;
     };
-    let session = session("localhost", port(&first));
+    let sessions = sessions(port(&first));
     let _silent = Silent::new(first);
     let _good = Good::new(second);
-    assert_call(&session, V6, LITTLE, "the first call");
-    for _ in 0..3 {
-        assert_call(&session, V6, NOTHING, "the next call");
-        assert_call(&session.clone(), V6, NOTHING, "a clone's call");
+    assert_calls(&sessions, V6, LITTLE, "the first call");
+    for _ in 0..2 {
+        assert_calls(&sessions, V6, NOTHING, "the next call");
     }
-    let start = Instant::now();
-    let response = session.post("/", "text/plain", "create").unwrap();
-    assert_eq!(response.text().unwrap(), V6.to_string());
-    assert!(start.elapsed() < NOTHING, "a plain POST");
+    let clones: Vec<_> = sessions.iter().map(Session::clone).collect();
+    assert_calls(&clones, V6, NOTHING, "a clone's call");
+    let posts = sessions.iter().map(|session| {
+        let start = Instant::now();
+        let response = session.post("/", "text/plain", "create").unwrap();
+        assert_eq!(response.text().unwrap(), V6.to_string());
+        start.elapsed()
+    });
+    assert!(posts.min().unwrap() < NOTHING, "a plain POST");
 }
 
 #[test]
@@ -171,16 +189,16 @@ fn an_address_that_worked_and_falls_silent_costs_one_call_little() {
     let Some((first, second)) = both() else {
         return;
     };
-    let session = session("localhost", port(&first));
+    let sessions = sessions(port(&first));
     let silent = Silent::new(first);
     let good = Good::new(second);
-    assert_call(&session, V6, LITTLE, "the first is silent");
+    assert_calls(&sessions, V6, LITTLE, "the first is silent");
     let address = good.address;
     drop(good);
     let good = Good::new(silent.answers());
     let silent = Silent::new(TcpListener::bind(address).unwrap());
-    assert_call(&session, V4, LITTLE, "the second is silent");
-    assert_call(&session, V4, NOTHING, "the next call");
+    assert_calls(&sessions, V4, LITTLE, "the second is silent");
+    assert_calls(&sessions, V4, NOTHING, "the next call");
     drop((silent, good));
 }
 
@@ -189,11 +207,11 @@ fn a_first_address_that_refuses_costs_nothing() {
     let Some((first, second)) = both() else {
         return;
     };
-    let session = session("localhost", port(&first));
+    let sessions = sessions(port(&first));
     drop(first);
     let _good = Good::new(second);
-    for _ in 0..3 {
-        assert_call(&session, V6, NOTHING, "the first refuses");
+    for _ in 0..2 {
+        assert_calls(&sessions, V6, NOTHING, "the first refuses");
     }
 }
 
@@ -295,7 +313,7 @@ fn a_proxy_s_first_address_that_is_silent_costs_the_first_call_little_and_the_ne
     let silent = Silent::new(first);
     let target = site.address;
     let proxying = thread::spawn(move || {
-        for _ in 0..2 {
+        for _ in 0..2 * TIMES {
             let (mut near, _) = second.accept().unwrap();
             request(&mut near);
             near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
@@ -310,16 +328,24 @@ fn a_proxy_s_first_address_that_is_silent_costs_the_first_call_little_and_the_ne
             back.join().unwrap();
         }
     });
-    let session = site.session.clone().proxy(&proxy).unwrap();
-    let session = session.idle_connections(0);
+    let sessions: Vec<_> = (0..TIMES)
+        .map(|_| {
+            let session = Session::new(&site.url(), "id", "secret").unwrap();
+            let session = session.resume("token", PATIENCE * 30).unwrap();
+            let session = site::trusting(session.retries(0).timeout(PATIENCE));
+            session.proxy(&proxy).unwrap().idle_connections(0)
+        })
+        .collect();
     for (most, what) in [(LITTLE, "the first call"), (NOTHING, "the next call")] {
-        let start = Instant::now();
-        let content = session.get("/").unwrap().text().unwrap();
-        let took = start.elapsed();
-        assert_eq!(content, "GET /");
-        assert!(took < most, "{what}: {took:?}");
-        println!("{what}: {took:?}");
+        let took = sessions.iter().map(|session| {
+            let (content, took) = call(session);
+            assert_eq!(content, "GET /");
+            took
+        });
+        let least = took.min().unwrap();
+        assert!(least < most, "{what}: {least:?}");
+        println!("{what}: {least:?}");
     }
-    drop((session, silent));
+    drop((sessions, silent));
     proxying.join().unwrap();
 }
