@@ -46,6 +46,10 @@ pub const BOTH: &[Over] = &[
 #[cfg(feature = "tls")]
 const ISSUER: &str = "JAS_SESSION_TEST_ISSUER";
 
+/// Names the directory of the system's roots.
+#[cfg(feature = "system-roots")]
+const ROOTS: &str = "SSL_CERT_DIR";
+
 pub const TOKEN_REQUEST: &str = "POST /oauth2/token";
 
 /// A server, and a session that holds a token for it, trusts it, and retries nothing.
@@ -137,6 +141,9 @@ fn url(over: Over, address: SocketAddr) -> String {
 fn trusted() -> &'static (Arc<ServerConfig>, String) {
     static TRUSTED: OnceLock<(Arc<ServerConfig>, String)> = OnceLock::new();
     TRUSTED.get_or_init(|| {
+        // Each session that trusts more reads all of the system's roots again: here are none.
+        #[cfg(feature = "system-roots")]
+        std::env::set_var(ROOTS, "/nonexistent");
         let authority = Authority::new();
         let config = authority.config("127.0.0.1", Days::Now);
         (config, authority.pem.clone())
@@ -159,6 +166,8 @@ pub fn trusting(session: Session) -> Session {
 #[cfg(feature = "tls")]
 pub fn trusted_by(mut child: Command) -> Command {
     child.env(ISSUER, &trusted().1);
+    #[cfg(feature = "system-roots")]
+    child.env(ROOTS, "/nonexistent");
     child
 }
 
