@@ -36,7 +36,7 @@ use framing::{coding, read_head, Head, Trouble, HEAD_LIMIT, LINE_LIMIT};
 use head::{Minreq, Written};
 pub(crate) use idle::Idle;
 pub(crate) use proxy::Proxy;
-use socket::{flush_all, is_passing_write, write_all};
+use socket::{flush_all, is_passing, is_passing_write, write_all};
 pub(crate) use tls::Trust;
 
 use crate::error::{Error, ErrorKind};
@@ -108,6 +108,17 @@ pub(crate) struct Failure {
     pub(crate) error: Error,
     /// A repetition would end in the same way.
     pub(crate) is_final: bool,
+}
+
+/// One request on one connection.
+struct Exchange<'a> {
+    connection: &'a mut Connection,
+    /// How long the heads of the response may still become.
+    left: usize,
+    /// What has come of the next one.
+    head: Vec<u8>,
+    /// The response, if it has begun before the request was sent to its end.
+    early: Option<Result<Head, Trouble>>,
 }
 
 /// The head of a response, and whether the request was sent to its end.
@@ -228,11 +239,11 @@ impl Request<'_> {
 
     /// An idle connection, if there is one and the request may go out on it.
     fn idle(&self, route: &Route) -> Option<Connection> {
-        if !self.is_repeatable {
+        if !self.is_repeatable || self.network.idle_connections == 0 {
             return None;
         }
         let mut connection = self.network.idle.take(route)?;
-        connection.set_deadline(self.call.deadline.at);
+        connection.socket().deadline = self.call.deadline;
         Some(connection)
     }
 
@@ -271,14 +282,14 @@ impl Request<'_> {
             is_reused = other.is_some();
             *connection = other.map_or_else(|| self.open(route), Ok)?;
         }
-        let mut received = exchange(connection, head, content);
+        let mut received = Exchange::on(connection).run(head, content);
         if is_reused && is_stale(&received, self.call.deadline) {
             let opened = self.open(route);
             *connection = opened.map_err(|failure| Failure {
                 error: failure.error.or_executed(true),
                 ..failure
             })?;
-            received = exchange(connection, head, content);
+            received = Exchange::on(connection).run(head, content);
         }
         Ok(received.map_err(|broken| no_response(&self.call, broken).or_executed(true))?)
     }
@@ -322,124 +333,118 @@ impl Response {
     }
 }
 
-/// Sends a request on this connection, and reads the head of the final response.
-fn exchange(connection: &mut Connection, head: &str, content: &[u8]) -> Result<Received, Broken> {
-    let mut left = HEAD_LIMIT;
-    let mut early = None;
-    let sent = send_all(connection, head, content, &mut left, &mut early);
-    // The server may have responded before it closed.
-    let received = match early {
-        Some(received) => received,
-        None => final_head(connection, &mut left),
-    };
-    match (received, sent) {
-        (Ok(head), sent) => Ok(Received {
-            head,
-            is_sent: matches!(sent, Ok(true)),
-        }),
-        (Err(trouble), sent) => Err(Broken {
-            has_begun: left < HEAD_LIMIT || connection.has_rest(),
-            trouble: sent.err().map_or(trouble, Trouble::Io),
-        }),
-    }
-}
-
-/// Sends a request; `false` if the server has refused it before its end. What the server says
-/// meanwhile is left in `early`.
-fn send_all(
-    connection: &mut Connection,
-    head: &str,
-    content: &[u8],
-    left: &mut usize,
-    early: &mut Option<Result<Head, Trouble>>,
-) -> io::Result<bool> {
-    let (first, rest) = content.split_at(content.len().min(PART));
-    let stream = connection.reader.get_mut();
-    write_all(stream, &[head.as_bytes(), first].concat())?;
-    if rest.is_empty() {
-        return flush_all(stream).map(|()| true);
-    }
-    // The last part is empty: what TLS still holds.
-    for part in rest.chunks(PART).chain([&[][..]]) {
-        if !send_part(connection, part, left, early)? {
-            return Ok(false);
+impl Exchange<'_> {
+    fn on(connection: &mut Connection) -> Exchange<'_> {
+        Exchange {
+            connection,
+            left: HEAD_LIMIT,
+            head: Vec::new(),
+            early: None,
         }
     }
-    Ok(true)
-}
 
-fn send_part(
-    connection: &mut Connection,
-    mut part: &[u8],
-    left: &mut usize,
-    early: &mut Option<Result<Head, Trouble>>,
-) -> io::Result<bool> {
-    let mut blocked = None;
-    loop {
-        if is_refused(connection, left, early) {
-            return Ok(false);
-        }
-        let stream = connection.reader.get_mut();
-        let written = if part.is_empty() {
-            stream.flush().map(|()| 0)
-        } else {
-            stream.write(part)
+    /// Sends the request, and reads the head of the final response.
+    fn run(mut self, head: &str, content: &[u8]) -> Result<Received, Broken> {
+        let sent = self.send(head, content);
+        // The server may have responded before it closed.
+        let received = match self.early.take() {
+            Some(received) => received,
+            None => self.final_head(),
         };
-        match written {
-            Ok(n) if n == part.len() => return Ok(true),
-            Ok(n) => {
-                part = &part[n..];
-                blocked = None;
+        match received {
+            Ok(head) => Ok(Received {
+                head,
+                is_sent: matches!(sent, Ok(true)),
+            }),
+            Err(trouble) => Err(Broken {
+                has_begun: self.left < HEAD_LIMIT || self.connection.has_rest(),
+                trouble: sent.err().map_or(trouble, Trouble::Io),
+            }),
+        }
+    }
+
+    /// Sends the request; `false` if the server has refused it before its end.
+    fn send(&mut self, head: &str, content: &[u8]) -> io::Result<bool> {
+        let (first, rest) = content.split_at(content.len().min(PART));
+        let stream = self.connection.reader.get_mut();
+        write_all(stream, &[head.as_bytes(), first].concat())?;
+        for part in rest.chunks(PART) {
+            if !self.send_part(part)? {
+                return Ok(false);
             }
-            Err(error) if is_passing_write(&error) => {
-                let since = *blocked.get_or_insert_with(Instant::now);
-                // It has responded, as it seems, and reads no more.
-                let has_responded = early.is_some() || connection.has_rest();
-                if has_responded && since.elapsed() > connection.time_left() / 4 {
-                    return Ok(false);
+        }
+        // What TLS still holds.
+        if rest.is_empty() {
+            return flush_all(self.connection.reader.get_mut()).map(|()| true);
+        }
+        self.send_part(&[])
+    }
+
+    fn send_part(&mut self, mut part: &[u8]) -> io::Result<bool> {
+        let mut blocked = None;
+        while !self.is_refused() {
+            let stream = self.connection.reader.get_mut();
+            let written = if part.is_empty() {
+                stream.flush().map(|()| 0)
+            } else {
+                stream.write(part)
+            };
+            match written {
+                Ok(n) if n == part.len() => return Ok(true),
+                Ok(n) => {
+                    part = &part[n..];
+                    blocked = None;
                 }
+                Err(error) if is_passing_write(&error) => {
+                    let since = *blocked.get_or_insert_with(Instant::now);
+                    // It has responded, as it seems, and reads no more.
+                    let has_responded = self.early.is_some() || !self.head.is_empty();
+                    let patience = self.connection.socket().deadline.left() / 4;
+                    if has_responded && since.elapsed() > patience {
+                        break;
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
+        }
+        Ok(false)
+    }
+
+    /// Whether the server has responded in a way that makes the rest of the request needless.
+    /// After a 2xx it may want all of it.
+    fn is_refused(&mut self) -> bool {
+        if self.early.is_none() {
+            self.connection.socket().waits = false;
+            self.early = match self.final_head() {
+                Err(Trouble::Io(error)) if is_passing(&error) => None,
+                received => Some(received),
+            };
+            self.connection.socket().waits = true;
+        }
+        match &self.early {
+            Some(Ok(head)) => !(200..300).contains(&head.status),
+            Some(Err(_)) => true,
+            None => false,
         }
     }
-}
 
-/// Whether the server has responded in a way that makes the rest of the request needless. After a
-/// 2xx it may want all of it.
-fn is_refused(
-    connection: &mut Connection,
-    left: &mut usize,
-    early: &mut Option<Result<Head, Trouble>>,
-) -> bool {
-    while early.is_none() && connection.has_whole_head() {
-        let received = read_one_head(connection, left);
-        if !matches!(&received, Ok(head) if is_interim(head.status)) {
-            *early = Some(received);
+    fn final_head(&mut self) -> Result<Head, Trouble> {
+        loop {
+            let head = self.next_head()?;
+            if !is_interim(head.status) {
+                return Ok(head);
+            }
         }
     }
-    match early {
-        Some(Ok(head)) => !(200..300).contains(&head.status),
-        Some(Err(_)) => true,
-        None => false,
-    }
-}
 
-fn final_head(connection: &mut Connection, left: &mut usize) -> Result<Head, Trouble> {
-    loop {
-        let head = read_one_head(connection, left)?;
-        if !is_interim(head.status) {
-            return Ok(head);
+    fn next_head(&mut self) -> Result<Head, Trouble> {
+        read_head(&mut self.connection.reader, &mut self.left, &mut self.head)?;
+        match Head::parse(&std::mem::take(&mut self.head)) {
+            Ok(head) if head.status < 200 && !is_interim(head.status) => Err(Trouble::Malformed(
+                "the answer's status code is not a final one",
+            )),
+            parsed => parsed.map_err(Trouble::Malformed),
         }
-    }
-}
-
-fn read_one_head(connection: &mut Connection, left: &mut usize) -> Result<Head, Trouble> {
-    let head = read_head(&mut connection.reader, left)?;
-    match Head::parse(&head) {
-        Ok(head) if head.status < 200 && !is_interim(head.status) => Err(Trouble::Malformed(
-            "the answer's status code is not a final one",
-        )),
-        parsed => parsed.map_err(Trouble::Malformed),
     }
 }
 

@@ -1,14 +1,14 @@
 //! A connection to a server, along its route: directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `idle`. Knows nothing of requests.
 
-use std::io::BufRead;
+use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::head::Listener;
 use super::idle::Idle;
 use super::proxy::Proxy;
-use super::socket::{Reader, Stream};
+use super::socket::{is_passing, Reader, Socket, BUFFER};
 use super::tls::Trust;
 use super::{Call, Failure};
 use crate::url::Origin;
@@ -46,9 +46,9 @@ impl Route {
         #[cfg(feature = "tls")]
         if self.origin.https {
             let stream = super::tls::Stream::open(&self.origin.host, &self.trust, socket, call)?;
-            return Ok(Stream::Tls(Box::new(stream)).reader());
+            return Ok(BufReader::with_capacity(BUFFER, Box::new(stream)));
         }
-        Ok(Stream::Plain(socket).reader())
+        Ok(BufReader::with_capacity(BUFFER, Box::new(socket)))
     }
 }
 
@@ -63,33 +63,16 @@ impl Connection {
         })
     }
 
-    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
-        self.reader.get_mut().socket_mut().deadline = deadline;
-    }
-
-    pub(crate) fn time_left(&mut self) -> Duration {
-        let deadline = self.reader.get_mut().socket_mut().deadline;
-        deadline.saturating_duration_since(Instant::now())
+    pub(crate) fn socket(&mut self) -> &mut Socket {
+        self.reader.get_mut().socket()
     }
 
     /// The server has said nothing that has not been read, nor closed it.
     pub(crate) fn is_quiet(&mut self) -> bool {
-        !self.has_rest() && !self.reader.get_mut().has_input()
-    }
-
-    /// A head can be read without a wait; or an error, or the end. The rest of a head that has begun
-    /// may come after the request only.
-    pub(crate) fn has_whole_head(&mut self) -> bool {
-        if self.is_quiet() {
-            return false;
-        }
-        match self.reader.fill_buf() {
-            Ok(received @ [_, ..]) => {
-                let has = |end: &[u8]| received.windows(end.len()).any(|part| part == end);
-                has(b"\n\r\n") || has(b"\n\n")
-            }
-            Ok([]) | Err(_) => true,
-        }
+        self.socket().waits = false;
+        let input = self.reader.fill_buf().map(drop);
+        self.socket().waits = true;
+        matches!(input, Err(error) if is_passing(&error))
     }
 
     /// Something stands behind the response that has been read.

@@ -1,7 +1,7 @@
 //! The content of a response as a stream: exactly as long as the head says, or an error. Called by
 //! `response` and by whoever reads a response whole. Knows nothing of heads.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Cursor, Read};
 use std::sync::Arc;
 
 use super::connection::Connection;
@@ -20,9 +20,8 @@ const SIZE_LIMIT: usize = 4 * 1024;
 pub(crate) struct Content {
     call: Call,
     framing: Framing,
-    /// What has been received by `read_ahead`, and how much of that has been read.
-    ahead: Vec<u8>,
-    consumed: usize,
+    /// What has been received by `read_ahead`.
+    ahead: Cursor<Vec<u8>>,
     /// How much has been received in all.
     received: u64,
     chunks: Chunks,
@@ -52,8 +51,7 @@ impl Content {
         let mut content = Content {
             call,
             framing,
-            ahead: Vec::new(),
-            consumed: 0,
+            ahead: Cursor::default(),
             received: 0,
             chunks: Chunks::default(),
             is_truncated: false,
@@ -82,9 +80,8 @@ impl Content {
     pub(crate) fn read_ahead(&mut self, most: u64) -> Result<usize, Error> {
         let mut ahead = Vec::new();
         self.read_up_to(most, &mut ahead)?;
-        self.consumed = 0;
-        self.ahead = ahead;
-        Ok(self.ahead.len())
+        self.ahead = Cursor::new(ahead);
+        Ok(self.ahead.get_ref().len())
     }
 
     /// The beginning of it, as far as that comes in a quarter of the time that is left.
@@ -92,7 +89,7 @@ impl Content {
         let deadline = self.call.deadline;
         self.call.deadline = deadline.within(deadline.left() / 4);
         if let Some(connection) = &mut self.connection {
-            connection.set_deadline(self.call.deadline.at);
+            connection.socket().deadline = self.call.deadline;
         }
         let mut beginning = Vec::new();
         let _ = self.read_up_to(most, &mut beginning);
@@ -113,10 +110,6 @@ impl Content {
         };
         if self.length().is_some_and(|length| length > limit) {
             return Err(over(&self.call.label));
-        }
-        let is_here = self.connection.is_none() && !self.is_truncated && self.consumed == 0;
-        if is_here && self.ahead.len() as u64 <= limit {
-            return Ok(self.ahead);
         }
         let mut whole = Vec::new();
         self.read_up_to(limit, &mut whole)?;
@@ -146,9 +139,7 @@ impl Content {
 
     /// Reads a part; 0 at the end, which is a success only if the content is whole.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        if self.consumed < self.ahead.len() {
-            let n = (&self.ahead[self.consumed..]).read(buffer).unwrap_or(0);
-            self.consumed += n;
+        if let Ok(n @ 1..) = self.ahead.read(buffer) {
             return Ok(n);
         }
         let Some(connection) = &mut self.connection else {
@@ -256,7 +247,7 @@ fn read_some(reader: &mut impl Read, left: u64, buffer: &mut [u8]) -> Result<usi
 fn line(reader: &mut impl BufRead, mut limit: usize) -> Result<Vec<u8>, Trouble> {
     let mut line = Vec::new();
     match read_line(reader, &mut limit, &mut line) {
-        Ok(_) | Err(Trouble::OverLimit) => Ok(line),
+        Ok(()) | Err(Trouble::OverLimit) => Ok(line),
         Err(trouble) => Err(trouble),
     }
 }

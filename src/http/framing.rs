@@ -51,12 +51,15 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Reads to the end of a head; of `left`, what may be read, that is taken.
-pub(crate) fn read_head(reader: &mut impl BufRead, left: &mut usize) -> Result<Vec<u8>, Trouble> {
-    const BEGIN: &[u8] = b"HTTP/";
-    let mut head = Vec::new();
+/// Reads to the end of a head; of `left`, what may be read, that is taken. After an error that
+/// passes it goes on where it was.
+pub(crate) fn read_head(
+    reader: &mut impl BufRead,
+    left: &mut usize,
+    head: &mut Vec<u8>,
+) -> Result<(), Trouble> {
     // Who speaks another protocol may wait for something else than an HTTP client says.
-    for wanted in BEGIN {
+    while let Some(wanted) = b"HTTP/".get(head.len()) {
         match reader.fill_buf()?.first() {
             None => return Err(Trouble::Ended),
             Some(byte) if byte == wanted => reader.consume(1),
@@ -65,27 +68,28 @@ pub(crate) fn read_head(reader: &mut impl BufRead, left: &mut usize) -> Result<V
         *left = left.checked_sub(1).ok_or(Trouble::OverLimit)?;
         head.push(*wanted);
     }
-    for _ in 0..LINE_LIMIT + 2 {
-        let line = read_line(reader, left, &mut head)?;
-        if matches!(head[line..], [b'\n'] | [b'\r', b'\n']) {
-            return Ok(head);
+    let lines = head.split(|&byte| byte == b'\n').count() - 1;
+    for _ in lines..LINE_LIMIT + 2 {
+        read_line(reader, left, head)?;
+        if head.ends_with(b"\n\n") || head.ends_with(b"\n\r\n") {
+            return Ok(());
         }
     }
     Err(Trouble::OverLimit)
 }
 
-/// Reads one line more, with its end, and tells where it begins.
+/// Reads one line more, with its end.
 pub(crate) fn read_line(
     reader: &mut impl BufRead,
     left: &mut usize,
     lines: &mut Vec<u8>,
-) -> Result<usize, Trouble> {
+) -> Result<(), Trouble> {
     let begin = lines.len();
     let read = reader.take(*left as u64).read_until(b'\n', lines);
     *left -= lines.len() - begin;
     read?;
     match lines.last() {
-        Some(b'\n') if lines.len() > begin => Ok(begin),
+        Some(b'\n') if lines.len() > begin => Ok(()),
         _ if *left == 0 => Err(Trouble::OverLimit),
         _ => Err(Trouble::Ended),
     }
@@ -209,6 +213,7 @@ fn is_name(name: &str) -> bool {
 fn push_value(text: &mut String, value: &str) {
     let visible = |c: char| if c.is_ascii_control() { ' ' } else { c };
     text.extend(value.trim_matches(BLANKS).chars().map(visible));
+    text.truncate(text.trim_end_matches(' ').len());
     text.push_str("\r\n");
 }
 
@@ -308,7 +313,7 @@ mod tests {
         assert_eq!(
             head.text,
             "HTTP/1.1 200\r\nX-A: a  b\r\nX-File: caf\u{e9}.pdf\r\nX-Utf8: caf\u{e9}\r\n\
-             X-Fold: one two three\r\nX-Odd: a b c\r\nX-Space: x\r\nX-Empty: \r\n\r\n"
+             X-Fold: one two three\r\nX-Odd: a b c\r\nX-Space: x\r\nX-Empty:\r\n\r\n"
         );
         let expected = [("content-length", "7"), ("transfer-encoding", "chunked")];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -428,8 +433,9 @@ mod tests {
     fn a_head_is_read_up_to_the_limits() {
         let read = |text: &str, mut left: usize| {
             let mut bytes = text.as_bytes();
-            let result = read_head(&mut bytes, &mut left);
-            (result.map(|head| head.len()), left, bytes.len())
+            let mut head = Vec::new();
+            let result = read_head(&mut bytes, &mut left, &mut head);
+            (result.map(|()| head.len()), left, bytes.len())
         };
         assert!(matches!(read("HTTP/1\r\n\r\nmore", 10), (Ok(10), 0, 4)));
         assert!(matches!(read("HTTP/1\n\nmore", 10), (Ok(8), 2, 4)));

@@ -3,7 +3,7 @@
 //! Called by `http`; all that knows minreq is here, and goes the day minreq takes a stream.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -221,7 +221,10 @@ impl Minreq {
 
 impl Drop for Minreq {
     fn drop(&mut self) {
-        self.near = None;
+        // To close it would not be enough: a process that was forked may hold it, too.
+        if let Some(near) = self.near.take() {
+            let _ = near.shutdown(Shutdown::Both);
+        }
         self.listener = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

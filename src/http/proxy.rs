@@ -216,7 +216,8 @@ fn tunnel(proxy: &Proxy, origin: &Origin, idle: &Idle, call: &Call) -> Result<So
     let mut reader = BufReader::with_capacity(1, socket);
     let mut left = HEAD_LIMIT;
     loop {
-        let head = read_head(&mut reader, &mut left).map_err(trouble)?;
+        let mut head = Vec::new();
+        read_head(&mut reader, &mut left, &mut head).map_err(trouble)?;
         let line = line_of(head.split(|&byte| byte == b'\n').next().unwrap_or_default());
         let (_, status, reason) = status_line(&line)
             .filter(|(version, status, _)| version.starts_with("1.") && *status >= 100)

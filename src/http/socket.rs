@@ -6,11 +6,9 @@ use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-#[cfg(feature = "tls")]
-use super::tls;
-use super::Call;
+use super::{Call, Deadline};
 use crate::error::Error;
 use crate::url::Origin;
 
@@ -25,80 +23,35 @@ const WRITE_PART: Duration = Duration::from_millis(50);
 
 /// How much is read from a connection at a time, if the reader has no larger buffer of its own. An
 /// idle connection keeps it.
-const BUFFER: usize = 2 * 1024;
+pub(crate) const BUFFER: usize = 2 * 1024;
 
 /// What is read from a connection goes through this buffer.
-pub(crate) type Reader = BufReader<Stream>;
+pub(crate) type Reader = BufReader<Box<dyn Stream>>;
 
-/// What carries the bytes of HTTP: a socket, or TLS over one.
-pub(crate) enum Stream {
-    Plain(Socket),
-    #[cfg(feature = "tls")]
-    Tls(Box<tls::Stream>),
+/// What carries the bytes of HTTP: a socket, or TLS over one. A write that blocks for a moment
+/// fails with `WouldBlock`, and may be tried again.
+pub(crate) trait Stream: Read + Write + Send + Sync {
+    fn socket(&mut self) -> &mut Socket;
 }
 
 /// A TCP connection whose every read and write ends by the deadline.
 pub(crate) struct Socket {
     tcp: TcpStream,
-    pub(crate) deadline: Instant,
+    pub(crate) deadline: Deadline,
+    /// Reads wait for what has not come yet; else they fail with `WouldBlock`.
+    pub(crate) waits: bool,
     /// The read timeout that is set: setting it costs a system call.
     timeout: Duration,
 }
 
-impl Stream {
-    pub(crate) fn reader(self) -> Reader {
-        BufReader::with_capacity(BUFFER, self)
-    }
-
-    pub(crate) fn socket_mut(&mut self) -> &mut Socket {
-        match self {
-            Stream::Plain(socket) => socket,
-            #[cfg(feature = "tls")]
-            Stream::Tls(stream) => &mut stream.socket,
-        }
-    }
-
-    /// Whether there is something to read, an end or an error included. Never waits.
-    pub(crate) fn has_input(&mut self) -> bool {
-        match self {
-            Stream::Plain(socket) => socket.unblocked(|tcp| tcp.peek(&mut [0])).is_some(),
-            #[cfg(feature = "tls")]
-            Stream::Tls(stream) => stream.has_input(),
-        }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(socket) => socket.read(buffer),
-            #[cfg(feature = "tls")]
-            Stream::Tls(stream) => stream.read(buffer),
-        }
-    }
-}
-
-/// A write that blocks for a moment fails with `WouldBlock`, and may be tried again.
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(socket) => socket.write(bytes),
-            #[cfg(feature = "tls")]
-            Stream::Tls(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Stream::Plain(_) => Ok(()),
-            #[cfg(feature = "tls")]
-            Stream::Tls(stream) => stream.flush(),
-        }
+impl Stream for Socket {
+    fn socket(&mut self) -> &mut Socket {
+        self
     }
 }
 
 impl Socket {
-    fn new(tcp: TcpStream, deadline: Instant) -> io::Result<Socket> {
+    fn new(tcp: TcpStream, deadline: Deadline) -> io::Result<Socket> {
         // Nagle's algorithm would hold a request back until the server has acknowledged what was
         // sent before it.
         let _ = tcp.set_nodelay(true);
@@ -106,6 +59,7 @@ impl Socket {
         Ok(Socket {
             tcp,
             deadline,
+            waits: true,
             timeout: Duration::ZERO,
         })
     }
@@ -115,30 +69,22 @@ impl Socket {
     }
 
     fn time_left(&self) -> io::Result<Duration> {
-        match self.deadline.saturating_duration_since(Instant::now()) {
+        match self.deadline.left() {
             Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
             left => Ok(left),
-        }
-    }
-
-    /// Runs this without waiting; `None` if it would have had to wait.
-    pub(crate) fn unblocked<T>(
-        &self,
-        run: impl FnOnce(&TcpStream) -> io::Result<T>,
-    ) -> Option<io::Result<T>> {
-        let result = self.tcp.set_nonblocking(true).and_then(|()| run(&self.tcp));
-        if let Err(error) = self.tcp.set_nonblocking(false) {
-            return Some(Err(error));
-        }
-        match result {
-            Err(error) if is_passing(&error) => None,
-            result => Some(result),
         }
     }
 }
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.waits {
+            self.time_left()?;
+            self.tcp.set_nonblocking(true)?;
+            let result = self.tcp.read(buffer);
+            self.tcp.set_nonblocking(false)?;
+            return result;
+        }
         loop {
             let left = self.time_left()?;
             // Socket timeouts fire late, the later the longer they are: a wait is a part of what
@@ -259,7 +205,7 @@ pub(crate) fn connect(addresses: &[SocketAddr], whose: &str, call: &Call) -> Res
             let most = if is_alone { left } else { patience.min(left) };
             match TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1))) {
                 Ok(tcp) => {
-                    return Socket::new(tcp, call.deadline.at)
+                    return Socket::new(tcp, call.deadline)
                         .map_err(|cause| call.refused_by_host(cause));
                 }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),

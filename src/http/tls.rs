@@ -2,7 +2,7 @@
 //! `http`. Knows nothing of HTTP.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,11 +16,9 @@ use rustls::{ClientConfig, ClientConnection, Error, SupportedCipherSuite};
 use super::socket::{flush_all, is_passing_write, Socket};
 use super::{Call, Failure};
 
-/// How many servers' sessions are kept, to resume them with a shorter handshake.
-const SESSIONS: usize = 8;
-
-/// How often a look for content reads what is none.
-const READS: usize = 16;
+/// How many sessions are kept, to resume them with a shorter handshake: rustls counts eight for
+/// each server.
+const SESSIONS: usize = 64;
 
 /// What is offered to servers: of the suites that are equally good, those with the smaller hash
 /// first, which a small device computes in a fraction of the time.
@@ -136,9 +134,7 @@ fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, Error>
 /// A TLS connection whose every read and write ends by the deadline of its socket.
 pub(crate) struct Stream {
     tls: ClientConnection,
-    pub(crate) socket: Socket,
-    /// TLS has failed; what came before that is still to be read.
-    failed: Option<Error>,
+    socket: Socket,
 }
 
 impl Stream {
@@ -156,12 +152,7 @@ impl Stream {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other);
         name.and_then(|name| ClientConnection::new(config, name).map_err(io::Error::other))
             .and_then(|tls| {
-                let failed = None;
-                let mut stream = Stream {
-                    tls,
-                    socket,
-                    failed,
-                };
+                let mut stream = Stream { tls, socket };
                 stream.shake_hands().map(|()| stream)
             })
             .map_err(|cause| failure(call, cause))
@@ -185,32 +176,17 @@ impl Stream {
     }
 
     fn process(&mut self) -> io::Result<()> {
-        if let Err(error) = self.tls.process_new_packets() {
+        self.tls.process_new_packets().map(drop).map_err(|error| {
             // An alert that tells the server, as far as that can be done at once.
             let _ = self.tls.write_tls(&mut self.socket);
-            self.failed = Some(error.clone());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-        }
-        Ok(())
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        })
     }
+}
 
-    /// Whether there is content to read, an end or an error included. Never waits.
-    pub(crate) fn has_input(&mut self) -> bool {
-        // Tickets and the like are no content, but there is no end of them in good faith.
-        for _ in 0..READS {
-            match self.tls.reader().fill_buf() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => return true,
-            }
-            let tls = &mut self.tls;
-            let received = self.socket.unblocked(|mut tcp| tls.read_tls(&mut tcp));
-            match received {
-                None => return false,
-                Some(Ok(_)) if self.process().is_ok() => {}
-                Some(_) => return true,
-            }
-        }
-        true
+impl super::socket::Stream for Stream {
+    fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
     }
 }
 
@@ -223,16 +199,12 @@ impl Read for Stream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
-            if let Some(error) = &self.failed {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error.clone()));
-            }
+            // A failure comes back each time; content may stand before it.
+            self.process()?;
             // What TLS wants said meanwhile, such as new keys.
             let _ = self.flush();
-            match self.receive() {
-                // Content may stand before the failure.
-                Err(_) if self.failed.is_some() => {}
-                result => drop(result?),
-            }
+            self.tls.read_tls(&mut self.socket)?;
+            let _ = self.process();
         }
     }
 }
