@@ -1258,8 +1258,13 @@ fn for_each_large_request(run: impl Fn(Over, Then, bool, &str) + Copy + Send) {
     }
 }
 
+/// How soon a refusal has to be there: long before a quarter of the time of a call is over.
+const SOON: Duration = PATIENCE.checked_div(2).unwrap();
+const LONG: Duration = PATIENCE.checked_mul(3).unwrap();
+
 /// Sends a large request: on an idle connection or on a fresh one.
 fn send_large(session: &Session, is_idle: bool) -> Result<Response, Error> {
+    let session = &session.clone().timeout(LONG);
     get(session, "/first");
     if is_idle {
         session.post_idempotent("/large", "text/plain", huge())
@@ -1281,7 +1286,7 @@ fn a_large_request_that_is_refused_early_gets_the_refusal_in_time() {
         assert_eq!(error.status(), Some(413), "{what}: {error:?}");
         assert_eq!(error.content(), Some(&b"at most 1 MB"[..]), "{what}");
         assert!(!error.may_have_executed(), "{what}");
-        assert!(took < PATIENCE / 8, "{what}: {took:?}");
+        assert!(took < SOON, "{what}: {took:?}");
         assert_eq!(get(&site.session, "/next"), "GET /next", "{what}");
     });
 }
@@ -1324,7 +1329,8 @@ fn a_refusal_that_is_long_or_comes_in_parts_ends_a_large_request_in_time() {
                         peer.drain();
                     });
                     let start = Instant::now();
-                    let result = site.session.post("/large", "text/plain", huge());
+                    let session = site.session.clone().timeout(LONG);
+                    let result = session.post("/large", "text/plain", huge());
                     let took = start.elapsed();
                     end.send(()).unwrap();
                     let error = result.unwrap_err();
@@ -1334,7 +1340,7 @@ fn a_refusal_that_is_long_or_comes_in_parts_ends_a_large_request_in_time() {
                         Some(&b"at most 1 MB"[..]),
                         "{over:?}, {what}"
                     );
-                    assert!(took < PATIENCE / 8, "{over:?}, {what}: {took:?}");
+                    assert!(took < SOON, "{over:?}, {what}: {took:?}");
                 });
             }
         }
@@ -1356,7 +1362,7 @@ fn a_large_request_whose_token_is_refused_early_is_sent_again_with_a_new_one() {
         assert_eq!(response.text().unwrap(), "POST /large", "{what}");
         let took = start.elapsed();
         end.send(()).unwrap();
-        assert!(took < PATIENCE / 4, "{what}: {took:?}");
+        assert!(took < SOON, "{what}: {took:?}");
         let all = site.requests().concat();
         let expected = ["GET /first", "POST /large", TOKEN_REQUEST, "POST /large"];
         // In the order of connections, not of time.
@@ -1448,8 +1454,7 @@ fn a_head_that_comes_half_before_and_half_behind_the_content_of_a_request_is_rea
     let (begin, end) = whole.split_at(20);
     for &over in BOTH {
         let site = responding_early(over, begin, end);
-        let session = site.session.clone().timeout(PATIENCE / 4);
-        let response = send_large(&session, false).unwrap();
+        let response = send_large(&site.session, false).unwrap();
         assert_eq!(response.text().unwrap(), "made", "{over:?}");
     }
 }

@@ -179,6 +179,9 @@ pub fn trusted_by(child: Command) -> Command {
 impl Peer {
     /// `None` if the client went away in the handshake.
     fn new(over: Over, tcp: TcpStream, log: Arc<Mutex<Vec<Vec<String>>>>) -> Option<Peer> {
+        // A busy machine may keep a client away for longer than it is waited for elsewhere.
+        tcp.set_read_timeout(Some(PATIENCE * 3)).unwrap();
+        tcp.set_write_timeout(Some(PATIENCE * 3)).unwrap();
         let number = {
             let mut log = log.lock().unwrap();
             log.push(Vec::new());
