@@ -38,13 +38,12 @@ pub enum ErrorKind {
 struct Inner {
     kind: ErrorKind,
     message: String,
-    refusal: Option<Refusal>,
+    refusal: Option<Arc<Refusal>>,
     may_have_executed: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// The answer that refused: what an [`Error`] keeps of it.
-#[derive(Clone)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
     pub(crate) fields: Vec<(String, String)>,
@@ -122,7 +121,7 @@ impl Error {
     }
 
     pub(crate) fn with_refusal(mut self, refusal: Refusal) -> Error {
-        self.0.refusal = Some(refusal);
+        self.0.refusal = Some(Arc::new(refusal));
         self
     }
 

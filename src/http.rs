@@ -357,7 +357,7 @@ impl Exchange<'_> {
                 is_sent: matches!(sent, Ok(true)),
             }),
             Err(trouble) => Err(Broken {
-                has_begun: self.left < HEAD_LIMIT || self.connection.has_rest(),
+                has_begun: self.left < HEAD_LIMIT || self.connection.has_surplus(),
                 trouble: sent.err().map_or(trouble, Trouble::Io),
             }),
         }

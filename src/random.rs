@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-/// A number that differs from call to call and from process to process, by the system's randomness.
+/// A number that differs from call to call, by the system's randomness.
 pub(crate) fn random() -> u64 {
     std::collections::hash_map::RandomState::new()
         .build_hasher()

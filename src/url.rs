@@ -97,7 +97,6 @@ impl Url {
             ));
         }
         let (host, port) = match authority.split_once(':') {
-            // minreq takes the first colon for the one before the port.
             _ if authority.starts_with('[') => {
                 return Err(refused(
                     what,

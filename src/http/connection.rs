@@ -76,12 +76,12 @@ impl Connection {
     }
 
     /// Something stands behind the response that has been read.
-    pub(crate) fn has_rest(&self) -> bool {
+    pub(crate) fn has_surplus(&self) -> bool {
         !self.reader.buffer().is_empty()
     }
 
     /// It is idle from now on.
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn mark_idle(&mut self) {
         self.since = (Instant::now(), SystemTime::now());
     }
 

@@ -30,7 +30,7 @@ const UNIFIED: &str = ": if another crate has turned on minreq's feature `proxy`
 /// The stack of the thread that minreq runs on.
 const STACK: usize = 64 * 1024;
 
-/// minreq waits this long for a response; the deadline of the call ends that long before.
+/// As good as no timeout: when the call's time is up, the connection to minreq is closed.
 const FOREVER: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// How long the head may be that minreq writes, besides the fields that it was given.
@@ -55,7 +55,7 @@ pub(crate) struct Written {
     pub(crate) fields: String,
 }
 
-/// minreq, which waits for the head of the response. Dropping it ends that.
+/// minreq, which waits for the head of the response until this is dropped.
 pub(crate) struct Minreq {
     listener: Option<Listener>,
     /// Our end of minreq's connection, once it has come.
@@ -116,6 +116,8 @@ impl Listener {
                     pause = (pause * 3 / 2).min(Duration::from_millis(1));
                 }
                 Err(error) if is_passing(&error) => {}
+                // A stranger that has gone already: some systems tell.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => return Err(error),
             }
             callers.retain_mut(|caller| caller.listen(most));
@@ -155,8 +157,8 @@ impl Minreq {
             })
             .map_err(refused)?;
         let password = format!("{PASSWORD}: {password}\r\n");
-        let length = |(name, value): &(&str, &str)| name.len() + value.len() + ": \r\n".len();
-        let most = fields.iter().map(length).sum::<usize>() + OTHER_FIELDS;
+        let size = |(name, value): &(&str, &str)| name.len() + value.len() + ": \r\n".len();
+        let most = fields.iter().map(size).sum::<usize>() + OTHER_FIELDS;
         let accepted = listener.accept(&password, most, &thread, call.deadline.at);
         let mut minreq = Minreq {
             listener: Some(listener),

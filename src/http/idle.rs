@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::connection::{Connection, Route};
 use super::socket::{connect, look_up, Socket};
@@ -17,8 +18,8 @@ const ADDRESSES: usize = 8;
 #[derive(Default)]
 pub(crate) struct Idle {
     connections: Mutex<Vec<Connection>>,
-    /// The latest first.
-    addresses: Mutex<Vec<SocketAddr>>,
+    /// The latest first, and how long it took to connect.
+    addresses: Mutex<Vec<(SocketAddr, Duration)>>,
 }
 
 impl Idle {
@@ -33,10 +34,10 @@ impl Idle {
 
     /// Keeps a connection whose response has been read, unless something stands behind that.
     pub(crate) fn keep(&self, mut connection: Connection, most: usize) {
-        if most == 0 || connection.has_rest() {
+        if most == 0 || connection.has_surplus() {
             return;
         }
-        connection.rest();
+        connection.mark_idle();
         let mut connections = self.connections();
         connections.retain(Connection::is_fresh);
         connections.push(connection);
@@ -53,15 +54,20 @@ impl Idle {
     ) -> Result<Socket, Error> {
         let mut addresses = look_up(origin, whose, call)?;
         let worked = self.addresses().clone();
-        let place = |good| addresses.iter().position(|address| address == good);
-        if let Some(place) = worked.iter().find_map(place) {
+        let known = worked.iter().find_map(|(good, took)| {
+            let place = addresses.iter().position(|address| address == good)?;
+            Some((place, *took))
+        });
+        let mut took = Duration::ZERO;
+        if let Some((place, before)) = known {
             addresses[..=place].rotate_right(1);
+            took = before;
         }
-        let socket = connect(&addresses, whose, call)?;
+        let (socket, took) = connect(&addresses, took * 3, whose, call)?;
         if let (Ok(address), true) = (socket.peer(), addresses.len() > 1) {
             let mut worked = self.addresses();
-            worked.retain(|other| *other != address);
-            worked.insert(0, address);
+            worked.retain(|(other, _)| *other != address);
+            worked.insert(0, (address, took));
             worked.truncate(ADDRESSES);
         }
         Ok(socket)
@@ -73,7 +79,7 @@ impl Idle {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn addresses(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+    fn addresses(&self) -> MutexGuard<'_, Vec<(SocketAddr, Duration)>> {
         self.addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Call, Deadline};
 use crate::error::Error;
@@ -15,7 +15,8 @@ use crate::url::Origin;
 /// The stack of the thread that looks up a name, where the system's resolver may load modules.
 const RESOLVER_STACK: usize = 256 * 1024;
 
-/// How long an address is waited for before the next one is tried; twice as long in each round.
+/// How long an address is waited for, at least, before the next one is tried; twice as long in each
+/// round.
 const FIRST_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long a write may block before the writer is told: the server may have responded already.
@@ -91,7 +92,11 @@ impl Read for Socket {
             // is left, and then another.
             if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
                 self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
-                self.tcp.set_read_timeout(Some(self.timeout))?;
+                match self.tcp.set_read_timeout(Some(self.timeout)) {
+                    // macOS says so once the peer has gone: nothing waits then.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                    result => result?,
+                }
             }
             match self.tcp.read(buffer) {
                 Err(error) if is_passing(&error) => {}
@@ -189,11 +194,16 @@ pub(crate) fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<S
 /// Connects to the first address that answers. All are tried in turn with little patience, then
 /// those that were silent with twice as much, and so on, so that a dead address costs little ([RFC
 /// 8305](https://www.rfc-editor.org/rfc/rfc8305) has them tried side by side). An address that is
-/// alone gets all the time.
-pub(crate) fn connect(addresses: &[SocketAddr], whose: &str, call: &Call) -> Result<Socket, Error> {
+/// alone gets all the time. Tells how long the address took that answered.
+pub(crate) fn connect(
+    addresses: &[SocketAddr],
+    patience: Duration,
+    whose: &str,
+    call: &Call,
+) -> Result<(Socket, Duration), Error> {
     let to = whose.strip_prefix(" of ").unwrap_or("the host");
     let mut silent = addresses.to_vec();
-    let mut patience = FIRST_PATIENCE;
+    let mut patience = patience.max(FIRST_PATIENCE);
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     while !silent.is_empty() {
         let is_alone = silent.len() == 1;
@@ -203,10 +213,12 @@ pub(crate) fn connect(addresses: &[SocketAddr], whose: &str, call: &Call) -> Res
                 return Err(call.late(&format!("before a connection to {to} was made")));
             }
             let most = if is_alone { left } else { patience.min(left) };
+            let start = Instant::now();
             match TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1))) {
                 Ok(tcp) => {
-                    return Socket::new(tcp, call.deadline)
-                        .map_err(|cause| call.refused_by_host(cause));
+                    let socket = Socket::new(tcp, call.deadline);
+                    let socket = socket.map_err(|cause| call.refused_by_host(cause))?;
+                    return Ok((socket, start.elapsed()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),
                 Err(error) if is_out_of_files(&error) => return Err(call.refused_by_host(error)),
