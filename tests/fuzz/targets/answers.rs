@@ -4,13 +4,15 @@
 //!
 //! The first eight bytes say how ([`Play::of`]); what follows is the token endpoint's answer and,
 //! behind a line `%%`, the API's. Without such a line there is no token request: the session
-//! holds a token.
+//! holds a token. Behind a line `&&` stands what a second call gets, if its request comes on a
+//! connection that was in use.
 #![no_main]
 
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
@@ -25,16 +27,17 @@ const SECRET: &str = "hush-5f1d2c3b4a59";
 const TOKEN: &str = "tok-9e8d7c6b5a40";
 const KEY: &str = "key-0a1b2c3d4e5f";
 
-/// How long a call may take whose server says something or closes, and one whose server may be
-/// silent.
+/// How long a call may take whose server closes or says all that it announces, and one whose server
+/// may be silent.
 const LONG: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(5);
 /// How much later a call may end.
 const LATE: Duration = Duration::from_millis(500);
-/// So many executions in a row may be late, because this machine was busy, before it is a finding.
-const LATE_RUNS: u32 = 3;
-/// How long the server waits for what a call that has ended cannot fail to do.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// So many executions in a row may fail in a way that a busy machine can be the reason of, before it
+/// is a finding.
+const RUNS: u32 = 3;
+/// How long the server waits for what a session that is dropped cannot fail to do.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How many bytes are sent apart.
 const DRIPS: usize = 48;
 /// After so many executions, threads and sockets are counted.
@@ -43,12 +46,8 @@ const COUNT_EVERY: u64 = 256;
 fuzz_target!(|data: &[u8]| {
     let Some(play) = Play::of(data) else { return };
     let mut runs = 1;
-    while let Some(took) = run(&play) {
-        assert!(
-            runs < LATE_RUNS,
-            "a call with {:?} ended after {took:?}",
-            play.timeout()
-        );
+    while let Err(why) = run(&play) {
+        assert!(runs < RUNS, "{why}");
         runs += 1;
     }
 });
@@ -115,17 +114,21 @@ struct Play {
     /// `None`: the session holds a token.
     token: Option<Vec<u8>>,
     api: Vec<u8>,
+    /// `None`: a good answer.
+    next: Option<Vec<u8>>,
 }
 
 impl Play {
     /// Control bytes: call, reading, size of pieces or limit, split, its place (two), end,
     /// retries.
     fn of(data: &[u8]) -> Option<Play> {
-        const LINE: &[u8] = b"\n%%\n";
         let (control, answers) = data.split_first_chunk::<8>()?;
-        let end = answers.windows(LINE.len()).position(|four| four == LINE);
-        let (token, api) = match end {
-            Some(end) => (Some(answers[..end].to_vec()), &answers[end + LINE.len()..]),
+        let (answers, next) = match split_at_line(answers, b"\n&&\n") {
+            Some((answers, next)) => (answers, Some(next.to_vec())),
+            None => (answers, None),
+        };
+        let (token, api) = match split_at_line(answers, b"\n%%\n") {
+            Some((token, api)) => (Some(token.to_vec()), api),
             None => (None, answers),
         };
         let [call, reading, size, split, place, place_low, end, retries] = *control;
@@ -166,6 +169,7 @@ impl Play {
             is_patient: retries == 255 && sum % 32 == 0,
             token,
             api: api.to_vec(),
+            next,
         })
     }
 
@@ -187,7 +191,12 @@ impl Play {
         }
     }
 
-    /// Whether the server closes behind it.
+    /// What the server sends on a connection that was in use as the second call's answer.
+    fn next(&self) -> &[u8] {
+        self.next.as_deref().unwrap_or(NEXT)
+    }
+
+    /// Whether the server closes behind the API's answer.
     fn closes(&self) -> bool {
         match self.split {
             Split::Close => true,
@@ -200,7 +209,9 @@ impl Play {
         // Where the time is short, pauses before repetitions are left out, and the end of an
         // endless head is not waited for.
         let has_time = self.retries == 0 || self.is_patient;
-        if self.closes() && has_time && self.split != Split::Repeat {
+        let sent = self.sent();
+        let has_end = self.closes() || matches!(read(&sent, false).content, Content::Whole(_));
+        if has_end && has_time && self.split != Split::Repeat {
             LONG
         } else {
             SHORT
@@ -208,15 +219,28 @@ impl Play {
     }
 }
 
-/// What the server has received for one play: the head of each request, or what there was of it.
-#[derive(Default, Debug)]
-struct Received {
-    token: Vec<Vec<u8>>,
-    api: Vec<Vec<u8>>,
+fn split_at_line<'a>(text: &'a [u8], line: &[u8; 4]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = text.windows(line.len()).position(|four| four == line)?;
+    Some((&text[..at], &text[at + line.len()..]))
 }
 
-/// Serves one connection after another, so that a connection of the harness's own shows when all
-/// before it are done.
+/// The head of a request, or what there was of it.
+#[derive(Debug)]
+struct Request {
+    bytes: Vec<u8>,
+    /// Of its connection.
+    is_first: bool,
+}
+
+/// What the server has received for one play.
+#[derive(Default, Debug)]
+struct Received {
+    token: Vec<Request>,
+    api: Vec<Request>,
+    /// Of the second call.
+    next: Vec<Request>,
+}
+
 struct Server {
     address: SocketAddr,
     plays: Sender<Play>,
@@ -240,47 +264,90 @@ static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
     })
 });
 
+/// How many answers are being sent.
+static BUSY: AtomicUsize = AtomicUsize::new(0);
+
 const TOKEN_PATH: &str = "POST /oauth2/token ";
 const API_PATH: &str = " /a HTTP/1.1\r\n";
-/// What the harness sends when the call is over.
+const NEXT_PATH: &str = "GET /b HTTP/1.1\r\n";
+/// What the harness sends when the calls are over. No request begins so.
 const OVER: &[u8] = b"over";
+/// What the second call gets on a connection of its own, and on one that was in use, unless the
+/// input tells.
+const FRESH: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh";
+const NEXT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext";
 
+/// Serves each connection in a thread, until one of the harness's own comes, and then until the
+/// client has closed all of them.
 fn serve(listener: &TcpListener, play: &Play) -> Received {
-    let mut received = Received::default();
-    loop {
-        let (mut stream, _) = listener.accept().unwrap();
+    let received = Mutex::default();
+    thread::scope(|scope| loop {
+        let (stream, _) = listener.accept().unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        let request = request(&mut stream, play.end == End::Reset);
-        if request == OVER {
-            return received;
+        let mut begin = [0];
+        if matches!(stream.peek(&mut begin), Ok(1)) && begin == OVER[..1] {
+            break;
         }
-        if request.is_empty() {
-            // The time was up between connection and request.
-            continue;
+        scope.spawn(|| serve_one(stream, play, &received));
+    });
+    received.into_inner().unwrap()
+}
+
+/// Answers one request after another.
+fn serve_one(mut stream: TcpStream, play: &Play, received: &Mutex<Received>) {
+    let mut is_first = true;
+    loop {
+        let bytes = request(&mut stream, play.end == End::Reset);
+        if bytes.is_empty() {
+            // The client has closed, or the time was up between connection and request.
+            return;
         }
-        let is_token = request.starts_with(TOKEN_PATH.as_bytes());
-        if is_token {
+        BUSY.fetch_add(1, Ordering::SeqCst);
+        let has_path = |path: &str| contains(&bytes, path.as_bytes());
+        let (is_token, is_next) = (has_path(TOKEN_PATH), has_path(NEXT_PATH));
+        let request = Request { bytes, is_first };
+        let mut received = received.lock().unwrap();
+        let (stays, is_part) = if is_token {
             received.token.push(request);
-            let _ = stream.write_all(play.token.as_deref().unwrap_or_default());
-            until_closed(stream);
+            drop(received);
+            let token = play.token.as_deref().unwrap_or_default();
+            let _ = stream.write_all(token);
+            (
+                matches!(read(token, false).content, Content::Whole(_)),
+                false,
+            )
+        } else if is_next {
+            received.next.push(request);
+            drop(received);
+            let _ = stream.write_all(if is_first { FRESH } else { play.next() });
+            (false, false)
         } else {
             received.api.push(request);
-            answer(stream, play);
+            drop(received);
+            answer(&mut stream, play);
+            (!play.closes(), play.end == End::Reset)
+        };
+        BUSY.fetch_sub(1, Ordering::SeqCst);
+        match (stays, is_part) {
+            (true, false) => is_first = false,
+            (true, true) => return drop(stream.read_to_end(&mut Vec::new())),
+            // It is reset.
+            (false, true) => return,
+            (false, false) => return until_closed(stream),
         }
     }
 }
 
-/// A request, head and content; or the first bytes of a call, so that closing resets.
+/// A request, head and content; or the first bytes of the first call's, so that closing resets.
 fn request(stream: &mut TcpStream, is_part: bool) -> Vec<u8> {
     const PART: usize = 24;
     let mut request = Vec::new();
     let mut buffer = [0; 2048];
     loop {
         let text = String::from_utf8_lossy(&request);
-        let is_token = text.starts_with(TOKEN_PATH);
-        if request == OVER || is_part && !is_token && request.len() >= PART {
+        if is_part && request.len() >= PART && text.contains(&API_PATH[..8]) {
             return request;
         }
         if let Some((head, content)) = text.split_once("\r\n\r\n") {
@@ -307,7 +374,7 @@ fn request(stream: &mut TcpStream, is_part: bool) -> Vec<u8> {
 }
 
 /// Plays the API's answer. The client may be gone at any time.
-fn answer(mut stream: TcpStream, play: &Play) {
+fn answer(stream: &mut TcpStream, play: &Play) {
     let sent = play.sent();
     let (first, rest) = sent.split_at(play.at());
     let _ = stream.write_all(first);
@@ -325,11 +392,6 @@ fn answer(mut stream: TcpStream, play: &Play) {
         _ => {}
     }
     let _ = stream.write_all(rest);
-    if !play.closes() {
-        let _ = stream.read_to_end(&mut Vec::new());
-    } else if play.end != End::Reset {
-        until_closed(stream);
-    }
 }
 
 /// Closes this side, and waits for the other, so that nothing is reset.
@@ -341,8 +403,8 @@ fn until_closed(mut stream: TcpStream) {
     }
 }
 
-/// Plays once; gives the time that the call took if that was too long.
-fn run(play: &Play) -> Option<Duration> {
+/// Plays once; the error is something that a busy machine can be the reason of.
+fn run(play: &Play) -> Result<(), String> {
     let server = SERVER.lock().unwrap();
     server.plays.send(play.clone()).unwrap();
     let mut session = Session::new(&format!("http://{}", server.address), "id", SECRET)
@@ -356,15 +418,32 @@ fn run(play: &Play) -> Option<Duration> {
     let start = Instant::now();
     let outcome = call(&session, play);
     let took = start.elapsed();
-    let held = session.held_token().map(|(token, _)| token);
+    let held = session.held_token();
+    // Where a token has to be requested, or is renewed early, another answer comes in between.
+    let is_held = matches!(&held, Some((_, left)) if *left > Duration::from_secs(61));
+    let next = (outcome.is_ok() && is_held).then(|| next_call(&session));
     drop(session);
     TcpStream::connect(server.address)
         .and_then(|mut stream| stream.write_all(OVER))
         .unwrap();
     let received = server.received.recv().unwrap();
+    let held = held.map(|(token, _)| token);
     check(play, &outcome, &received, held.as_deref());
     count_what_is_left();
-    (took > play.timeout() + LATE).then_some(took)
+    if took > play.timeout() + LATE {
+        let timeout = play.timeout();
+        return Err(format!("a call with {timeout:?} ended after {took:?}"));
+    }
+    next.map_or(Ok(()), |next| check_next(play, &next, &received, held))
+}
+
+/// A second call, when all of the first one's answer is there. Its server always closes.
+fn next_call(session: &Session) -> Result<Vec<u8>, Error> {
+    while BUSY.load(Ordering::SeqCst) > 0 {
+        thread::yield_now();
+    }
+    let session = session.clone().timeout(LONG);
+    session.get("/b").and_then(Response::bytes)
 }
 
 /// What came of a call: its content (none if it was not read).
@@ -439,32 +518,38 @@ fn check(play: &Play, outcome: &Outcome, received: &Received, held: Option<&str>
 }
 
 /// A request that must not be sent again is received once, or once more after its token was
-/// refused; others once more for each repetition.
+/// refused, and always on a connection of its own; others once more for each repetition, and for
+/// each connection in use on which they got no answer.
 fn check_requests(play: &Play, received: &Received, sent: &[u8]) {
-    let is_refused = contains(sent, b"401") || contains(sent, b"invalid_token");
+    let refuses = |answer: &[u8]| contains(answer, b"401") || contains(answer, b"invalid_token");
+    let is_refused = refuses(sent);
     let is_plain = matches!(play.call, Call::Post | Call::PostJson);
     let repeats = if is_plain { 0 } else { play.retries as usize };
-    let most = 1 + repeats + usize::from(is_refused);
+    let in_use = |requests: &[Request]| requests.iter().filter(|one| !one.is_first).count();
+    let reused = in_use(&received.api);
+    assert!(!is_plain || reused == 0, "{reused} creates on one in use");
+    let most = 1 + repeats + usize::from(is_refused) + reused;
     assert!(
         received.api.len() <= most,
         "received {} times",
         received.api.len()
     );
-    let most = (1 + play.retries as usize) * (1 + usize::from(is_refused));
+    let refusals = usize::from(is_refused) + usize::from(refuses(play.next()));
+    let most = (1 + play.retries as usize) * (1 + refusals) + in_use(&received.token);
     assert!(
         received.token.len() <= most,
         "{} token requests",
         received.token.len()
     );
     for request in &received.token {
-        assert!(!contains(request, KEY.as_bytes()));
+        assert!(!contains(&request.bytes, KEY.as_bytes()));
     }
     // A token endpoint may hand out anything as a token.
     let is_token = |token: &Vec<u8>| contains(token, SECRET.as_bytes());
     let is_handed_out = play.token.as_ref().is_some_and(is_token);
     for request in &received.api {
-        assert!(is_handed_out || !contains(request, SECRET.as_bytes()));
-        let text = String::from_utf8_lossy(request);
+        assert!(is_handed_out || !contains(&request.bytes, SECRET.as_bytes()));
+        let text = String::from_utf8_lossy(&request.bytes);
         let is_whole = play.end != End::Reset && text.contains("\r\n\r\n");
         assert!(
             !is_whole || text.contains(API_PATH) && text.contains(KEY),
@@ -480,21 +565,7 @@ fn check_error(
     reading: &Reference,
     held: Option<&str>,
 ) {
-    let mut shown = format!("{error} {error:?}");
-    let mut cause = error.source();
-    while let Some(below) = cause {
-        let _ = write!(shown, " {below} {below:?}");
-        cause = below.source();
-    }
-    assert!(!shown.contains("minreq panicked"), "{shown}");
-    for secret in secrets(play, error, held) {
-        assert!(!shown.contains(secret), "{shown} shows {secret}");
-    }
-    assert!(!error.to_string().contains(char::is_control), "{error}");
-    assert!(error
-        .content()
-        .is_none_or(|content| content.len() <= 64 * 1024));
-    assert_ne!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    check_shown(play, error, held);
     // With seconds left, nobody is to say that time is up.
     let is_lively = play.timeout() == LONG;
     assert!(!is_lively || error.kind() != ErrorKind::Timeout, "{error}");
@@ -508,6 +579,59 @@ fn check_error(
     if error.may_have_executed() {
         assert_ne!(play.call, Call::AccessToken, "{error:?}");
     }
+}
+
+fn check_shown(play: &Play, error: &Error, held: Option<&str>) {
+    let mut shown = format!("{error} {error:?}");
+    let mut cause = error.source();
+    while let Some(below) = cause {
+        let _ = write!(shown, " {below} {below:?}");
+        cause = below.source();
+    }
+    // No server makes minreq fail.
+    assert!(!shown.contains("minreq can't be used"), "{shown}");
+    for secret in secrets(play, error, held) {
+        assert!(!shown.contains(secret), "{shown} shows {secret}");
+    }
+    assert!(!error.to_string().contains(char::is_control), "{error}");
+    assert!(error
+        .content()
+        .is_none_or(|content| content.len() <= 64 * 1024));
+    assert_ne!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+/// The second call gets what was sent for it, and nothing of what was sent before. An answer that
+/// is still on its way when the connection is looked at can be taken for its own.
+fn check_next(
+    play: &Play,
+    outcome: &Result<Vec<u8>, Error>,
+    received: &Received,
+    held: Option<String>,
+) -> Result<(), String> {
+    let is_fresh = received.next.last().is_some_and(|request| request.is_first);
+    let expected = match read(play.next(), true) {
+        _ if is_fresh => Some(b"fresh".to_vec()),
+        Reference {
+            status: Some(200..=299),
+            content: Content::Whole(content),
+        } => Some(content),
+        _ => None,
+    };
+    let is_good = match outcome {
+        Ok(content) => expected.as_ref() == Some(content),
+        Err(error) => {
+            check_shown(play, error, held.as_deref());
+            play.next.is_some() && received.next.iter().any(|request| !request.is_first)
+        }
+    };
+    if is_good {
+        return Ok(());
+    }
+    let shown = |content: &Vec<u8>| String::from_utf8_lossy(content).into_owned();
+    let (outcome, expected) = (outcome.as_ref().map(shown), expected.as_ref().map(shown));
+    Err(format!(
+        "the second call got {outcome:?}, not {expected:?}, fresh: {is_fresh}"
+    ))
 }
 
 /// What the server that answered may echo. The token endpoint knows neither key nor older tokens;
@@ -587,15 +711,14 @@ fn read(bytes: &[u8], is_closed: bool) -> Reference {
             match self::line(&mut rest) {
                 None => return broken(status),
                 Some(b"") => break,
-                // The second line of a field.
-                Some(line) if line.starts_with(b" ") || line.starts_with(b"\t") => {
-                    if line.contains(&b':') {
-                        return broken(status);
-                    }
-                }
                 Some(line) => {
                     let line = String::from_utf8_lossy(line).into_owned();
-                    if let Some((name, value)) = line.split_once(':') {
+                    if line.starts_with([' ', '\t']) {
+                        // A field that goes on.
+                        if let Some((_, value)) = fields.last_mut() {
+                            *value = format!("{value} {}", line.trim()).trim().to_owned();
+                        }
+                    } else if let Some((name, value)) = line.split_once(':') {
                         fields.push((name.trim().to_lowercase(), value.trim().to_owned()));
                     }
                 }
@@ -618,10 +741,14 @@ fn read(bytes: &[u8], is_closed: bool) -> Reference {
         Content::Whole(Vec::new())
     } else if value("transfer-encoding").is_some() {
         chunks(rest)
-    } else if let Some(length) = value("content-length") {
+    } else if let Some(lengths) = value("content-length") {
+        let mut lengths = lengths.split(',').map(str::trim);
+        let length = lengths.next().unwrap_or_default();
+        let is_one = lengths.all(|other| other == length);
         match length
             .parse()
             .ok()
+            .filter(|_| is_one)
             .and_then(|length: usize| rest.get(..length))
         {
             Some(content) => Content::Whole(content.to_vec()),
@@ -647,7 +774,7 @@ fn line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 fn status(line: &[u8]) -> Option<u16> {
-    let text = std::str::from_utf8(line).ok()?;
+    let text = String::from_utf8_lossy(line);
     text.split(' ').nth(1)?.parse().ok()
 }
 
@@ -693,7 +820,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// A call that has returned leaves no thread and no socket.
+/// A session that is gone leaves no thread and no socket.
 fn count_what_is_left() {
     static SEEN: Mutex<(u64, usize, usize)> = Mutex::new((0, usize::MAX, usize::MAX));
     let mut seen = SEEN.lock().unwrap();
