@@ -205,7 +205,7 @@ impl Content {
                     }
                     _ => String::new(),
                 };
-                let message = format_args!("the content broke off{of}");
+                let message = format!("the content broke off{of}");
                 self.call.failed(message).with_source(cause)
             }
         };

@@ -227,7 +227,7 @@ pub(crate) fn connect(
         }
         patience = patience.saturating_mul(2);
     }
-    let why = format_args!("no connection to {to} could be made: check host, port and firewall");
+    let why = format!("no connection to {to} could be made: check host, port and firewall");
     Err(call.failed(why).with_source(last))
 }
 
