@@ -19,6 +19,8 @@ impl Directory {
     fn new(test: &str) -> Directory {
         let name = format!("jas-session-{test}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
+        // A process of this number that was killed may have left it.
+        let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         Directory(path)
     }
