@@ -19,7 +19,8 @@ pub enum ErrorKind {
     /// The caller: a URL, a field, a setting or an environment variable. Nothing was sent.
     InvalidInput,
     /// The credentials, or the token endpoint's URL: the endpoint refused the request for a
-    /// token. [`Error::status`] is its answer's, not the API's.
+    /// token. [`Error::status`] is its response's, not the API's. A refusal of the credentials (400,
+    /// 401, 403, or 2xx with an `error`) is remembered for ten seconds.
     Denied,
     /// See [`Error::status`]: the API answered, but not with 2xx; or the token endpoint is busy
     /// or out of order (429, 5xx, 403 with `Retry-After`).
@@ -30,7 +31,8 @@ pub enum ErrorKind {
     Exchange,
     /// The token endpoint's 2xx answer holds no usable bearer token.
     InvalidToken,
-    /// The content is over the limit, not UTF-8, or not the JSON asked for.
+    /// The content of a 2xx response is over the limit, not UTF-8, or not the JSON asked for:
+    /// [`Error::content`] keeps it.
     Content,
 }
 
@@ -38,18 +40,22 @@ pub enum ErrorKind {
 struct Inner {
     kind: ErrorKind,
     message: String,
-    refusal: Option<Arc<Refusal>>,
+    received: Option<Arc<Received>>,
     may_have_executed: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// The answer that refused: what an [`Error`] keeps of it.
-pub(crate) struct Refusal {
+/// A response that refused, or could not be used: what an [`Error`] keeps of it.
+pub(crate) struct Received {
     pub(crate) status: u16,
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) content: Vec<u8>,
     pub(crate) retry_after: Option<Duration>,
 }
+
+/// What stands below an [`Error`] in an [`io::Error`], for [`Error::find`]: there are wrappers that
+/// lead past the error itself, to its source. It shows what it stands before.
+struct Below(Error);
 
 impl Error {
     /// Tells who can mend it.
@@ -58,26 +64,29 @@ impl Error {
         self.0.kind
     }
 
-    /// The status code of the answer that refused, if there was one.
+    /// The status code of the response that refused, or whose content could not be used (2xx, of
+    /// the kind [`Content`](ErrorKind::Content)), if there was one.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
-        self.0.refusal.as_ref().map(|refusal| refusal.status)
+        self.0.received.as_ref().map(|received| received.status)
     }
 
-    /// The value of a header field of that answer: the first one of this name, compared without
+    /// The value of a header field of that response: the first one of this name, compared without
     /// case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        field(&self.0.refusal.as_ref()?.fields, name)
+        field(&self.0.received.as_ref()?.fields, name)
     }
 
-    /// The content of that answer as it was received, at most 64 KiB.
+    /// The content of that response as it was received: of a refusal 64 KiB at most, of a 2xx
+    /// response as much as had been read.
     ///
-    /// A server may have put anything there, a secret it was sent included: `Display` shows a
-    /// cleaned excerpt. Of a token endpoint's answers only refusals are kept.
+    /// So the number of a booking is not lost when it is not in the expected shape. A server may
+    /// have put anything there, a secret it was sent included: `Display` shows a cleaned excerpt. Of
+    /// a token endpoint's responses only refusals are kept.
     #[must_use]
     pub fn content(&self) -> Option<&[u8]> {
-        Some(&self.0.refusal.as_ref()?.content)
+        Some(&self.0.received.as_ref()?.content)
     }
 
     /// How long the server asks to wait before the next try (`Retry-After`, [RFC 9110, section
@@ -88,7 +97,7 @@ impl Error {
     /// have both. Not every rate limit says how long: see [`status`](Error::status) for 429, too.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.0.refusal.as_ref()?.retry_after
+        self.0.received.as_ref()?.retry_after
     }
 
     /// Whether the API may have done what was asked, or may still do it, although no good answer
@@ -101,11 +110,47 @@ impl Error {
         self.0.may_have_executed
     }
 
+    /// Finds the error of this crate in another one: `error` itself, the one within an
+    /// [`io::Error`] (from reading a [`Response`](crate::Response)), or one of the sources below
+    /// them, through any wrapper that has a source or keeps the [`io::Error`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let session = jas_session::Session::from_env()?;
+    /// use jas_session::Error;
+    ///
+    /// let mut document = session.get("/documents/v1/PAR45176295.pdf")?;
+    /// if let Err(error) = std::io::copy(&mut document, &mut std::io::sink()) {
+    ///     let kind = Error::find(&error).map(Error::kind);
+    ///     println!("{error} ({kind:?})");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            // What is within an `io::Error` is no source of it, but the source of that is.
+            let inner = error
+                .downcast_ref::<io::Error>()
+                .and_then(io::Error::get_ref);
+            let error = inner.map_or(error, |inner| inner);
+            if let Some(Below(found)) = error.downcast_ref() {
+                return Some(found);
+            }
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            next = error.source();
+        }
+        None
+    }
+
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
         Error(Box::new(Inner {
             kind,
             message: message.into(),
-            refusal: None,
+            received: None,
             may_have_executed: false,
             source: None,
         }))
@@ -120,8 +165,8 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_refusal(mut self, refusal: Refusal) -> Error {
-        self.0.refusal = Some(Arc::new(refusal));
+    pub(crate) fn with_received(mut self, received: Received) -> Error {
+        self.0.received = Some(Arc::new(received));
         self
     }
 
@@ -145,7 +190,13 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        f.write_str(&self.0.message)?;
+        let mut cause = self.source().filter(|_| f.alternate());
+        while let Some(error) = cause.filter(|error| !Below::is_alone(*error)) {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 
@@ -179,7 +230,47 @@ impl From<Error> for io::Error {
                 .and_then(|source| source.downcast_ref::<io::Error>())
                 .map_or(io::ErrorKind::Other, io::Error::kind),
         };
-        io::Error::new(kind, error)
+        let below = Below(error.copy());
+        io::Error::new(kind, error.with_source(below))
+    }
+}
+
+impl Below {
+    /// Whether there is nothing that it stands before.
+    fn is_alone(error: &(dyn StdError + 'static)) -> bool {
+        let below = error.downcast_ref::<Below>();
+        below.is_some_and(|below| below.0.source().is_none())
+    }
+}
+
+impl fmt::Debug for Below {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Below {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.source() {
+            Some(source) => write!(f, "{source}"),
+            None => write!(f, "{:?}", self.0.kind()),
+        }
+    }
+}
+
+impl StdError for Below {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()?.source()
+    }
+}
+
+/// What a status means that tells of the server, and of nothing that the caller did wrong.
+pub(crate) fn trouble(status: u16) -> &'static str {
+    match status {
+        429 => ": too many requests for now",
+        500 => ": the server failed",
+        502..=504 => ": the server, or one behind it, is down or overloaded",
+        _ => "",
     }
 }
 

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connection::{Connection, Route};
-pub(crate) use content::Content;
+pub(crate) use content::{Content, KEPT};
 use framing::{coding, read_head, Head, Trouble, HEAD_LIMIT, LINE_LIMIT};
 use head::{Minreq, Written};
 pub(crate) use idle::Idle;
@@ -155,10 +155,6 @@ impl Deadline {
     pub(crate) fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
-
-    pub(crate) fn timeout(self) -> Duration {
-        self.timeout
-    }
 }
 
 impl Call {
@@ -193,6 +189,14 @@ impl Default for Network {
             idle: Arc::default(),
             idle_connections: IDLE_CONNECTIONS,
         }
+    }
+}
+
+impl Network {
+    /// Whether a request goes through the same proxy, and trusts the same, so that it would fail in
+    /// the same way.
+    pub(crate) fn is_same_way(&self, other: &Network) -> bool {
+        self.proxy == other.proxy && self.trust == other.trust
     }
 }
 

@@ -6,8 +6,13 @@ use miniserde::Deserialize;
 /// each level costs it about 40 bytes: a megabyte of brackets would take what a small device has.
 const DEPTH: usize = 128;
 
-/// Reads JSON; `None` if it is none, not of this type, or nested deeper than [`DEPTH`].
+/// Some servers put it before text.
+pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Reads JSON, perhaps behind a byte order mark; `None` if it is none, not of this type, or nested
+/// deeper than [`DEPTH`].
 pub(crate) fn read<T: Deserialize>(json: &str) -> Option<T> {
+    let json = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
     if is_deep(json) {
         return None;
     }

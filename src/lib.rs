@@ -21,12 +21,13 @@
 //!
 //! An answer other than 2xx is an [`Error`], so that `?` never takes an error page for data.
 //! [`Error::kind`] sorts errors by who can mend them; [`Error::may_have_executed`] tells whether
-//! the API may have done what was asked all the same.
+//! the API may have done what was asked all the same. `{error:#}` shows the causes, too, and
+//! [`Error::find`] finds it within an [`io::Error`](std::io::Error) and what wraps that.
 //!
 //! A booking job has to look in this order:
 //!
 //! ```no_run
-//! use jas_session::{miniserde, Session}; // in each module that derives
+//! use jas_session::{miniserde, ErrorKind, Session}; // miniserde: in each module that derives
 //!
 //! #[derive(miniserde::Serialize)]
 //! struct Booking { reference: String, pieces: u32 }
@@ -35,11 +36,14 @@
 //! let session = Session::from_env()?;
 //! let booking = Booking { reference: "PO-4711".into(), pieces: 3 };
 //! let answer = session.post_json("/bookings/v1/bookings", &booking);
-//! // As text: `json` would take it, and a number in another shape than expected would be lost.
 //! match answer.and_then(|answer| answer.text()) {
 //!     Ok(text) => println!("{} is booked: {text}", booking.reference),
-//!     // First: a 503 may have this and a `Retry-After`, too.
-//!     Err(error) if error.may_have_executed() => println!("look before booking again: {error}"),
+//!     // Booked, but not in UTF-8, or longer than the limit.
+//!     Err(error) if error.kind() == ErrorKind::Content => {
+//!         println!("{} is booked: {:?}", booking.reference, error.content());
+//!     }
+//!     // Before the others: a 503 may have this and a `Retry-After`, too.
+//!     Err(error) if error.may_have_executed() => println!("look before booking again: {error:#}"),
 //!     // Nothing was done now, but an earlier run may have booked it.
 //!     Err(error) if error.status() == Some(409) => println!("look whether it is booked: {error}"),
 //!     Err(error) if error.status() == Some(429) || error.retry_after().is_some() => {
@@ -210,7 +214,6 @@ pub mod fuzzing;
 mod http;
 mod json;
 mod random;
-mod reason;
 mod response;
 mod retry;
 mod session;

@@ -1,25 +1,21 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use crate::error::{field, Error, ErrorKind, Refusal};
-use crate::http::{self, Content};
-use crate::json;
+use crate::error::{field, Error, ErrorKind, Received};
+use crate::http::{self, Content, KEPT};
+use crate::json::{self, BYTE_ORDER_MARK};
 use crate::retry::retry_after;
 
 /// The most that [`Response::bytes`], [`Response::text`] and [`Response::json`] read.
 const LIMIT: u64 = 1024 * 1024;
-
-/// How much of the content of a response that refused is kept.
-const KEPT: u64 = 64 * 1024;
 
 /// An answer with a 2xx status.
 ///
 /// Its content is read from the connection as it is asked for: as a stream in constant memory by
 /// [`Read`], or whole by [`bytes`](Response::bytes), [`text`](Response::text) or
 /// [`json`](Response::json). All reading has to be over within the timeout of the call, which
-/// counts from its start. A response that is dropped before its end closes its connection. The
-/// [`Error`] of a read is
-/// inside the [`io::Error`]: `error.get_ref()`, then `downcast_ref::<jas_session::Error>()`.
+/// counts from its start. A response that is dropped before its end closes its connection.
+/// [`Error::find`] finds the [`Error`] of a read, whatever became of its [`io::Error`].
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -85,26 +81,23 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// [`Content`](ErrorKind::Content) if it is longer than the [`limit`](Response::limit),
-    /// [`Timeout`](ErrorKind::Timeout) if the time of the call is up,
+    /// [`Content`](ErrorKind::Content) if it is longer than the [`limit`](Response::limit):
+    /// [`Error::content`] has its beginning then. [`Timeout`](ErrorKind::Timeout) if the time of the call is up,
     /// [`Exchange`](ErrorKind::Exchange) if it breaks off.
     pub fn bytes(self) -> Result<Vec<u8>, Error> {
-        self.content.whole(self.limit)
+        self.whole(Ok)
     }
 
     /// Reads the whole content as UTF-8. A byte order mark at its start is removed.
     ///
     /// # Errors
     ///
-    /// As [`bytes`](Response::bytes), and [`Content`](ErrorKind::Content) if it is not UTF-8.
+    /// As [`bytes`](Response::bytes), and [`Content`](ErrorKind::Content) if it is not UTF-8:
+    /// [`Error::content`] has it then.
     pub fn text(self) -> Result<String, Error> {
-        let label = self.content.call().label.clone();
-        let mut text = String::from_utf8(self.bytes()?).map_err(|cause| {
-            let place = cause.utf8_error().valid_up_to();
-            unfit(&label, format_args!("is not UTF-8 from byte {place} on"))
-        })?;
-        if text.starts_with('\u{feff}') {
-            text.drain(..'\u{feff}'.len_utf8());
+        let mut text = self.whole(utf8)?;
+        if text.starts_with(BYTE_ORDER_MARK) {
+            text.drain(..BYTE_ORDER_MARK.len_utf8());
         }
         Ok(text)
     }
@@ -126,40 +119,77 @@ impl Response {
     /// # Errors
     ///
     /// As [`text`](Response::text), and [`Content`](ErrorKind::Content) if it is not JSON, or
-    /// not JSON of this type: a member that `T` needs is missing or of another type. Nor is JSON
-    /// read that is nested deeper than 128 levels.
+    /// not JSON of this type: a member that `T` needs is missing or of another type.
+    /// [`Error::content`] has it then. Nor is JSON read that is nested deeper than 128 levels.
     pub fn json<T: miniserde::Deserialize>(self) -> Result<T, Error> {
+        self.whole(|content| {
+            let text = utf8(content)?;
+            json::read(&text).ok_or_else(|| {
+                let wanted = std::any::type_name::<T>();
+                // Nothing of the content itself: it may hold anything.
+                let what = match text
+                    .trim_start_matches(BYTE_ORDER_MARK)
+                    .trim_start()
+                    .chars()
+                    .next()
+                {
+                    None => "is empty, not".to_owned(),
+                    Some('<') => "looks like HTML or XML; it is not".to_owned(),
+                    Some(_) => format!("({} bytes) is not", text.len()),
+                };
+                (format!("{what} JSON of the shape of {wanted}"), text.into())
+            })
+        })
+    }
+
+    /// Reads the whole content and makes something of it. What could not be used is in the error.
+    fn whole<T>(self, read: impl FnOnce(Vec<u8>) -> Result<T, Unfit>) -> Result<T, Error> {
         let label = self.content.call().label.clone();
-        let text = self.text()?;
-        json::read(&text).ok_or_else(|| {
-            let wanted = std::any::type_name::<T>();
-            // Nothing of the content itself: it may hold anything.
-            let what = match text.trim_start().chars().next() {
-                None => "is empty, not".to_owned(),
-                Some('<') => "looks like HTML or XML; it is not".to_owned(),
-                Some(_) => format!("({} bytes) is not", text.len()),
-            };
-            unfit(&label, format_args!("{what} JSON of the shape of {wanted}"))
+        let result = self.content.whole(self.limit).and_then(|content| {
+            read(content).map_err(|(why, content)| {
+                let message = format!("{label}: the content {why}");
+                // The status was 2xx: the API has done what was asked.
+                let error = Error::new(ErrorKind::Content, message).or_executed(true);
+                (error, content)
+            })
+        });
+        result.map_err(|(error, content)| match error.kind() {
+            ErrorKind::Content => {
+                error.with_received(Received::new(self.status, self.fields, content))
+            }
+            _ => error,
         })
     }
 }
 
-impl Refusal {
-    /// All that an error keeps of a response. Content that is truncated, or takes longer than a
-    /// quarter of the time that is left, is kept as far as it came: the status tells enough.
-    pub(crate) fn read(response: http::Response) -> Refusal {
-        Refusal {
-            status: response.status,
-            retry_after: retry_after(&response.fields),
-            fields: response.fields,
-            content: response.content.beginning(KEPT),
-        }
-    }
+/// Why content could not be used, and the content.
+type Unfit = (String, Vec<u8>);
+
+fn utf8(content: Vec<u8>) -> Result<String, Unfit> {
+    String::from_utf8(content).map_err(|cause| {
+        let place = cause.utf8_error().valid_up_to();
+        let why = format!("is not UTF-8 from byte {place} on");
+        (why, cause.into_bytes())
+    })
 }
 
-fn unfit(label: &str, why: impl fmt::Display) -> Error {
-    // The status was 2xx: the API has done what was asked.
-    Error::new(ErrorKind::Content, format!("{label}: the content {why}")).or_executed(true)
+impl Received {
+    pub(crate) fn new(status: u16, fields: Vec<(String, String)>, content: Vec<u8>) -> Received {
+        Received {
+            status,
+            retry_after: retry_after(&fields),
+            fields,
+            content,
+        }
+    }
+
+    /// All that an error keeps of a response that refused. Content that is truncated, or takes
+    /// longer than a quarter of the time that is left, is kept as far as it came: the status tells
+    /// enough.
+    pub(crate) fn read(response: http::Response) -> Received {
+        let content = response.content.beginning(KEPT);
+        Received::new(response.status, response.fields, content)
+    }
 }
 
 impl Read for Response {

@@ -1,11 +1,17 @@
 //! What to do after an attempt: one pure decision, and the numbers it rests on.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::error::field;
+use crate::error::{field, Received};
+use crate::excerpt::{members, text};
+use crate::random::random;
 
 /// The pause before the first repetition; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// A rate limit that lasts longer is that of its own call alone: other paths may have others.
+const LONGEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// What was sent.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +27,20 @@ pub(crate) struct Attempt {
     pub(crate) time_left: Duration,
     /// Any number; spreads the pauses of callers that failed at the same time.
     pub(crate) jitter: u64,
+}
+
+impl Attempt {
+    /// The first attempt of a request that only reads, and whose token is no matter.
+    pub(crate) fn first(retries: u32) -> Attempt {
+        Attempt {
+            is_idempotent: true,
+            repeats: 0,
+            retries,
+            was_renewed: false,
+            time_left: Duration::MAX,
+            jitter: random(),
+        }
+    }
 }
 
 /// What came back.
@@ -48,6 +68,17 @@ pub(crate) enum Next {
     Renew,
     /// Send once more after this pause.
     Repeat(Duration),
+}
+
+impl Outcome {
+    /// That of a response other than 2xx.
+    pub(crate) fn of(received: &Received, token_refused: bool) -> Outcome {
+        Outcome::Answer {
+            status: received.status,
+            token_refused,
+            retry_after: received.retry_after,
+        }
+    }
 }
 
 /// Decides what follows an attempt.
@@ -94,71 +125,97 @@ fn back_off(repeats: u32, jitter: u64) -> Duration {
     (whole / 4 * 3).saturating_add(whole / 1024 * part)
 }
 
+/// The end of a rate limit that a call has met, and how long that was: for all calls of a session.
+#[derive(Default)]
+pub(crate) struct RateLimit(Mutex<Option<(Instant, Duration)>>);
+
+impl RateLimit {
+    /// Notes a response that limits the rate, if it does.
+    pub(crate) fn note(&self, outcome: Outcome) {
+        let Outcome::Answer {
+            status,
+            retry_after,
+            ..
+        } = outcome
+        else {
+            return;
+        };
+        let wait = match (status, retry_after) {
+            (403 | 429 | 503, Some(wait)) => wait,
+            (429, None) => FIRST_PAUSE,
+            _ => return,
+        };
+        if wait <= LONGEST_LIMIT {
+            let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            *limit = (*limit).max(Some((Instant::now() + wait, wait)));
+        }
+    }
+
+    /// How long a call has to wait before it sends, if `time` is enough for that: until the end,
+    /// and up to a quarter longer if it has not been refused before. Those go first.
+    pub(crate) fn wait(&self, time: Duration, was_refused: bool) -> Duration {
+        let limit = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((end, length)) = limit else {
+            return Duration::ZERO;
+        };
+        let wait = end.saturating_duration_since(Instant::now());
+        if wait.is_zero() || wait > time {
+            return Duration::ZERO;
+        }
+        let longer = if was_refused {
+            Duration::ZERO
+        } else {
+            length / 4
+        };
+        (wait + longer).min(time)
+    }
+}
+
 /// `Retry-After` ([RFC 9110, section 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)):
-/// delay-seconds, or an HTTP-date, which is measured against the answer's own `Date`, so that a
-/// device without a set clock waits the right time. A date without a `Date` can't be measured.
+/// delay-seconds, also with a fraction, or an HTTP-date, which is measured against the response's
+/// own `Date`, so that a device without a set clock waits the right time. A date without a `Date`
+/// can't be measured.
 pub(crate) fn retry_after(fields: &[(String, String)]) -> Option<Duration> {
     let value = field(fields, "retry-after")?;
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    let (seconds, fraction) = value.split_once('.').unwrap_or((value, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number(seconds) && is_number(fraction) {
+        let nanos = format!("{fraction:0<9.9}").parse().unwrap_or(0);
+        return Some(Duration::new(seconds.parse().unwrap_or(u64::MAX), nanos));
     }
     let until = httpdate::parse_http_date(value).ok()?;
     let now = httpdate::parse_http_date(field(fields, "date")?).ok()?;
     Some(until.duration_since(now).unwrap_or_default())
 }
 
-/// Whether an answer says that the token is no longer good: 401, or a Bearer challenge with
-/// `error="invalid_token"` ([RFC 6750, section 3.1](https://www.rfc-editor.org/rfc/rfc6750#section-3.1)).
-pub(crate) fn is_token_refused(status: u16, fields: &[(String, String)]) -> bool {
-    status == 401
-        || status >= 300
-            && fields.iter().any(|(name, value)| {
-                name.eq_ignore_ascii_case("www-authenticate") && is_invalid_token(value)
-            })
+/// Whether a response says that the token is no longer good: 401; another 4xx with a Bearer
+/// challenge and `error="invalid_token"` ([RFC 6750, section
+/// 3.1](https://www.rfc-editor.org/rfc/rfc6750#section-3.1)); or 400 or 403 with JSON that says so, or
+/// that the token has expired, as some gateways do.
+pub(crate) fn is_token_refused(received: &Received) -> bool {
+    match received.status {
+        401 => true,
+        400 | 403 if says_invalid_token(&received.content) => true,
+        400..=499 => received.fields.iter().any(|(name, value)| {
+            let value = value.to_ascii_lowercase().replace([' ', '\t', '"'], "");
+            name.eq_ignore_ascii_case("www-authenticate")
+                && value.contains("bearer")
+                && value.contains("error=invalid_token")
+        }),
+        _ => false,
+    }
 }
 
-/// Looks for a Bearer challenge with the auth-param `error=invalid_token`, quoted or not. Quoted
-/// strings are skipped whole, so that no `realm` can forge one.
-fn is_invalid_token(challenges: &str) -> bool {
-    let mut in_bearer = false;
-    let mut rest = challenges;
-    while let Some(start) = rest.find(|c: char| c != ',' && c != ' ' && c != '\t') {
-        rest = &rest[start..];
-        let end = rest.find([',', ' ', '\t', '=', '"']).unwrap_or(rest.len());
-        let (word, behind) = rest.split_at(end);
-        let trimmed = behind.trim_start_matches([' ', '\t']);
-        let Some(value) = trimmed.strip_prefix('=') else {
-            // A word without a value names the scheme that the next parameters belong to.
-            in_bearer = word.eq_ignore_ascii_case("bearer");
-            rest = behind.strip_prefix('"').unwrap_or(behind);
-            continue;
-        };
-        let value = value.trim_start_matches([' ', '\t']);
-        let (text, behind) = match value.strip_prefix('"') {
-            Some(quoted) => {
-                let end = end_of_quotes(quoted);
-                (&quoted[..end], quoted.get(end + 1..).unwrap_or_default())
-            }
-            None => value.split_at(value.find([',', ' ', '\t']).unwrap_or(value.len())),
-        };
-        if in_bearer && word.eq_ignore_ascii_case("error") && text == "invalid_token" {
-            return true;
-        }
-        rest = behind;
-    }
-    false
-}
-
-fn end_of_quotes(text: &str) -> usize {
-    let mut is_escaped = false;
-    for (i, c) in text.char_indices() {
-        match c {
-            '"' if !is_escaped => return i,
-            '\\' => is_escaped = !is_escaped,
-            _ => is_escaped = false,
-        }
-    }
-    text.len()
+fn says_invalid_token(content: &[u8]) -> bool {
+    members(&text(content)).into_iter().any(|mut reason| {
+        reason.retain(|c| c.is_ascii_alphabetic());
+        let reason = reason.to_ascii_lowercase();
+        // Nothing else: a parser of XML calls what it can't read "(invalid token)", too.
+        matches!(
+            &*reason,
+            "invalidtoken" | "invalidtokenerror" | "invalidaccesstoken"
+        ) || reason.contains("token") && reason.contains("expired")
+    })
 }
 
 #[cfg(test)]
@@ -294,7 +351,17 @@ mod tests {
             ),
             (vec![("retry-after", "-1")], None),
             (vec![("retry-after", "+1")], None),
-            (vec![("retry-after", "1.5")], None),
+            (
+                vec![("retry-after", "292.05")],
+                Some(Duration::from_millis(292_050)),
+            ),
+            (
+                vec![("retry-after", "0.0000000019")],
+                Some(Duration::from_nanos(1)),
+            ),
+            (vec![("retry-after", "1.")], None),
+            (vec![("retry-after", ".5")], None),
+            (vec![("retry-after", "1.-5")], None),
             (vec![("retry-after", "")], None),
             (vec![("retry-after", "soon")], None),
             (
@@ -331,11 +398,17 @@ mod tests {
     }
 
     #[test]
-    fn which_answers_refuse_the_token() {
-        let challenge = |value| fields(&[("www-authenticate", value)]);
-        assert!(is_token_refused(401, &[]));
-        assert!(is_token_refused(401, &challenge("Basic realm=\"x\"")));
-        for (value, refused) in [
+    fn which_responses_refuse_the_token() {
+        let refused = |status, challenge: &str, content: &str| {
+            is_token_refused(&Received::new(
+                status,
+                fields(&[("www-authenticate", challenge)]),
+                content.into(),
+            ))
+        };
+        assert!(refused(401, "", ""));
+        assert!(refused(401, "Basic realm=\"x\"", ""));
+        for (challenge, expected) in [
             ("Bearer error=\"invalid_token\"", true),
             ("bearer realm=\"a, b\", error = invalid_token", true),
             (
@@ -343,17 +416,66 @@ mod tests {
                 true,
             ),
             ("Bearer error=\"insufficient_scope\"", false),
+            ("Bearer error_description=\"invalid_token\"", false),
             ("Basic error=\"invalid_token\"", false),
-            ("Bearer realm=\"error=\\\"invalid_token\\\"\"", false),
-            ("Bearer realm=\"x, error=invalid_token\"", false),
-            ("Bearer, Digest error=\"invalid_token\"", false),
-            ("Bearer error=\"", false),
-            ("=,\"\"==\"\\", false),
             ("", false),
         ] {
-            assert_eq!(is_token_refused(403, &challenge(value)), refused, "{value}");
-            assert_eq!(is_token_refused(400, &challenge(value)), refused, "{value}");
-            assert!(!is_token_refused(200, &challenge(value)), "{value}");
+            assert_eq!(refused(403, challenge, ""), expected, "{challenge}");
+            assert_eq!(refused(400, challenge, ""), expected, "{challenge}");
+            for status in [200, 302, 500] {
+                assert!(!refused(status, challenge, ""), "{challenge}");
+            }
         }
+        for (content, expected) in [
+            (r#"{"message":"The incoming token has expired"}"#, true),
+            (r#"{"code":"InvalidTokenError"}"#, true),
+            (r#"{"error":"invalid_token"}"#, true),
+            (r#"{"fault":{"faultstring":"Access Token expired"}}"#, true),
+            (r#"{"message":"Invalid token"}"#, true),
+            (
+                r#"{"error":"not well-formed (invalid token): line 3"}"#,
+                false,
+            ),
+            (r#"{"message":"Forbidden"}"#, false),
+            (r#"{"message":"the offer has expired"}"#, false),
+            (r#"{"id":"invalid_token"}"#, false),
+            ("invalid_token", false),
+            ("", false),
+        ] {
+            assert_eq!(refused(403, "", content), expected, "{content}");
+            assert_eq!(refused(400, "", content), expected, "{content}");
+            assert!(!refused(404, "", content), "{content}");
+            assert!(!refused(200, "", content), "{content}");
+        }
+    }
+
+    #[test]
+    fn a_rate_limit_is_waited_for_if_it_is_short_and_there_is_time() {
+        let wait = |status, asked: Option<u64>, was_refused, time: u64| {
+            let limit = RateLimit::default();
+            limit.note(answer(status, asked));
+            let wait = limit.wait(Duration::from_secs(time), was_refused);
+            // Whole seconds, of which a moment has passed.
+            wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+        };
+        for status in [403, 429, 503] {
+            for (asked, was_refused, time, expected) in [
+                (8, false, 30, 10),
+                (8, false, 9, 9),
+                (8, false, 8, 8),
+                (8, false, 7, 0),
+                (8, true, 8, 8),
+                (8, true, 7, 0),
+                (30, false, 30, 30),
+                (31, true, 90, 0),
+            ] {
+                let waited = wait(status, Some(asked), was_refused, time);
+                assert_eq!(waited, expected, "{asked} {was_refused} {time}");
+            }
+        }
+        assert_eq!(wait(429, None, false, 60), 1, "a third of one");
+        assert_eq!(wait(403, None, false, 60), 0);
+        assert_eq!(wait(503, None, false, 60), 0);
+        assert_eq!(wait(500, Some(10), false, 60), 0);
     }
 }

@@ -2,12 +2,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{field, Error, ErrorKind, Refusal};
+use crate::error::{field, trouble, Error, ErrorKind, Received};
+use crate::excerpt::reason;
 use crate::http::{self, Call, Deadline, Network, Proxy, Request, USER_AGENT};
-use crate::random::random;
-use crate::reason::{reason, trouble};
 use crate::response::Response;
-use crate::retry::{decide, is_token_refused, Attempt, Next, Outcome};
+use crate::retry::{decide, is_token_refused, Attempt, Next, Outcome, RateLimit};
 use crate::token::{Client, Terms, Token, Tokens};
 use crate::url::{
     check_credential, check_field_name, check_field_value, check_media_type, check_visible, Url,
@@ -25,6 +24,9 @@ const OWNED: [&str; 9] = [
     "Accept-Encoding",
     "x-api-key",
 ];
+
+/// A value of a field that is as long may be a key, and is shown in no message.
+const LIKE_A_KEY: usize = 12;
 
 /// Calls the JAS APIs with an access token that it requests and renews by itself.
 ///
@@ -50,6 +52,7 @@ const OWNED: [&str; 9] = [
 pub struct Session {
     base: Url,
     tokens: Arc<Tokens>,
+    rate_limit: Arc<RateLimit>,
     api_key: Option<String>,
     fields: Vec<(String, String)>,
     network: Network,
@@ -86,6 +89,7 @@ impl Session {
                 id: client_id.to_owned(),
                 secret: client_secret.to_owned(),
             })),
+            rate_limit: Arc::default(),
             api_key: None,
             fields: Vec::new(),
             network: Network::default(),
@@ -136,8 +140,9 @@ impl Session {
     /// Sets the URL that tokens are requested from: by default the base URL +
     /// `/oauth2/token`. The session starts without a token, and shares none with earlier clones.
     ///
-    /// The answer has to be JSON with `access_token` and `token_type` (`Bearer`, in any case);
-    /// without `expires_in` a token is taken to live ten minutes, as JAS documents.
+    /// The response has to be JSON with an `access_token` that is a bearer token: `token_type` is
+    /// `Bearer` (in any case), `BearerToken` or missing. Without `expires_in` a token is taken to
+    /// live ten minutes, as JAS documents.
     ///
     /// # Errors
     ///
@@ -148,7 +153,7 @@ impl Session {
         check_tls(&endpoint)?;
         self.tokens = Arc::new(Tokens::new(Client {
             endpoint,
-            ..self.tokens.client().clone()
+            ..self.tokens.client.clone()
         }));
         Ok(self)
     }
@@ -168,7 +173,8 @@ impl Session {
 
     /// Sets a header field of every API call, never of a token request. It replaces an earlier
     /// value, and the session's own `User-Agent` (`jas-session/VERSION`) and `Accept` (the media
-    /// type of a POST, else `*/*`).
+    /// type of a POST, else `*/*`). It may be a key of a gateway: a value of 12 characters or more
+    /// that a server echoes is shown in no message.
     ///
     /// # Errors
     ///
@@ -307,6 +313,10 @@ impl Session {
 
     /// Sets how long before its expiry a token is renewed: 60 seconds by default, and never more
     /// than half of the token's lifetime.
+    ///
+    /// It is renewed after the response to a call, in a quarter of the time that this call has left
+    /// and in 2 seconds at most. If that fails, the calls go on with the token as long as it is good,
+    /// and the next try is made 10 seconds later.
     #[must_use = "a setting returns the session"]
     pub fn renew_before(mut self, margin: Duration) -> Session {
         self.renew_before = margin;
@@ -317,9 +327,13 @@ impl Session {
     /// counts for the token request and for the call by itself; the one more after a refused
     /// token is not counted.
     ///
-    /// The pause before it is what the answer's `Retry-After` asks for, else 250 ms, doubled each
+    /// The pause before it is what the response's `Retry-After` asks for, else 250 ms, doubled each
     /// time, a quarter more or less. A pause that does not fit into what is left of the
     /// [`timeout`](Session::timeout) is not made: the error is returned at once.
+    ///
+    /// A rate limit (429, or 403 or 503 with `Retry-After`) of at most 30 seconds holds for the
+    /// session and its clones: other calls wait for its end before they send, those that were not
+    /// refused a quarter longer, unless that takes more than half of their time.
     #[must_use = "a setting returns the session"]
     pub fn retries(mut self, n: u32) -> Session {
         self.retries = n;
@@ -445,10 +459,10 @@ impl Session {
     /// [`Timeout`](ErrorKind::Timeout), [`Exchange`](ErrorKind::Exchange),
     /// [`InvalidToken`](ErrorKind::InvalidToken) or [`Status`](ErrorKind::Status).
     pub fn access_token(&self) -> Result<String, Error> {
-        let token = self
-            .tokens
-            .token(self.terms(Deadline::after(self.timeout)))?;
-        Ok(token.value().to_owned())
+        let terms = self.terms(Deadline::after(self.timeout));
+        // Before, since the token leaves.
+        self.tokens.renew_if_due(terms);
+        Ok(self.tokens.token(terms)?.value().to_owned())
     }
 
     /// Gives the valid token held, if there is one, and what is left of its life. Requests none.
@@ -494,11 +508,11 @@ impl Session {
             deadline,
             renew_before: self.renew_before,
             retries: self.retries,
+            api_key: self.api_key.as_deref(),
         }
     }
 
-    /// One call: obeys [`decide`] until there is an answer or an error for the caller. `content`
-    /// with its media type makes it a POST.
+    /// One call. `content` with its media type makes it a POST.
     fn call(
         &self,
         path: &str,
@@ -510,27 +524,49 @@ impl Session {
             check_media_type(media_type)?;
         }
         let deadline = Deadline::after(self.timeout);
-        let mut token = self.tokens.token(self.terms(deadline))?;
-        let first = token.clone();
-        let mut repeats = 0;
-        let mut was_renewed = false;
+        let result = self.attempts(&url, content, is_idempotent, deadline);
+        // Not before, so that no call waits for a token endpoint while its token is good.
+        if result
+            .as_ref()
+            .map_or_else(Error::status, |response| Some(response.status()))
+            .is_some()
+        {
+            self.tokens.renew_if_due(self.terms(deadline));
+        }
+        result
+    }
+
+    /// Obeys [`decide`] until there is a response or an error for the caller.
+    fn attempts(
+        &self,
+        url: &Url,
+        content: Option<(&str, &[u8])>,
+        is_idempotent: bool,
+        deadline: Deadline,
+    ) -> Result<Response, Error> {
+        let terms = self.terms(deadline);
+        let mut attempt = Attempt {
+            is_idempotent,
+            ..Attempt::first(self.retries)
+        };
         // Of all attempts so far: what one may have done, a later one does not undo.
         let mut may_have_executed = false;
+        self.wait_for_rate_limit(false, deadline);
+        let mut token = self.tokens.token(terms)?;
         loop {
-            let (error, outcome) = match self.send(&url, content, &token, deadline, is_idempotent) {
-                Ok(answer) if (200..300).contains(&answer.status) => {
-                    self.tokens.accept();
-                    return Ok(Response::new(answer));
+            let (error, outcome) = match self.send(url, content, &token, deadline, is_idempotent) {
+                Ok(response) if (200..300).contains(&response.status) => {
+                    return Ok(Response::new(response));
                 }
-                Ok(answer) => {
-                    let label = answer.content.call().label.clone();
-                    let refusal = Refusal::read(answer);
-                    let outcome = Outcome::Answer {
-                        status: refusal.status,
-                        token_refused: is_token_refused(refusal.status, &refusal.fields),
-                        retry_after: refusal.retry_after,
-                    };
-                    (self.refused(&label, refusal, [&first, &token]), outcome)
+                Ok(response) => {
+                    let label = response.content.call().label.clone();
+                    let received = Received::read(response);
+                    let token_refused = is_token_refused(&received);
+                    let outcome = Outcome::of(&received, token_refused);
+                    self.rate_limit.note(outcome);
+                    let again = token_refused.then_some(attempt.was_renewed);
+                    let error = self.refused(&label, received, again, &token, terms);
+                    (error, outcome)
                 }
                 Err(failure) => {
                     let outcome = Outcome::Broken {
@@ -541,19 +577,12 @@ impl Session {
                 }
             };
             may_have_executed |= error.may_have_executed();
-            let attempt = Attempt {
-                is_idempotent,
-                repeats,
-                retries: self.retries,
-                was_renewed,
-                time_left: deadline.left(),
-                jitter: random(),
-            };
+            attempt.time_left = deadline.left();
             let next = match decide(attempt, outcome) {
                 Next::Return => return Err(error.or_executed(may_have_executed)),
                 Next::Renew => {
-                    was_renewed = true;
-                    match self.tokens.replace(&token, self.terms(deadline)) {
+                    attempt.was_renewed = true;
+                    match self.tokens.replace(&token, terms) {
                         Ok(None) => return Err(error.or_executed(may_have_executed)),
                         Ok(Some(token)) => Ok(token),
                         Err(error) => Err(error),
@@ -562,11 +591,25 @@ impl Session {
                 Next::Repeat(pause) => {
                     tell!(warn, "{error}; again in {pause:?}");
                     std::thread::sleep(pause);
-                    repeats += 1;
-                    self.tokens.token(self.terms(deadline))
+                    attempt.repeats += 1;
+                    self.wait_for_rate_limit(true, deadline);
+                    self.tokens.token(terms)
                 }
             };
             token = next.map_err(|error| error.or_executed(may_have_executed))?;
+        }
+    }
+
+    /// Waits for at most half of the time that is left.
+    fn wait_for_rate_limit(&self, was_refused: bool, deadline: Deadline) {
+        let deadline = deadline.within(deadline.left() / 2);
+        loop {
+            let wait = self.rate_limit.wait(deadline.left(), was_refused);
+            if wait.is_zero() {
+                return;
+            }
+            // Another call may meet one meanwhile.
+            std::thread::sleep(wait);
         }
     }
 
@@ -609,16 +652,23 @@ impl Session {
         })
     }
 
-    /// The error for an answer other than 2xx, with JAS's own advice.
-    fn refused(&self, label: &str, refusal: Refusal, tokens: [&Token; 2]) -> Error {
-        let status = refusal.status;
+    /// The error for a response other than 2xx, with JAS's own advice. If it refused the token,
+    /// `again` tells whether that was a new one.
+    fn refused(
+        &self,
+        label: &str,
+        received: Received,
+        again: Option<bool>,
+        token: &Token,
+        terms: Terms<'_>,
+    ) -> Error {
+        let status = received.status;
         let advice = match status {
-            400 => ": bad request, usually a missing or wrong media type",
-            401 if tokens[0].value() != tokens[1].value() => {
-                ": the access token was refused, and a new one, too"
-            }
+            _ if again == Some(true) => ": the access token was refused, and a new one, too",
             401 => ": the access token is missing, invalid or expired",
-            403 if refusal.retry_after.is_some() => trouble(429),
+            _ if again.is_some() => ": the access token is invalid or expired",
+            400 => ": bad request, usually a missing or wrong media type",
+            403 if received.retry_after.is_some() => trouble(429),
             403 if self.api_key.is_none() => {
                 ": no API key (x-api-key) was sent: set it with Session::api_key, or JAS_API_KEY"
             }
@@ -638,29 +688,19 @@ impl Session {
             }
             _ => trouble(status),
         };
-        let detail = reason(&refusal, &self.secrets(tokens));
+        let mut secrets = self.tokens.secrets(terms);
+        secrets.push(token.value().to_owned());
+        // Some gateways want a key in a field of their own.
+        let own = self.fields.iter().map(|(_, value)| value);
+        secrets.extend(own.filter(|value| value.len() >= LIKE_A_KEY).cloned());
+        let detail = reason(&received, &secrets);
         Error::new(
             ErrorKind::Status,
             format!("{label}: answered with {status}{advice}{detail}"),
         )
         // 4xx says that the request was not acted on; a redirect may follow what was done.
         .or_executed(!(400..500).contains(&status))
-        .with_refusal(refusal)
-    }
-
-    /// What a server may echo, and no message may show.
-    fn secrets<'a>(&'a self, [first, token]: [&'a Token; 2]) -> [&'a str; 6] {
-        let [password, basic] = Proxy::secrets(self.network.proxy.as_deref());
-        let first = first.value();
-        [
-            // Each costs time.
-            if first == token.value() { "" } else { first },
-            token.value(),
-            &self.tokens.client().secret,
-            self.api_key.as_deref().unwrap_or_default(),
-            password,
-            basic,
-        ]
+        .with_received(received)
     }
 }
 
@@ -694,9 +734,9 @@ impl fmt::Debug for Session {
             .field("base_url", &format_args!("{}", self.base))
             .field(
                 "token_endpoint",
-                &format_args!("{}", self.tokens.client().endpoint),
+                &format_args!("{}", self.tokens.client.endpoint),
             )
-            .field("client_id", &self.tokens.client().id);
+            .field("client_id", &self.tokens.client.id);
         if let Some(proxy) = &self.network.proxy {
             shown.field("proxy", &format_args!("{proxy}"));
         }

@@ -173,7 +173,6 @@ fn one_message_of_each_kind() {
 #[test]
 fn statuses_come_with_advice_and_with_what_the_answer_says() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox);
     for (fault, message) in [
         (
             answer(400, &[], "<error>\r\n  <text>no\tContent-Type</text>\n</error>"),
@@ -193,25 +192,26 @@ fn statuses_come_with_advice_and_with_what_the_answer_says() {
         ),
         (
             answer(302, &[("Location", "https://user:pw@evil.example:8443/login?x#y")], "moved"),
-            "302; it redirects to evil.example:8443, which is never followed",
+            "302; it redirects to https://evil.example:8443/login, which is never followed",
         ),
         (
             answer(308, &[("Location", "//evil.example?a")], ""),
-            "308; it redirects to evil.example, which is never followed",
+            "308; it redirects to //evil.example, which is never followed",
         ),
         (
             answer(307, &[("Location", "/login?next=https://evil.example/")], ""),
-            "307; it redirects to another path, which is never followed",
+            "307; it redirects to /login, which is never followed",
         ),
     ] {
         sandbox.next(Place::Api, fault);
-        let error = session.get("/x").unwrap_err();
+        // A rate limit holds for a session and its clones.
+        let error = session(&sandbox).get("/x").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Status);
         assert_eq!(error.to_string(), format!("GET {}/x: answered with {message}", sandbox.url()));
     }
     // A redirect was not followed, to wherever it may lead.
     sandbox.next(Place::Api, answer(307, &[("Location", "/elsewhere")], ""));
-    session.get("/x").unwrap_err();
+    session(&sandbox).get("/x").unwrap_err();
     assert!(sandbox
         .requests()
         .iter()
@@ -230,6 +230,237 @@ fn nothing_of_an_answer_that_refused_is_lost() {
     assert_eq!(error.content(), Some(&long.as_bytes()[..65_536]));
     assert_eq!(error.retry_after(), None);
     assert!(error.source().is_none());
+}
+
+#[test]
+fn content_of_a_good_response_that_can_t_be_used_is_in_the_error() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    let booked = b"{\"bookingNumber\":\"B7\",\"consignee\":\"M\xfcller\"}";
+    let created = || {
+        let fields = vec![("Location", "/bookings/v1/bookings/B7".to_owned())];
+        sandbox.next(Place::Api, Fault::Answer(201, fields, booked.to_vec()));
+        session.post("/x", "text/plain", "").unwrap()
+    };
+    for (error, why) in [
+        (
+            created().text().unwrap_err(),
+            "is not UTF-8 from byte 36 on",
+        ),
+        (
+            created().json::<u32>().unwrap_err(),
+            "is not UTF-8 from byte 36 on",
+        ),
+        (
+            created().limit(40).bytes().unwrap_err(),
+            "is longer than the limit of 40 bytes: raise it with Response::limit, or read it as a \
+             stream",
+        ),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Content);
+        assert_eq!(
+            error.to_string(),
+            format!("POST {}/x: the content {why}", sandbox.url())
+        );
+        assert_eq!(
+            error.content(),
+            Some(if why.contains("40") {
+                &booked[..40]
+            } else {
+                booked
+            })
+        );
+        assert_eq!(error.status(), Some(201));
+        assert_eq!(error.header("location"), Some("/bookings/v1/bookings/B7"));
+        assert!(error.may_have_executed());
+    }
+    let json = b"\xef\xbb\xbf[\"B7\"]".to_vec();
+    for fault in [Fault::Answer(200, vec![], json.clone()), {
+        let chunks = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+            json.len()
+        );
+        Fault::Raw([chunks.as_bytes(), &json, b"\r\n0\r\n\r\n"].concat())
+    }] {
+        sandbox.next(Place::Api, fault.clone());
+        let error = session.get("/x").unwrap().json::<u32>().unwrap_err();
+        assert_eq!(error.content(), Some(&json[..]));
+        sandbox.next(Place::Api, fault.clone());
+        let error = session.get("/x").unwrap().limit(8).text().unwrap_err();
+        assert_eq!(error.content(), Some(&json[..8]));
+        sandbox.next(Place::Api, fault);
+        let whole = session.get("/x").unwrap().limit(9).json::<Vec<String>>();
+        assert_eq!(whole.unwrap(), ["B7"], "a byte order mark is no content");
+    }
+}
+
+#[test]
+fn a_redirect_shows_the_path_without_its_query() {
+    let sandbox = Sandbox::start();
+    for (location, shown) in [
+        ("/tracking/v1/shipments/", "/tracking/v1/shipments/"),
+        ("shipments/?token=a#b", "shipments/"),
+        ("https://jas.example/v2/x?key=a", "https://jas.example/v2/x"),
+        (
+            "https://user:p/w@jas.example",
+            "https://user:p/w@jas.example",
+        ),
+        ("https://user:pw@jas.example", "https://jas.example"),
+        ("//jas.example:8443/@x", "//jas.example:8443/@x"),
+        ("?a", ""),
+    ] {
+        sandbox.next(Place::Api, answer(308, &[("Location", location)], ""));
+        let error = session(&sandbox).get("/tracking/v1/shipments").unwrap_err();
+        let text = format!(
+            "GET {}/tracking/v1/shipments: answered with 308; it redirects to {shown}, which is \
+             never followed",
+            sandbox.url()
+        );
+        assert_eq!(error.to_string(), text);
+    }
+}
+
+/// Keeps an error as a source only.
+#[derive(Debug)]
+struct Wrapper(Box<dyn std::error::Error + Send + Sync>);
+
+impl std::fmt::Display for Wrapper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no shipment")
+    }
+}
+
+impl std::error::Error for Wrapper {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+#[test]
+fn an_error_is_found_in_whatever_wraps_it() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    let message = format!(
+        "POST {}/x: the content broke off: 5 of 100 bytes were received",
+        sandbox.url()
+    );
+    let reading = || {
+        let raw = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"a\":";
+        sandbox.next(Place::Api, Fault::Raw(raw.to_vec()));
+        session.post("/x", "text/plain", "").unwrap()
+    };
+    let copying = || io::copy(&mut reading(), &mut io::sink()).unwrap_err();
+    let parsing = || serde_json::from_reader::<_, serde_json::Value>(reading()).unwrap_err();
+    let errors: [Box<dyn std::error::Error>; 7] = [
+        Box::new(reading().bytes().unwrap_err()),
+        Box::new(copying()),
+        Box::new(io::Error::other(copying())),
+        Box::new(io::Error::other(Wrapper(Box::new(copying())))),
+        Box::new(Wrapper(Box::new(Wrapper(Box::new(copying()))))),
+        Box::new(parsing()),
+        Box::new(io::Error::from(parsing())),
+    ];
+    for error in &errors {
+        let found = Error::find(&**error).unwrap_or_else(|| panic!("not in {error:?}"));
+        assert_eq!(
+            (found.kind(), found.may_have_executed()),
+            (ErrorKind::Exchange, true)
+        );
+        assert_eq!(found.to_string(), message);
+    }
+    assert!(Error::find(&io::Error::other("no")).is_none());
+    // Nothing stands twice in the chain.
+    let chain = format!("{message}: unexpected end of file");
+    for error in [&errors[0], &errors[1]] {
+        assert_eq!(format!("{:#}", Error::find(&**error).unwrap()), chain);
+        let mut told = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            told = format!("{told}: {cause}");
+            source = cause.source();
+        }
+        assert_eq!(told, chain);
+    }
+    // An error without a cause has none in an `io::Error` either.
+    let late = session
+        .clone()
+        .timeout(Duration::ZERO)
+        .get("/x")
+        .unwrap_err();
+    let text = late.to_string();
+    assert_eq!(format!("{late:#}"), text);
+    let late = io::Error::from(late);
+    assert_eq!(format!("{:#}", Error::find(&late).unwrap()), text);
+}
+
+#[test]
+fn a_secret_that_is_echoed_by_whoever_knows_it_is_not_shown() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox).retries(2);
+    // A token that was neither the first nor the last of a call.
+    let middle = "middle-token-of-three";
+    let first = session.access_token().unwrap();
+    for content in [
+        format!(r#"{{"access_token":"{middle}"}}"#),
+        r#"{"access_token":"last"}"#.into(),
+    ] {
+        sandbox.next(Place::Token, answer(200, &[], &content));
+    }
+    let echo = format!("no {first}, {middle}, last");
+    sandbox.next(Place::Api, answer(401, &[], ""));
+    sandbox.next(Place::Api, answer(503, &[("Retry-After", "1")], ""));
+    sandbox.next(Place::Api, answer(500, &[], &echo));
+    let error = std::thread::scope(|scope| {
+        let call = scope.spawn(|| session.get("/x").unwrap_err().to_string());
+        sandbox.await_count(Place::Api, 2);
+        session.invalidate(middle);
+        call.join().unwrap()
+    });
+    let says = "the answer says: no [redacted], [redacted], [redacted]";
+    assert!(error.ends_with(says), "{error}");
+
+    // Each character escaped, in a page.
+    let escaped = API_KEY.chars().map(|c| format!("&#x{:010x};", c as u32));
+    let escaped = escaped.collect::<Vec<_>>().concat();
+    sandbox.next(
+        Place::Api,
+        answer(500, &[], &format!("<p>no {escaped}</p>")),
+    );
+    let error = session.get("/x").unwrap_err().to_string();
+    assert!(error.ends_with("the answer says: [redacted]"), "{error}");
+
+    // A key of a gateway, in a field of its own.
+    let keyed = session
+        .clone()
+        .header("Gateway-Key", "k3y-of-the-gateway")
+        .unwrap();
+    sandbox.next(
+        Place::Api,
+        answer(500, &[], "no such key k3y-of-the-gateway"),
+    );
+    let error = keyed.get("/x").unwrap_err().to_string();
+    assert!(error.ends_with("says: no such key [redacted]"), "{error}");
+
+    // A token endpoint on the same server: known members only, without the API key.
+    for (content, says) in [
+        (
+            format!(r#"{{"error":"bad {API_KEY}"}}"#),
+            "; the answer says: bad [redacted]",
+        ),
+        ("access_token=another-token&error=x".to_owned(), ""),
+        (
+            r#"{"access_token":"another-token","id":"x"}"#.to_owned(),
+            "",
+        ),
+        ("<p>another-token</p>".to_owned(), ""),
+    ] {
+        sandbox.next(Place::Token, answer(400, &[], &content));
+        let endpoint = format!("{}/oauth2/token", sandbox.url());
+        let fresh = session.clone().token_endpoint(&endpoint).unwrap();
+        let error = fresh.access_token().unwrap_err().to_string();
+        let end = format!("subscribed to an API{says}");
+        assert!(error.ends_with(&end), "{error}");
+    }
 }
 
 #[test]

@@ -224,9 +224,10 @@ fn an_answer_other_than_2xx_is_told() {
         ("418  ", "answered with 418"),
         ("418 a\t\u{1b}[31mb\u{202e}", "answered with 418 (a [31mb?)"),
         (
-            "418 no p@ss/ü, p%40ss%2fü, Z2F0ZXdheTpwQHNzL8O8!",
-            "answered with 418 (no [redacted], [redacted], [redacted]!)",
+            "418 no p@ss/ü, Z2F0ZXdheTpwQHNzL8O8!",
+            "answered with 418 (no [redacted], [redacted]!)",
         ),
+        ("418 no p%40ss%2fü", "answered with 418 ([redacted])"),
     ] {
         assert_refused(&page(status), false, why);
     }
@@ -610,7 +611,7 @@ mod trusted {
                 error.to_string(),
                 format!(
                     "token request to {url}/echo: answered with 502: the server, or one behind it, is \
-                     down or overloaded; the answer says: [redacted] [redacted]"
+                     down or overloaded"
                 )
             );
             return;

@@ -1,5 +1,6 @@
 //! Token life: who requests it, who waits, when it is renewed, dropped and kept.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -163,6 +164,103 @@ fn a_thread_with_more_repetitions_or_more_time_goes_on_when_another_one_gives_up
 }
 
 #[test]
+fn threads_with_little_time_do_not_starve_one_with_much() {
+    let sandbox = Sandbox::start();
+    // An answer takes half a second.
+    sandbox.always(Place::Token, Some(Fault::Drip(Duration::from_millis(2))));
+    let patient = session(&sandbox);
+    let hasty = patient.clone().timeout(Duration::from_millis(100));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let hasty: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut messages = Vec::new();
+                    while !is_over.load(Ordering::SeqCst) {
+                        messages.extend(hasty.access_token().err().map(|error| error.to_string()));
+                    }
+                    messages
+                })
+            })
+            .collect();
+        sandbox.await_count(Place::Token, 1);
+        let token = patient.access_token();
+        is_over.store(true, Ordering::SeqCst);
+        token.unwrap();
+        for message in hasty
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("no panic"))
+        {
+            assert!(message.contains(": the time of 100ms was up "), "{message}");
+        }
+    });
+    // Of the hasty ones that stood before the patient one, and its own.
+    assert!(
+        sandbox.count(Place::Token) <= 5,
+        "{}",
+        sandbox.count(Place::Token)
+    );
+}
+
+#[test]
+fn a_thread_that_waited_in_vain_speaks_of_its_own_time() {
+    let sandbox = Sandbox::start();
+    sandbox.always(Place::Token, Some(Fault::Stall(None)));
+    let patient = session(&sandbox).timeout(Duration::from_millis(700));
+    let hasty = patient.clone().timeout(Duration::from_millis(500));
+    thread::scope(|scope| {
+        let hasty = scope.spawn(move || hasty.access_token().unwrap_err().to_string());
+        sandbox.await_count(Place::Token, 1);
+        let start = Instant::now();
+        let error = patient.access_token().unwrap_err().to_string();
+        assert!(error.contains("the time of 700ms was up"), "{error}");
+        assert!(start.elapsed() >= Duration::from_millis(650));
+        let error = hasty.join().expect("no panic");
+        assert!(error.contains("the time of 500ms was up"), "{error}");
+    });
+}
+
+#[test]
+fn a_token_that_is_due_does_not_hold_up_a_booking() {
+    let sandbox = Sandbox::start();
+    sandbox.token_lifetime(Duration::from_secs(3));
+    let session = session(&sandbox).timeout(Duration::from_secs(1));
+    let old = session.access_token().unwrap();
+    wait_until_left(&session, Duration::from_millis(1500));
+    sandbox.always(Place::Token, Some(Fault::Stall(None)));
+    let gate = Gate::new();
+    sandbox.next(Place::Api, Fault::Wait(gate.clone()));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            sandbox.await_count(Place::Api, 1);
+            // More than what is left when a quarter is taken away.
+            thread::sleep(Duration::from_millis(780));
+            gate.open();
+        });
+        let answer = session.post("/bookings/v1/bookings", "application/json", "{}");
+        assert_eq!(answer.unwrap().status(), 201);
+    });
+    assert_eq!(session.held_token().unwrap().0, old);
+}
+
+#[test]
+fn a_caller_without_time_leaves_the_renewal_to_others() {
+    let sandbox = Sandbox::start();
+    sandbox.token_lifetime(Duration::from_secs(2));
+    let session = session(&sandbox);
+    let old = session.access_token().unwrap();
+    wait_until_left(&session, Duration::from_secs(1));
+    sandbox.next(Place::Token, Fault::Stall(None));
+    let hasty = session.clone().timeout(Duration::from_secs(1));
+    // It tries for a quarter of that, once.
+    for _ in 0..3 {
+        assert_eq!(hasty.access_token().unwrap(), old);
+    }
+    assert_eq!(sandbox.count(Place::Token), 2);
+    assert_ne!(session.access_token().unwrap(), old);
+}
+
+#[test]
 fn a_due_token_is_renewed_by_one_thread_while_the_others_go_on() {
     let sandbox = Sandbox::start();
     sandbox.token_lifetime(Duration::from_secs(2));
@@ -181,6 +279,26 @@ fn a_due_token_is_renewed_by_one_thread_while_the_others_go_on() {
     });
     assert_ne!(session.access_token().unwrap(), old);
     assert_eq!(sandbox.count(Place::Token), 2);
+}
+
+#[test]
+fn what_an_early_renewal_brings_is_not_held_if_the_old_token_was_refused_meanwhile() {
+    let sandbox = Sandbox::start();
+    sandbox.token_lifetime(Duration::from_secs(2));
+    let session = session(&sandbox);
+    let old = session.access_token().unwrap();
+    wait_until_left(&session, Duration::from_secs(1));
+    let gate = Gate::new();
+    sandbox.next(Place::Token, Fault::Wait(gate.clone()));
+    thread::scope(|scope| {
+        scope.spawn(|| session.get(SHIPMENT).unwrap());
+        sandbox.await_count(Place::Token, 2);
+        session.invalidate(&old);
+        gate.open();
+    });
+    // It may have been issued before all of them were revoked.
+    assert_eq!(session.held_token(), None);
+    assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
 }
 
 #[test]
@@ -294,6 +412,62 @@ fn a_refused_token_is_replaced_and_the_call_is_sent_once_more() {
 }
 
 #[test]
+fn a_call_whose_first_token_was_renewed_does_not_say_that_it_was_refused() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    let first = session.access_token().unwrap();
+    let busy = vec![("Retry-After", "1".to_owned())];
+    sandbox.next(Place::Api, Fault::Answer(503, busy, vec![]));
+    // One refusal, within ten seconds of none.
+    for _ in 0..2 {
+        sandbox.next(Place::Api, refusal());
+    }
+    let error = thread::scope(|scope| {
+        let call = scope.spawn(|| session.get(SHIPMENT).unwrap_err());
+        sandbox.await_count(Place::Api, 1);
+        session.invalidate(&first);
+        call.join().expect("no panic").to_string()
+    });
+    assert!(
+        error.ends_with("was refused, and a new one, too"),
+        "{error}"
+    );
+    // Another one, whose token is renewed while it pauses, and refused so soon.
+    let second = session.access_token().unwrap();
+    let busy = vec![("Retry-After", "1".to_owned())];
+    sandbox.next(Place::Api, Fault::Answer(503, busy, vec![]));
+    sandbox.next(Place::Api, refusal());
+    let before = sandbox.count(Place::Api);
+    let error = thread::scope(|scope| {
+        let call = scope.spawn(|| session.get(SHIPMENT).unwrap_err());
+        sandbox.await_count(Place::Api, before + 1);
+        session.invalidate(&second);
+        call.join().expect("no panic").to_string()
+    });
+    assert!(
+        error.ends_with("token is missing, invalid or expired"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_challenge_beside_a_status_of_the_server_s_own_renews_nothing() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    for status in [302, 500] {
+        let Fault::Answer(_, fields, _) = refusal() else {
+            unreachable!()
+        };
+        sandbox.next(Place::Api, Fault::Answer(status, fields, vec![]));
+        let error = session.post("/x", "text/plain", "").unwrap_err();
+        assert_eq!(error.status(), Some(status));
+        assert!(error.may_have_executed());
+    }
+    assert_eq!(sandbox.count(Place::Api), 2);
+    assert_eq!(sandbox.count(Place::Token), 1);
+}
+
+#[test]
 fn a_token_refused_by_a_challenge_is_replaced_whatever_the_status() {
     let sandbox = Sandbox::start();
     let Fault::Answer(_, fields, _) = refusal() else {
@@ -337,12 +511,52 @@ fn ten_thousand_refusals_do_not_become_ten_thousand_token_requests() {
         (sandbox.count(Place::Token), sandbox.count(Place::Api)),
         (2, 201)
     );
-    // An accepted call shows that tokens are good: the next refusal is recovered from again.
-    sandbox.always(Place::Api, None);
-    assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
-    sandbox.revoke();
-    assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
-    assert_eq!(sandbox.count(Place::Token), 3);
+}
+
+#[test]
+fn a_path_that_refuses_each_token_costs_no_more_requests_beside_one_that_accepts_it() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    for _ in 0..2 {
+        sandbox.next(Place::Api, refusal());
+    }
+    session.post("/refused", "text/plain", "").unwrap_err();
+    let before = sandbox.count(Place::Api);
+    for _ in 0..50 {
+        assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
+        sandbox.next(Place::Api, refusal());
+        let error = session.post("/refused", "text/plain", "").unwrap_err();
+        assert_eq!(error.status(), Some(401));
+        assert!(!error.may_have_executed());
+    }
+    assert_eq!(sandbox.count(Place::Token), 2);
+    assert_eq!(sandbox.count(Place::Api), before + 100);
+}
+
+#[test]
+fn a_gateway_that_says_in_json_that_the_token_is_over_gets_a_new_one() {
+    for (status, content) in [
+        (403, r#"{"message":"The incoming token has expired"}"#),
+        (403, r#"{"code":"InvalidTokenError"}"#),
+        (400, r#"{"error":"invalid_token"}"#),
+    ] {
+        let sandbox = Sandbox::start();
+        let session = session(&sandbox);
+        let refusal = || Fault::Answer(status, vec![], content.into());
+        sandbox.next(Place::Api, refusal());
+        let answer = session.post("/bookings/v1/bookings", "application/json", "{}");
+        assert_eq!(answer.unwrap().status(), 201, "{content}");
+        assert_eq!(
+            (sandbox.count(Place::Token), sandbox.count(Place::Api)),
+            (2, 2)
+        );
+        // Another one, so soon.
+        sandbox.next(Place::Api, refusal());
+        let error = session.get(SHIPMENT).unwrap_err().to_string();
+        let advice = format!("answered with {status}: the access token is invalid or expired; ");
+        assert!(error.contains(&advice), "{error}");
+        assert_eq!(sandbox.count(Place::Token), 2);
+    }
 }
 
 #[test]
@@ -453,6 +667,59 @@ fn a_clone_shares_the_token_until_it_has_a_token_endpoint_of_its_own() {
     assert_eq!(apart.held_token(), None);
     assert_ne!(apart.access_token().unwrap(), token);
     assert_eq!(session.access_token().unwrap(), token);
+}
+
+#[test]
+fn what_is_no_refusal_of_the_credentials_is_not_remembered() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox).retries(0);
+    for status in [404, 302, 596, 500, 429] {
+        sandbox.next(Place::Token, Fault::Answer(status, vec![], vec![]));
+        let error = session.access_token().unwrap_err();
+        assert_eq!(error.status(), Some(status));
+        let token = session.access_token().unwrap();
+        session.invalidate(&token);
+    }
+}
+
+#[test]
+fn a_good_status_with_an_error_in_it_is_a_refusal() {
+    let sandbox = Sandbox::start();
+    let content = br#"{"error":"invalid_client","error_description":"no such client"}"#;
+    sandbox.next(Place::Token, Fault::Answer(200, vec![], content.to_vec()));
+    let session = session(&sandbox);
+    for _ in 0..2 {
+        let error = session.get(SHIPMENT).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert_eq!(error.status(), Some(200));
+        assert_eq!(error.content(), Some(&content[..]));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "token request to {}/oauth2/token: answered with 200: check the client id and the \
+                 client secret, and that the application is subscribed to an API; the answer says: \
+                 invalid_client: no such client",
+                sandbox.url()
+            )
+        );
+    }
+    assert_eq!(sandbox.count(Place::Token), 1, "it is remembered");
+}
+
+#[test]
+fn a_token_is_read_in_each_form_in_which_servers_send_it() {
+    let sandbox = Sandbox::start();
+    for content in [
+        &b"\xef\xbb\xbf{\"access_token\":\"abc\",\"token_type\":\"Bearer\"}"[..],
+        br#"{"access_token":"abc","token_type":"bearer "}"#,
+        br#"{"access_token":"abc","token_type":"BearerToken"}"#,
+        br#"{"access_token":"abc"}"#,
+        b"{\"access_token\":\"abc\",\"token_type\":\"Bearer\",\"owner\":\"M\xfcller\"}",
+    ] {
+        sandbox.next(Place::Token, Fault::Answer(200, vec![], content.to_vec()));
+        let token = session(&sandbox).access_token();
+        assert_eq!(token.unwrap(), "abc", "{}", content.escape_ascii());
+    }
 }
 
 #[test]

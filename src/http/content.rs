@@ -10,6 +10,9 @@ use super::idle::Idle;
 use super::Call;
 use crate::error::{Error, ErrorKind};
 
+/// How much is kept of the content of a response that refused, or is too long.
+pub(crate) const KEPT: u64 = 64 * 1024;
+
 /// What is read at a time when content is read whole.
 const PIECE: usize = 4 * 1024;
 
@@ -96,27 +99,25 @@ impl Content {
         beginning
     }
 
-    /// The whole content if it is not longer than `limit`; else an error of the kind `Content`.
-    pub(crate) fn whole(mut self, limit: u64) -> Result<Vec<u8>, Error> {
-        let over = |label: &str| {
-            Error::new(
-                ErrorKind::Content,
-                format!(
-                    "{label}: the content is longer than the limit of {limit} bytes: raise it with \
-                     Response::limit, or read it as a stream"
-                ),
-            )
-            .or_executed(true)
-        };
+    /// The whole content if it is not longer than `limit`; else an error of the kind `Content`. With
+    /// an error comes what has been read.
+    pub(crate) fn whole(mut self, limit: u64) -> Result<Vec<u8>, (Error, Vec<u8>)> {
+        let message = format!(
+            "{}: the content is longer than the limit of {limit} bytes: raise it with \
+             Response::limit, or read it as a stream",
+            self.call.label
+        );
+        let over = Error::new(ErrorKind::Content, message).or_executed(true);
         if self.length().is_some_and(|length| length > limit) {
-            return Err(over(&self.call.label));
+            return Err((over, self.beginning(limit.min(KEPT))));
         }
         let mut whole = Vec::new();
-        self.read_up_to(limit, &mut whole)?;
-        if self.read(&mut [0])? > 0 {
-            return Err(over(&self.call.label));
+        let read = self.read_up_to(limit, &mut whole);
+        match read.and_then(|()| self.read(&mut [0])) {
+            Ok(0) => Ok(whole),
+            Ok(_) => Err((over, whole)),
+            Err(error) => Err((error, whole)),
         }
-        Ok(whole)
     }
 
     /// Reads until the end, or until `limit` bytes are there.

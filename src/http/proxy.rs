@@ -116,11 +116,9 @@ impl Proxy {
     }
 
     /// What the proxy may echo, and no message may show.
-    pub(crate) fn secrets(proxy: Option<&Proxy>) -> [&str; 2] {
-        match proxy.and_then(|proxy| proxy.credentials.as_ref()) {
-            Some([password, basic]) => [password, basic],
-            None => [""; 2],
-        }
+    pub(crate) fn secrets(proxy: Option<&Proxy>) -> [String; 2] {
+        let credentials = proxy.and_then(|proxy| proxy.credentials.clone());
+        credentials.unwrap_or_default()
     }
 
     fn failed(&self, call: &Call, why: impl fmt::Display) -> Error {

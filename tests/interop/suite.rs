@@ -386,8 +386,7 @@ impl Suite {
         );
         self.scene(
             "... is down for all of a call that needs a token",
-            "Status: answered with 502: the server, or one behind it, is down or overloaded; the \
-             answer says: 502 Bad Gateway nginx",
+            "Status: answered with 502: the server, or one behind it, is down or overloaded",
             "token 502 ×2",
             |auth| {
                 session.invalidate(&session.access_token()?);
@@ -613,7 +612,7 @@ impl Suite {
             (
                 "... 301",
                 "/moved",
-                "Status, may have executed: answered with 301; it redirects to elsewhere.test, \
+                "Status, may have executed: answered with 301; it redirects to https://elsewhere.test/, \
                  which is never followed",
                 "GET 301",
             ),

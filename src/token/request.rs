@@ -1,0 +1,307 @@
+//! One request for a token ([RFC 6749, section
+//! 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)), and what its response means. Called by
+//! `token`. Knows nothing of the token held, of those who wait, or of retries.
+
+use std::time::{Duration, Instant};
+
+use miniserde::json::{from_str, Number};
+
+use super::{Terms, Token};
+use crate::error::{trouble, Error, ErrorKind, Received};
+use crate::excerpt::{excerpt, members, text, token_reason};
+use crate::http::{self, Call, Deadline, Network, Request, KEPT, USER_AGENT};
+use crate::json;
+use crate::retry::Outcome;
+use crate::url::{check_visible, form_encoded, Url};
+
+/// The lifetime of a token whose response does not tell (JAS documents ten minutes).
+const DEFAULT_LIFETIME: u64 = 600;
+
+const WRONG_CREDENTIALS: &str = ": check the client id and the client secret, and that the \
+    application is subscribed to an API";
+const NO_ENDPOINT: &str = ": no token endpoint is there: check the base URL, or give the \
+    endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT";
+
+/// Where tokens come from.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) endpoint: Url,
+    pub(crate) id: String,
+    pub(crate) secret: String,
+}
+
+/// No token: why, and what `retry` has to know of that.
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) outcome: Outcome,
+}
+
+impl Client {
+    pub(super) fn call(&self, deadline: Deadline) -> Call {
+        let label = format!("token request to {}", self.endpoint);
+        Call { label, deadline }
+    }
+
+    /// Requests a token, once.
+    pub(super) fn request(&self, terms: Terms<'_>, secrets: &[String]) -> Result<Token, Failure> {
+        // The credentials stand in the content (RFC 6749, section 2.3.1), as JAS wants them.
+        let (id, secret) = (form_encoded(&self.id), form_encoded(&self.secret));
+        let content =
+            format!("grant_type=client_credentials&client_id={id}&client_secret={secret}");
+        let fields = [
+            ("Accept", "application/json"),
+            ("Accept-Encoding", "identity"),
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("User-Agent", USER_AGENT),
+        ];
+        // The life of the token is counted from before it began.
+        let start = Instant::now();
+        tell!(debug, "requesting a token from {}", self.endpoint);
+        let response = http::send(Request {
+            call: self.call(terms.deadline),
+            url: &self.endpoint,
+            fields: &fields,
+            secret_fields: &[],
+            content: Some(content.as_bytes()),
+            is_repeatable: true,
+            network: terms.network,
+        });
+        let response = response.map_err(|failure| broken(failure.error, failure.is_final))?;
+        if !(200..300).contains(&response.status) {
+            return Err(self.refused(Received::read(response), secrets));
+        }
+        let content = response.content.whole(KEPT);
+        let content = content.map_err(|(error, _)| match error.kind() {
+            ErrorKind::Content => self.unusable("it is longer than 64 KiB"),
+            _ => broken(error, false),
+        })?;
+        match read(&content, secrets) {
+            Ok((value, lifetime)) => {
+                tell!(info, "token received, good for {lifetime:?}");
+                Ok(Token::new(&value, lifetime, start))
+            }
+            Err(_) if is_refusal(&content) => {
+                let received = Received::new(response.status, response.fields, content);
+                Err(self.refused(received, secrets))
+            }
+            Err(why) => Err(self.unusable(&why)),
+        }
+    }
+
+    fn error(&self, kind: ErrorKind, what: &str) -> Error {
+        Error::new(kind, format!("token request to {}: {what}", self.endpoint))
+    }
+
+    fn unusable(&self, why: &str) -> Failure {
+        let what = format!("the answer holds no usable token: {why}");
+        broken(self.error(ErrorKind::InvalidToken, &what), true)
+    }
+
+    /// A refusal ([RFC 6749, section 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
+    fn refused(&self, received: Received, secrets: &[String]) -> Failure {
+        let status = received.status;
+        let (kind, advice) = match status {
+            403 if received.retry_after.is_some() => (ErrorKind::Status, trouble(429)),
+            429 | 500..=595 | 597.. => (ErrorKind::Status, trouble(status)),
+            200..=299 | 400 | 401 | 403 => (ErrorKind::Denied, WRONG_CREDENTIALS),
+            // Not `Status`: a caller must not take this 404 for one of the API. 596 is how some
+            // gateways say it.
+            _ => (ErrorKind::Denied, NO_ENDPOINT),
+        };
+        let detail = token_reason(&received, secrets);
+        let what = format!("answered with {status}{advice}{detail}");
+        Failure {
+            outcome: Outcome::of(&received, false),
+            error: self.error(kind, &what).with_received(received),
+        }
+    }
+}
+
+impl Failure {
+    /// Whether the credentials were refused, so that the next request would be, too.
+    pub(super) fn is_denied(&self) -> bool {
+        let (kind, status) = (self.error.kind(), self.error.status());
+        kind == ErrorKind::Denied && matches!(status, Some(200..=299 | 400 | 401 | 403))
+    }
+
+    /// Whether it would have been that of a caller with these terms as well, who may have more time,
+    /// or another way than this.
+    pub(super) fn concerns(&self, terms: Terms<'_>, way: &Network) -> bool {
+        match self.error.kind() {
+            ErrorKind::Timeout => false,
+            ErrorKind::Exchange => terms.network.is_same_way(way),
+            _ => true,
+        }
+    }
+}
+
+/// No whole response. The API has done nothing, whatever came of it.
+fn broken(error: Error, is_final: bool) -> Failure {
+    let (error, was_sent) = (error.never_executed(), true);
+    let outcome = Outcome::Broken { was_sent, is_final };
+    Failure { error, outcome }
+}
+
+/// What is read of a token endpoint's 2xx response ([RFC 6749, section
+/// 5.1](https://www.rfc-editor.org/rfc/rfc6749#section-5.1)).
+#[derive(miniserde::Deserialize)]
+struct Members {
+    access_token: Option<String>,
+    token_type: Option<String>,
+}
+
+#[derive(miniserde::Deserialize)]
+struct Lifetime<T> {
+    expires_in: Option<T>,
+}
+
+/// The token of a 2xx response, and its lifetime; or why there is none, without a word of the
+/// content but of the token's type: it may hold the token.
+pub(crate) fn read(content: &[u8], secrets: &[String]) -> Result<(String, Duration), String> {
+    // Nobody needs a byte that is not UTF-8: it stands in no token.
+    let json = String::from_utf8_lossy(content);
+    let members: Members = json::read(&json)
+        .ok_or("it is not a JSON object as RFC 6749, section 5.1, describes it")?;
+    let value = members.access_token.filter(|value| !value.is_empty());
+    let value = value.ok_or("it has no access_token")?;
+    check_visible("access_token", &value)
+        .map_err(|_| "its access_token can't stand in a header field")?;
+    let kind = members.token_type.unwrap_or_default();
+    // Some gateways say `BearerToken`, or nothing.
+    if !["", "bearer", "bearertoken"].contains(&&*kind.trim().to_ascii_lowercase()) {
+        let kind = excerpt(&kind, &[secrets, &[value]].concat());
+        return Err(format!("its token_type is \"{kind}\", not Bearer"));
+    }
+    let seconds = seconds(&json).ok_or("its expires_in is not a number")?;
+    Ok((value, Duration::from_secs(seconds)))
+}
+
+/// Whether the content of a 2xx response says why there is no token.
+fn is_refusal(content: &[u8]) -> bool {
+    let text = text(content);
+    text.contains("\"error\"") && !members(&text).is_empty()
+}
+
+/// `expires_in` as servers send it: a number, a number in a string, null, or not at all.
+fn seconds(json: &str) -> Option<u64> {
+    let number = if let Some(Lifetime { expires_in }) = json::read(json) {
+        expires_in.unwrap_or(Number::U64(DEFAULT_LIFETIME))
+    } else {
+        let quoted: Lifetime<String> = json::read(json)?;
+        // The standard library's own parser would cost 16 kB.
+        from_str(quoted.expires_in?.trim()).ok()?
+    };
+    // Saturates at both ends.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Some(match number {
+        Number::U64(seconds) => seconds,
+        Number::I64(_) => 0,
+        Number::F64(seconds) => seconds as u64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expires_in_in_all_its_forms() {
+        for (json, expected) in [
+            ("600", Some(600)),
+            ("\"600\"", Some(600)),
+            ("\" 600 \"", Some(600)),
+            ("600.9", Some(600)),
+            ("\"6e2\"", Some(600)),
+            ("null", Some(600)),
+            ("0", Some(0)),
+            ("-1", Some(0)),
+            ("\"-600\"", Some(0)),
+            ("-0.5", Some(0)),
+            ("1e99", Some(u64::MAX)),
+            ("1e999", None),
+            ("\"1e999\"", None),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("99999999999999999999999999", Some(u64::MAX)),
+            ("\"ten minutes\"", None),
+            ("\"\"", None),
+            ("\"nan\"", None),
+            ("\"inf\"", None),
+            ("\"null\"", None),
+            ("true", None),
+            ("{}", None),
+            ("[600]", None),
+        ] {
+            let content =
+                format!(r#"{{"access_token":"a","token_type":"bearer","expires_in":{json}}}"#);
+            let result = read(content.as_bytes(), &[]);
+            let lifetime = result.ok().map(|(_, lifetime)| lifetime.as_secs());
+            assert_eq!(lifetime, expected, "{json}");
+        }
+        let missing = read(br#"{"access_token":"a","token_type":"bearer"}"#, &[]);
+        assert_eq!(missing.ok().unwrap().1, Duration::from_secs(600));
+    }
+
+    #[test]
+    fn tokens_in_all_the_forms_that_servers_send() {
+        for content in [
+            &br#"{"access_token":"abc","token_type":"Bearer"}"#[..],
+            b"\xef\xbb\xbf{\"access_token\":\"abc\",\"token_type\":\"bearer \"}",
+            br#"{"access_token":"abc"}"#,
+            br#"{"access_token":"abc","token_type":null}"#,
+            br#"{"access_token":"abc","token_type":"BearerToken"}"#,
+            b"{\"access_token\":\"abc\",\"organization\":\"Z\xfcrich\"}",
+            br#"{"access_token":"abc","error":null,"errors":[{"error":"old"}]}"#,
+        ] {
+            let token = read(content, &[]).ok().map(|(token, _)| token);
+            assert_eq!(token.as_deref(), Some("abc"), "{}", content.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn responses_that_hold_no_usable_token() {
+        let no_object = "it is not a JSON object as RFC 6749, section 5.1, describes it";
+        let no_field = "its access_token can't stand in a header field";
+        let secrets = ["hush".to_owned(), "dXNlcjpodXNo".to_owned()];
+        for (content, why) in [
+            ("", no_object),
+            ("[]", no_object),
+            (r#"{"access_token":["a"]}"#, no_object),
+            ("{}", "it has no access_token"),
+            ("\u{feff}{}", "it has no access_token"),
+            (
+                r#"{"access_token":"","token_type":"Bearer"}"#,
+                "it has no access_token",
+            ),
+            (
+                r#"{"access_token":"","error":""}"#,
+                "it has no access_token",
+            ),
+            (r#"{"access_token":"a b"}"#, no_field),
+            (r#"{"access_token":"a\r\nx: y"}"#, no_field),
+            (r#"{"access_token":"\u00fc"}"#, no_field),
+            (
+                r#"{"access_token":"abc","expires_in":"soon"}"#,
+                "its expires_in is not a number",
+            ),
+            (
+                r#"{"access_token":"secret-token","token_type":"mac"}"#,
+                "its token_type is \"mac\", not Bearer",
+            ),
+            (
+                r#"{"access_token":"secret-token","token_type":"secret-token"}"#,
+                "its token_type is \"[redacted]\", not Bearer",
+            ),
+            (
+                r#"{"access_token":"secret-token","token_type":"hush dXNlcjpodXNo"}"#,
+                "its token_type is \"[redacted] [redacted]\", not Bearer",
+            ),
+        ] {
+            let result = read(content.as_bytes(), &secrets);
+            assert_eq!(result.unwrap_err(), why, "{content}");
+        }
+        let mut deep = "[".repeat(1 << 20);
+        assert!(read(deep.as_bytes(), &[]).is_err());
+        deep.insert_str(0, r#"{"access_token":"#);
+        assert!(read(deep.as_bytes(), &[]).is_err());
+    }
+}

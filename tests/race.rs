@@ -1,0 +1,94 @@
+//! Threads, clones, revocations and outages at once, with tokens that live for a second: no call
+//! fails, and the token endpoint is asked no more often than once for each second, outage and
+//! revocation.
+//!
+//! `JAS_SESSION_RACE_SECONDS` sets how long it runs: 4 by default, 30 in CI.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jas_session::Session;
+
+mod sandbox;
+use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
+
+const THREADS: usize = 100;
+/// Between two calls of a thread: without it the system would run out of ports.
+const PAUSE: Duration = Duration::from_millis(150);
+/// No token is replaced within ten seconds of another one.
+const BETWEEN_REVOCATIONS: Duration = Duration::from_secs(11);
+
+/// Counts token requests, has every other one fail, in turn in each way, and revokes.
+struct Chaos {
+    token_requests: AtomicUsize,
+    revocations: AtomicUsize,
+    next_revocation: Mutex<Instant>,
+}
+
+impl Watch for Chaos {
+    fn fault(&self, request: &Request) -> Option<Fault> {
+        if request.place == Place::Api {
+            let mut next = self.next_revocation.lock().unwrap();
+            if Instant::now() < *next {
+                return None;
+            }
+            *next += BETWEEN_REVOCATIONS;
+            self.revocations.fetch_add(1, Ordering::SeqCst);
+            return Some(Fault::Revoke);
+        }
+        let n = self.token_requests.fetch_add(1, Ordering::SeqCst);
+        let busy = |status| Fault::Answer(status, vec![], vec![]);
+        match n % 8 {
+            1 => Some(busy(503)),
+            3 => Some(Fault::Raw(vec![])),
+            5 => Some(busy(429)),
+            7 => Some(Fault::Cut(60)),
+            _ => None,
+        }
+    }
+
+    fn answered(&self, _: &Request, _: u16) {}
+}
+
+#[test]
+fn no_call_fails_and_the_token_endpoint_is_asked_no_more_often_than_needed() {
+    let seconds = std::env::var("JAS_SESSION_RACE_SECONDS");
+    let seconds = seconds.map_or(4, |seconds| seconds.parse().expect("whole seconds"));
+    let start = Instant::now();
+    let chaos = Arc::new(Chaos {
+        token_requests: AtomicUsize::new(0),
+        revocations: AtomicUsize::new(0),
+        next_revocation: Mutex::new(start + Duration::from_secs(2)),
+    });
+    let sandbox = Sandbox::watched_by(chaos.clone());
+    sandbox.token_lifetime(Duration::from_secs(1));
+    let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
+        .and_then(|session| session.api_key(API_KEY))
+        .expect("a session");
+    thread::scope(|scope| {
+        for i in 0..THREADS {
+            let timeout = Duration::from_secs(20 + i as u64);
+            let session = session.clone().timeout(timeout);
+            scope.spawn(move || {
+                while start.elapsed() < Duration::from_secs(seconds) {
+                    let result = match i % 3 {
+                        0 => session.post("/bookings/v1/bookings", "application/json", "{}"),
+                        _ => session.get("/tracking/v1/shipments/S505185992"),
+                    };
+                    result.expect("no failure").bytes().expect("content");
+                    thread::sleep(PAUSE);
+                }
+            });
+        }
+    });
+    let requests = chaos.token_requests.load(Ordering::SeqCst);
+    let (outages, revocations) = (requests / 2, chaos.revocations.load(Ordering::SeqCst));
+    assert!(revocations > 0 && outages > 0);
+    let took = usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
+    assert!(
+        requests <= took + 1 + outages + revocations,
+        "{requests} requests in {took} s with {outages} outages and {revocations} revocations"
+    );
+}
