@@ -3,10 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::{Error, Refusal};
-use crate::token::{Client, Tokens};
+use crate::error::{Error, Received};
 use crate::url::Url;
-use crate::{excerpt, reason, retry, url};
+use crate::{excerpt, retry, token, url};
 
 /// Fields as they were received: names and values.
 pub type Fields<'a> = &'a [(String, String)];
@@ -74,36 +73,26 @@ pub fn retry_after(fields: Fields<'_>) -> Option<Duration> {
 
 /// Tells whether an answer refuses the token.
 #[must_use]
-pub fn is_token_refused(status: u16, fields: Fields<'_>) -> bool {
-    retry::is_token_refused(status, fields)
+pub fn is_token_refused(status: u16, fields: Fields<'_>, content: &[u8]) -> bool {
+    retry::is_token_refused(&Received::new(status, fields.to_vec(), content.to_vec()))
 }
 
 /// Reads the content of a token endpoint's 2xx answer: the token and its lifetime.
-pub fn token(content: &[u8], secret: &str) -> Result<(String, Duration), Error> {
-    let client = Client {
-        endpoint: Url::base("https://api.test")?,
-        id: "id".into(),
-        secret: secret.into(),
-    };
-    Tokens::new(client).read_answer(content)
+pub fn token(content: &[u8], secrets: &[String]) -> Result<(String, Duration), String> {
+    token::read(content, secrets)
 }
 
 /// Makes text of a server fit for a message.
 #[must_use]
-pub fn excerpt(text: &str, secrets: &[&str]) -> String {
+pub fn excerpt(text: &str, secrets: &[String]) -> String {
     excerpt::excerpt(text, secrets)
 }
 
 /// Tells what an answer that refused says of its reason.
 #[must_use]
-pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[&str]) -> String {
-    let refusal = Refusal {
-        status,
-        fields: fields.to_vec(),
-        content: content.to_vec(),
-        retry_after: retry::retry_after(fields),
-    };
-    reason::reason(&refusal, secrets)
+pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[String]) -> String {
+    let received = Received::new(status, fields.to_vec(), content.to_vec());
+    excerpt::reason(&received, secrets)
 }
 
 impl From<Url> for Target {

@@ -521,7 +521,11 @@ fn check(play: &Play, outcome: &Outcome, received: &Received, held: Option<&str>
 /// refused, and always on a connection of its own; others once more for each repetition, and for
 /// each connection in use on which they got no answer.
 fn check_requests(play: &Play, received: &Received, sent: &[u8]) {
-    let refuses = |answer: &[u8]| contains(answer, b"401") || contains(answer, b"invalid_token");
+    let refuses = |answer: &[u8]| {
+        let mut letters = answer.to_ascii_lowercase();
+        letters.retain(u8::is_ascii_alphabetic);
+        contains(answer, b"401") || contains(&letters, b"token")
+    };
     let is_refused = refuses(sent);
     let is_plain = matches!(play.call, Call::Post | Call::PostJson);
     let repeats = if is_plain { 0 } else { play.retries as usize };

@@ -20,8 +20,8 @@ const TOKEN: &str = "tok-9e8d7c6b5a40";
 /// The longest lifetime of a token.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The most characters that an excerpt shows: as many blanks may stand between them.
-const EXCERPT: usize = 200;
+/// The most characters that an excerpt shows, with the dots behind it.
+const EXCERPT: usize = 203;
 
 const KINDS: [fn(&[&[u8]]); 9] = [
     base_url,
@@ -237,12 +237,16 @@ fn retry_after(parts: &[&[u8]]) {
     let mut list = vec![("retry-after".to_owned(), value.clone())];
     list.extend(date.clone().map(|date| ("date".to_owned(), date)));
     let wait = fuzzing::retry_after(&list);
-    let expected = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        let seconds = value.bytes().fold(0_u64, |sum, digit| {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (seconds, fraction) = value.split_once('.').unwrap_or((&value, "0"));
+    let expected = if is_number(seconds) && is_number(fraction) {
+        let seconds = seconds.bytes().fold(0_u64, |sum, digit| {
             sum.saturating_mul(10)
                 .saturating_add(u64::from(digit - b'0'))
         });
-        Some(Duration::from_secs(seconds))
+        let digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
+        let nanos = digits.fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+        Some(Duration::new(seconds, nanos))
     } else {
         let time = |text: &str| httpdate::parse_http_date(text).ok();
         let both = time(&value).zip(date.and_then(|date| time(&date)));
@@ -254,111 +258,77 @@ fn retry_after(parts: &[&[u8]]) {
     assert_eq!(reason.is_empty(), wait.is_none(), "{reason}");
 }
 
-/// 5: `WWW-Authenticate` as it is; then as the realm, or the name or token68 of another scheme,
-/// in challenges whose meaning is known.
+/// 5: `WWW-Authenticate` as it is; then within challenges whose meaning is known, and within JSON.
 fn challenge(parts: &[&[u8]]) {
     let raw = text(parts, 0);
-    let is_refused = |status, value: &str| {
-        fuzzing::is_token_refused(status, &[("WWW-Authenticate".to_owned(), value.to_owned())])
+    let is_refused = |status, value: &str, content: &str| {
+        let list = [("WWW-Authenticate".to_owned(), value.to_owned())];
+        fuzzing::is_token_refused(status, &list, content.as_bytes())
     };
-    assert!(is_refused(401, &raw) && !is_refused(204, &raw));
-    if is_refused(403, &raw) {
-        let lower = raw.to_lowercase();
-        assert!(["bearer", "error", "invalid_token"]
-            .iter()
-            .all(|word| lower.contains(word)));
+    let bare = raw.to_lowercase().replace([' ', '\t', '"'], "");
+    assert!(is_refused(401, &raw, "") && !is_refused(204, &raw, &raw));
+    if is_refused(403, &raw, "") {
         assert!(
-            raw.contains("invalid_token") && raw.contains('='),
+            bare.contains("bearer") && bare.contains("error=invalid_token"),
             "{raw:?}"
         );
     }
-    let quoted: String = raw
-        .chars()
-        .filter(|c| !c.is_control())
-        .flat_map(|c| match c {
-            '"' | '\\' => vec!['\\', c],
-            _ => vec![c],
-        })
-        .collect();
-    let of = |is_good: fn(char) -> bool| raw.chars().filter(|c| is_good(*c)).collect::<String>();
-    let token = of(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
-    let token68 = of(|c| c.is_ascii_alphanumeric() || "-._~+/".contains(c));
-    let gap = [" ", "  ", "\t", " , "][usize::from(byte(parts, 1, 0)) % 4];
+    let gap = [" ", "  ", "\t"][usize::from(byte(parts, 1, 0)) % 3];
     let comma = [",", ", ", " ,", ",,"][usize::from(byte(parts, 1, 1)) % 4];
     let is = ["=", " = ", "=\t"][usize::from(byte(parts, 1, 2)) % 3];
     let name = ["Bearer", "bearer", "BEARER"][usize::from(byte(parts, 1, 3)) % 3];
     let bad = ["invalid_token", "\"invalid_token\""][usize::from(byte(parts, 1, 4)) % 2];
-    let error = format!("error{is}{bad}");
-    let gap = if gap.contains(',') { " " } else { gap };
-    let mut cases = vec![
-        (format!("{name}{gap}{error}"), true),
-        (
-            format!("{name}{gap}realm{is}\"{quoted}\"{comma}{error}"),
-            true,
-        ),
-        (
-            format!("{name}{gap}{error}{comma}realm{is}\"{quoted}\""),
-            true,
-        ),
-        (
-            format!("Basic realm{is}\"{quoted}\"{comma}{name}{gap}{error}"),
-            true,
-        ),
-        (format!("{name}{gap}realm{is}\"{quoted}\""), false),
-        (
-            format!("{name}{gap}realm{is}\"{quoted}\"{comma}error{is}\"insufficient_scope\""),
-            false,
-        ),
-        (format!("Basic realm{is}\"{quoted}\"{comma}{error}"), false),
-        (
-            format!("{name}{gap}realm{is}\"{quoted}\"{comma}Digest {error}"),
-            false,
-        ),
-        (
-            format!("{name}{gap}error_description{is}\"{quoted}\""),
-            false,
-        ),
-    ];
-    if !token68.is_empty() {
-        cases.push((
-            format!("Negotiate {token68}=={comma}{name}{gap}{error}"),
-            true,
-        ));
+    let realm = format!("realm{is}\"{raw}\"");
+    for value in [
+        format!("{name}{gap}error{is}{bad}"),
+        format!("{name}{gap}{realm}{comma}error{is}{bad}"),
+        format!("{name}{gap}error{is}{bad}{comma}{realm}"),
+        format!("Basic {realm}{comma}{name}{gap}error{is}{bad}"),
+    ] {
+        assert!(is_refused(400, &value, ""), "{value:?}");
     }
-    if !token.is_empty() && !token.eq_ignore_ascii_case("bearer") {
-        cases.push((format!("{token} {error}"), false));
-        cases.push((
-            format!("{token} realm{is}\"x\"{comma}{name}{gap}{error}"),
-            true,
-        ));
+    let mut token = raw.into_owned();
+    token.retain(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
+    let lower = token.to_lowercase();
+    // `Bear error` and `Bearer ror` have both words.
+    if !["bear", "ror", "invalid_token"]
+        .iter()
+        .any(|word| lower.contains(word))
+    {
+        for value in [
+            format!("{token} error{is}{bad}"),
+            format!("{name}{gap}error{is}\"{token}\""),
+            format!("{name}{gap}{token}{is}{bad}"),
+        ] {
+            assert!(!is_refused(400, &value, ""), "{value:?}");
+        }
     }
-    if !token.is_empty() && !token.eq_ignore_ascii_case("error") {
-        cases.push((format!("{name}{gap}{token}{is}{bad}"), false));
-        cases.push((format!("{name}{gap}{token}{is}{bad}{comma}{error}"), true));
-    }
-    for (value, expected) in cases {
-        assert_eq!(is_refused(400, &value), expected, "{value:?}");
-    }
+    let says = json::to_string(&format!("token {} has expired", text(parts, 0)));
+    let says = format!("{{\"message\":{says}}}");
+    assert!(
+        is_refused(403, "", &says) && !is_refused(404, "", &says),
+        "{says}"
+    );
 }
 
 /// 6: the content of a token endpoint's answer.
 fn token_answer(parts: &[&[u8]]) {
-    let content = parts.first().copied().unwrap_or_default();
-    let value = std::str::from_utf8(content)
-        .ok()
-        .and_then(|text| json::from_str(text).ok());
-    match fuzzing::token(content, SECRET) {
-        Ok((token, lifetime)) => {
-            assert!(
-                fuzzing::check_visible(&token).is_ok() && lifetime <= DAY,
-                "{lifetime:?}"
-            );
-            let Some(Value::Object(object)) = value else {
-                panic!("a token of what is no JSON object")
-            };
-            assert!(matches!(object.get("access_token"), Some(Value::String(t)) if *t == token));
-            assert!(matches!(object.get("token_type"),
-                Some(Value::String(kind)) if kind.eq_ignore_ascii_case("bearer")));
+    let content = text(parts, 0);
+    let object = match json::from_str(content.strip_prefix('\u{feff}').unwrap_or(&content)) {
+        Ok(Value::Object(object)) => object,
+        _ => json::Object::new(),
+    };
+    let string = |name| match object.get(name) {
+        Some(Value::String(text)) => &**text,
+        _ => "",
+    };
+    let (token, kind) = (string("access_token"), string("token_type"));
+    match fuzzing::token(parts[0], &[SECRET.to_owned()]) {
+        Ok((value, lifetime)) => {
+            assert_eq!(value, token);
+            assert!(fuzzing::check_visible(token).is_ok());
+            let kinds = ["", "bearer", "bearertoken"];
+            assert!(kinds.contains(&&*kind.trim().to_lowercase()), "{kind:?}");
             let seconds = match object.get("expires_in") {
                 None | Some(Value::Null) => 600,
                 Some(Value::Number(Number::U64(n))) => *n,
@@ -367,38 +337,18 @@ fn token_answer(parts: &[&[u8]]) {
                 Some(Value::String(text)) => text.trim().parse::<f64>().unwrap().max(0.0) as u64,
                 _ => panic!("a lifetime of what is no number"),
             };
-            assert_eq!(lifetime, Duration::from_secs(seconds).min(DAY));
+            let expected = Duration::from_secs(seconds);
+            assert_eq!(lifetime.min(DAY), expected.min(DAY));
         }
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::InvalidToken);
-            assert!(error.content().is_none() && !error.may_have_executed());
-            let shown = format!("{error} {error:?}");
-            check_message(&error.to_string(), EXCERPT * 2 + 300);
-            assert!(!shown.contains(SECRET), "{shown}");
-            let token = match &value {
-                Some(Value::Object(object)) => object.get("access_token"),
-                _ => None,
-            };
-            match token {
-                Some(Value::String(token)) if token.len() > 8 && token.contains("0x") => {
-                    assert!(!shown.contains(token.as_str()), "{shown}");
-                }
-                _ => {}
-            }
-            // The token that could be used shows its own type only.
-            let is_elsewhere = value.is_some_and(|value| match value {
-                Value::Object(object) => match object.get("token_type") {
-                    Some(Value::String(kind)) => {
-                        kind.contains(TOKEN) && {
-                            let token = object.get("access_token");
-                            !matches!(token, Some(Value::String(token)) if token == TOKEN)
-                        }
-                    }
-                    _ => false,
-                },
-                _ => false,
-            });
-            assert!(is_elsewhere || !shown.contains(TOKEN), "{shown}");
+        Err(why) => {
+            check_message(&why, EXCERPT + 100);
+            assert!(!why.contains(SECRET), "{why}");
+            // A short token stands in a message by chance.
+            let is_long = token.len() > 8 && token.contains("0x");
+            assert!(!is_long || !why.contains(token), "{why}");
+            // It shows the token's type, and nothing else.
+            let is_type = kind.contains(TOKEN) && token != TOKEN;
+            assert!(is_type || !why.contains(TOKEN), "{why}");
         }
     }
 }
@@ -420,7 +370,7 @@ fn excerpt(parts: &[&[u8]]) {
     // secret that begins with its `]`, and `?` stands for what would hide text.
     own.retain(|c| c.is_ascii_graphic() && !"]?".contains(c));
     own.push_str("4711-8e7d");
-    let secrets = [SECRET, own.as_str(), ""];
+    let secrets = [SECRET, &own, ""].map(str::to_owned);
     let how = |i: usize| {
         byte(
             parts,
@@ -433,10 +383,14 @@ fn excerpt(parts: &[&[u8]]) {
         .enumerate()
         .map(|(i, c)| escape(c, how(i)))
         .collect();
-    let (before, behind) = (text(parts, 2), text(parts, 3));
+    let (mut before, behind) = (text(parts, 2).into_owned(), text(parts, 3));
+    // Behind half an escape (`%`, `\`, `&#`), nobody can tell what begins there.
+    if before.contains(['%', '\\', '&']) {
+        before.push(' ');
+    }
     let page = format!("{before}{escaped}{behind}");
     let excerpt = fuzzing::excerpt(&page, &secrets);
-    check_message(&excerpt, EXCERPT * 2 + 3);
+    check_message(&excerpt, EXCERPT);
     check_hidden(&excerpt, &secrets, &escaped);
 
     let quoted: String = before
@@ -452,7 +406,7 @@ fn excerpt(parts: &[&[u8]]) {
     let json = format!("{{\"error\":\"{quoted}{escaped}\",\"message\":\"{own}\"}}");
     for (status, content) in [(302, &json), (500, &page), (500, &text), (500, &json)] {
         let reason = fuzzing::reason(status, &location, content.as_bytes(), &secrets);
-        check_message(&reason, EXCERPT * 2 + 3 + 60);
+        check_message(&reason, EXCERPT + 60);
         check_hidden(&reason, &secrets, &escaped);
     }
 }
@@ -477,14 +431,16 @@ fn escape(c: u8, how: u8) -> String {
         7 => format!("&#X{c:04x};"),
         8 if !c.is_ascii_alphanumeric() => format!("\\{}", char::from(c)),
         9 if !named.is_empty() => named.to_owned(),
+        // Where some are escaped, what begins an escape is.
+        _ if b"%\\&".contains(&c) => format!("%{c:02X}"),
         _ => char::from(c).to_string(),
     }
 }
 
-fn check_hidden(shown: &str, secrets: &[&str], escaped: &str) {
+fn check_hidden(shown: &str, secrets: &[String], escaped: &str) {
     assert!(!shown.contains(escaped), "{shown:?} shows {escaped:?}");
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        assert!(!shown.contains(secret), "{shown:?} shows {secret:?}");
+        assert!(!shown.contains(&**secret), "{shown:?} shows {secret:?}");
     }
 }
 
