@@ -7,12 +7,12 @@
 //!
 //! 200,000 calls from 8 threads by default. The sandbox is a process of its own, so that the
 //! threads, sockets and memory counted here are the crate's. Tokens live for 2 s. Each run of
-//! calls has two parts, because a token that keeps being refused never grows old:
+//! calls has two parts, because a refused token is replaced at once, or its call fails:
 //!
 //! - in the first three quarters the token endpoint is down again and again, for less than the
 //!   margin: an early renewal fails, and the token's expiry finds the endpoint up again;
-//! - in the last quarter tokens are refused, by one thread's choice, so that between two
-//!   refusals a call is accepted, without which the session does not request another token.
+//! - in the last quarter tokens are refused, by one thread's choice and no more often than the
+//!   session replaces them, in each way in turn: a short run meets one or two of the four.
 //!
 //! Exit status 1 if anything is not as the rules say. Linux only.
 
@@ -52,9 +52,8 @@ const DOWN: Duration = Duration::from_millis(750);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const SHORT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Every so many calls, the first thread meets a sandbox that has forgotten all tokens: rarely
-/// enough that no call meets that twice.
-const REVOKED_EVERY: usize = 64;
+/// Between two refusals of tokens: the session replaces none within ten seconds of another one.
+const BETWEEN_REFUSALS: Duration = Duration::from_millis(10_500);
 
 /// How much more memory there may be at the end: the heap, and the stacks of ended threads that
 /// glibc keeps, settle slowly at the most that was ever in use at once. Over 200,000 calls, a leak
@@ -104,7 +103,7 @@ const TIMED_OUT: Rule = Rule(End::Failure(ErrorKind::Timeout, None, true), 1);
 const TIMED_OUT_UNSENT: End = End::Failure(ErrorKind::Timeout, None, false);
 
 /// Every way to fail that the sandbox knows, each for about one call in a hundred. (Waiting at a
-/// gate is none.) Those behind [`NO_FAULT`] refuse tokens.
+/// gate is none.) Those behind [`NO_FAULT`] refuse tokens, and come in turn.
 #[rustfmt::skip]
 static WAYS: [Way; 28] = [
     //  name,       of 1000 calls, attempts, fault of each,              get, post_idempotent,   post
@@ -131,14 +130,13 @@ static WAYS: [Way; 28] = [
     Way("chunked",             10, 1, |_| Fault::Chunked(7),                   success(1),             success(1)),
     Way("until close",         10, 1, |_| Fault::UntilClose,                   success(1),             success(1)),
     Way("cut, then 403",        3, 9, cut_then_refused,                        refused(403, true, 2),  broken(1)),
-    Way("nothing",            762, 0, |_| Fault::Raw(Vec::new()),              success(1),             success(1)),
-    Way("401",                 65, 1, |_| answer(401, None),                   success(1),             success(1)),
-    Way("401 for ever",        10, 9, |_| answer(401, None),                   refused(401, false, 0), refused(401, false, 0)),
-    Way("401, then 503",       10, 9, token_refused_then_busy,                 refused(503, true, 3),  refused(503, true, 1)),
+    Way("nothing",            847, 0, |_| Fault::Raw(Vec::new()),              success(1),             success(1)),
     Way("revoked",              0, 1, |_| Fault::Revoke,                       success(1),             success(1)),
+    Way("401",                  0, 1, |_| answer(401, None),                   success(1),             success(1)),
+    Way("401 for ever",         0, 9, |_| answer(401, None),                   refused(401, false, 0), refused(401, false, 0)),
+    Way("401, then 503",        0, 9, token_refused_then_busy,                 refused(503, true, 3),  refused(503, true, 1)),
 ];
 const NO_FAULT: usize = 23;
-const REVOKED: usize = 27;
 const MICROSECOND: Duration = Duration::from_micros(1);
 
 fn answer(status: u16, retry_after: Option<&str>) -> Fault {
@@ -201,6 +199,7 @@ fn soak(calls: usize) -> io::Result<bool> {
         session: session.renew_before(MARGIN).timeout(TIMEOUT),
         next: AtomicUsize::new(0),
         may_refuse_tokens: AtomicBool::new(false),
+        refusals: Mutex::default(),
         // Written once, so that all of it counts from the start.
         calls: Mutex::new((0..calls).map(|_| None).collect()),
     };
@@ -238,6 +237,7 @@ fn soak(calls: usize) -> io::Result<bool> {
     for (what, count) in counts {
         println!("{count:>8} {what}");
     }
+    println!("{:>8} met a refused token", lock(&client.refusals).len());
     println!("{:>8} against the rules", wrong.len());
     println!("{doubled:>8} plain POSTs received twice though no token was refused");
     println!(
@@ -279,6 +279,8 @@ struct Client {
     session: Session,
     next: AtomicUsize,
     may_refuse_tokens: AtomicBool,
+    /// When each call ended whose token was refused.
+    refusals: Mutex<Vec<Instant>>,
     calls: Mutex<Vec<Option<Call>>>,
 }
 
@@ -317,7 +319,6 @@ impl Client {
 
     /// One thread; only one of them `refuses` tokens.
     fn work(&self, refuses: bool, end: usize) {
-        let (mut since_revoked, mut was_refused) = (0, false);
         loop {
             let next = |id| (id < end).then_some(id + 1);
             let Ok(id) = self
@@ -333,17 +334,17 @@ impl Client {
                 random % 1000 < sum
             };
             let mut way = WAYS.iter().position(is_chosen).unwrap_or(NO_FAULT);
-            let may_refuse = refuses && self.may_refuse_tokens.load(Ordering::SeqCst);
-            since_revoked += usize::from(may_refuse);
-            if since_revoked >= REVOKED_EVERY && !was_refused {
-                (since_revoked, way) = (0, REVOKED);
+            if refuses && self.may_refuse_tokens.load(Ordering::SeqCst) {
+                let refusals = lock(&self.refusals);
+                let last = refusals.last();
+                if last.is_none_or(|end| end.elapsed() > BETWEEN_REFUSALS) {
+                    way = NO_FAULT + 1 + refusals.len() % (WAYS.len() - NO_FAULT - 1);
+                }
             }
-            // Behind a refusal, the thread makes a call that is accepted.
-            if was_refused || way > NO_FAULT && !may_refuse {
-                way = NO_FAULT;
-            }
-            was_refused = way > NO_FAULT;
             let call = self.call(id, API[(random / 1000 % 3) as usize], way);
+            if way > NO_FAULT {
+                lock(&self.refusals).push(Instant::now());
+            }
             lock(&self.calls)[id] = Some(call);
         }
     }
