@@ -548,9 +548,8 @@ mod tests {
         };
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // It is refused, pauses, is refused again, and so on, for longer and longer.
-                let result = tokens.token(patient);
-                assert!(result.is_ok());
+                // It pauses for longer and longer, and gives up when a pause does not fit.
+                let _ = tokens.token(patient);
             });
             while tokens.state().last.is_none() || !tokens.state().line.is_empty() {
                 std::thread::yield_now();
