@@ -526,11 +526,8 @@ impl Session {
         let deadline = Deadline::after(self.timeout);
         let result = self.attempts(&url, content, is_idempotent, deadline);
         // Not before, so that no call waits for a token endpoint while its token is good.
-        if result
-            .as_ref()
-            .map_or_else(Error::status, |response| Some(response.status()))
-            .is_some()
-        {
+        let error = result.as_ref().err();
+        if error.is_none_or(|error| error.status().is_some()) {
             self.tokens.renew_if_due(self.terms(deadline));
         }
         result

@@ -395,8 +395,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_failure_of_another_proxy_is_that_of_its_own_clones_alone() {
+    /// What eight callers get that stand in line when a request ends in this way.
+    fn of_eight_who_waited(
+        last: Result<Token, request::Failure>,
+        way: Network,
+    ) -> Vec<Result<Token, Error>> {
         let tokens = tokens();
         let place = stand_first(&tokens);
         std::thread::scope(|scope| {
@@ -406,41 +409,33 @@ mod tests {
             while tokens.state().line.len() < 9 {
                 std::thread::yield_now();
             }
-            let proxy = Proxy::parse("URL", "http://proxy.example").unwrap();
-            let way = Network {
-                proxy: Some(Arc::new(proxy)),
-                ..Network::default()
-            };
-            let failed = Err(failure(ErrorKind::Exchange, 407));
-            tokens.state().last = Some((Instant::now(), failed, way));
+            tokens.state().last = Some((Instant::now(), last, way));
             drop(place);
-            for thread in waiting {
-                // They have asked themselves.
-                let error = thread.join().expect("no panic").err().unwrap();
-                assert_ne!(error.to_string(), "no");
-            }
-        });
+            let ended = waiting.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ended.map(|result| result.expect("no panic")).collect()
+        })
+    }
+
+    #[test]
+    fn a_failure_of_another_proxy_is_that_of_its_own_clones_alone() {
+        let proxy = Proxy::parse("URL", "http://proxy.example").unwrap();
+        let way = Network {
+            proxy: Some(Arc::new(proxy)),
+            ..Network::default()
+        };
+        let failed = Err(failure(ErrorKind::Exchange, 407));
+        for result in of_eight_who_waited(failed, way) {
+            // They have asked themselves.
+            assert_ne!(result.err().unwrap().to_string(), "no");
+        }
     }
 
     #[test]
     fn those_who_waited_share_a_token_even_without_a_lifetime() {
-        let tokens = tokens();
-        let place = stand_first(&tokens);
-        std::thread::scope(|scope| {
-            let waiting: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| tokens.token(terms(Duration::from_secs(20)))))
-                .collect();
-            while tokens.state().line.len() < 9 {
-                std::thread::yield_now();
-            }
-            let token = Token::new("a", Duration::ZERO, Instant::now());
-            tokens.state().last = Some((Instant::now(), Ok(token), Network::default()));
-            drop(place);
-            for thread in waiting {
-                let token = thread.join().expect("no panic").ok().unwrap();
-                assert_eq!(token.value(), "a");
-            }
-        });
+        let token = Token::new("a", Duration::ZERO, Instant::now());
+        for result in of_eight_who_waited(Ok(token), Network::default()) {
+            assert_eq!(result.ok().unwrap().value(), "a");
+        }
     }
 
     #[test]
