@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 #[cfg(fuzzing)]
 pub(crate) use request::read;
 pub(crate) use request::Client;
+use request::Failure;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::http::{Deadline, Network, Proxy};
 use crate::retry::{decide, Attempt, Next};
 
@@ -24,7 +25,6 @@ const CALM: Duration = Duration::from_secs(10);
 /// The most time that an early renewal takes: a token is renewed while it is still good, so that
 /// there is no need to wait longer.
 const LONGEST_RENEWAL: Duration = Duration::from_secs(2);
-const ALMOST_LONGEST: Duration = Duration::from_millis(1999);
 
 /// Who has less time than this does not begin what another one has had too little time for.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -70,7 +70,7 @@ struct State {
     /// The number given to the last one.
     last_number: u64,
     /// What came of the last request out of need, when, and on which way.
-    last: Option<(Instant, Result<Token, request::Failure>, Network)>,
+    last: Option<(Instant, Result<Token, Failure>, Network)>,
     /// When a token was last replaced because it was refused.
     replaced: Option<Instant>,
     /// When an early renewal has failed: it is left alone for a while by whoever has no more time
@@ -131,12 +131,10 @@ impl Tokens {
 
     /// A token for one call: the one held, or a new one.
     pub(crate) fn token(&self, terms: Terms<'_>) -> Result<Token, Error> {
-        let mut state = self.state();
-        if let Some(token) = state.valid() {
+        if let Some(token) = self.state().valid() {
             return Ok(token);
         }
-        let place = self.place(&mut state);
-        drop(state);
+        let place = self.place(&mut self.state());
         // What ends behind this moment counts for this caller, too.
         let mut since = Instant::now();
         let (mut not_before, mut own) = (since, None);
@@ -186,18 +184,16 @@ impl Tokens {
             if attempt.time_left.is_zero() {
                 return Err(self.late(terms));
             }
-            drop(
-                self.changed
-                    .wait_timeout(state, wait.min(attempt.time_left)),
-            );
+            let wait = wait.min(attempt.time_left);
+            drop(self.changed.wait_timeout(state, wait));
         }
     }
 
     /// Requests a token for all who stand in line. Tells when that ended.
     fn request(&self, terms: Terms<'_>) -> Instant {
         let result = self.client.request(terms, &self.secrets(terms));
-        if let Err(failure) = &result {
-            tell!(warn, "{}", failure.error);
+        if let Err(Failure { error, .. }) = &result {
+            tell!(warn, "{error}");
         }
         let mut state = self.state();
         if let Ok(token) = &result {
@@ -231,30 +227,20 @@ impl Tokens {
         let deadline = terms.deadline.within(part);
         let once = Terms { deadline, ..terms };
         let result = self.client.request(once, &self.secrets(terms));
-        if let Err(failure) = &result {
-            tell!(
-                warn,
-                "the token could not be renewed yet: {}",
-                failure.error
-            );
+        if let Err(Failure { error, .. }) = &result {
+            tell!(warn, "the token could not be renewed yet: {error}");
         }
         let mut state = self.state();
         // If it was refused meanwhile, the new one may have been revoked as well.
         if state.held.as_ref().map(Token::value) != Some(held.value()) {
             return;
         }
-        let most = match result {
+        match result {
             // Some endpoints hand out the same token until it is over.
-            Ok(token) if token.expiry > held.expiry && !is_due(&token) => return state.hold(token),
-            // Clearly more, for callers alike have a moment more or less; but not the most.
-            Err(failure)
-                if failure.error.kind() == ErrorKind::Timeout && part < LONGEST_RENEWAL =>
-            {
-                (part * 2).min(ALMOST_LONGEST)
-            }
-            _ => Duration::MAX,
-        };
-        state.failed_early = Some((Instant::now(), most, terms.network.clone()));
+            Ok(token) if token.expiry > held.expiry && !is_due(&token) => state.hold(token),
+            // Callers alike have a moment more or less.
+            _ => state.failed_early = Some((now, part * 2, terms.network.clone())),
+        }
     }
 
     /// A token in place of an old one that was refused, or `None` if one was replaced just now.
@@ -333,7 +319,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Received;
+    use crate::error::{ErrorKind, Received};
     use crate::retry::Outcome;
     use crate::url::Url;
 
@@ -384,9 +370,9 @@ mod tests {
         tokens.place(&mut tokens.state())
     }
 
-    fn failure(kind: ErrorKind, status: u16) -> request::Failure {
+    fn failure(kind: ErrorKind, status: u16) -> Failure {
         let received = Received::new(status, vec![], vec![]);
-        request::Failure {
+        Failure {
             error: Error::new(kind, "no").with_received(received),
             outcome: Outcome::Broken {
                 was_sent: true,
@@ -397,7 +383,7 @@ mod tests {
 
     /// What eight callers get that stand in line when a request ends in this way.
     fn of_eight_who_waited(
-        last: Result<Token, request::Failure>,
+        last: Result<Token, Failure>,
         way: Network,
     ) -> Vec<Result<Token, Error>> {
         let tokens = tokens();
@@ -512,11 +498,10 @@ mod tests {
         let proxy = Proxy::parse("URL", "http://proxy.example").unwrap();
         behind.proxy = Some(Arc::new(proxy));
         for (most, way, timeout, is_tried) in [
-            (Duration::MAX, Network::default(), 60, false),
-            (Duration::MAX, behind, 60, true),
-            (ALMOST_LONGEST, Network::default(), 60, true),
-            (ALMOST_LONGEST, Network::default(), 5, false),
-            (second, Network::default(), 5, true),
+            (second * 3, behind, 60, true),
+            (second * 3, Network::default(), 60, false),
+            (second, Network::default(), 60, true),
+            (second, Network::default(), 3, false),
         ] {
             tokens
                 .state()
