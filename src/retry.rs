@@ -22,7 +22,7 @@ pub(crate) struct Attempt {
     /// How many times it has been repeated so far, and how many times it may be.
     pub(crate) repeats: u32,
     pub(crate) retries: u32,
-    /// A token was refused during this call before.
+    /// A token was refused during this call before, and another requested since.
     pub(crate) was_renewed: bool,
     pub(crate) time_left: Duration,
     /// Any number; spreads the pauses of callers that failed at the same time.

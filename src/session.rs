@@ -577,14 +577,14 @@ impl Session {
             attempt.time_left = deadline.left();
             let next = match decide(attempt, outcome) {
                 Next::Return => return Err(error.or_executed(may_have_executed)),
-                Next::Renew => {
-                    attempt.was_renewed = true;
-                    match self.tokens.replace(&token, terms) {
-                        Ok(None) => return Err(error.or_executed(may_have_executed)),
-                        Ok(Some(token)) => Ok(token),
-                        Err(error) => Err(error),
+                Next::Renew => match self.tokens.replace(&token, terms) {
+                    Ok(None) => return Err(error.or_executed(may_have_executed)),
+                    Ok(Some((token, is_new))) => {
+                        attempt.was_renewed = is_new;
+                        Ok(token)
                     }
-                }
+                    Err(error) => Err(error),
+                },
                 Next::Repeat(pause) => {
                     tell!(warn, "{error}; again in {pause:?}");
                     std::thread::sleep(pause);

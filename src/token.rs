@@ -78,6 +78,9 @@ struct State {
     failed_early: Option<(Instant, Duration, Network)>,
 }
 
+/// A token, and whether it was certainly requested after the other one was refused.
+type Replacement = Option<(Token, bool)>;
+
 /// A place in the line, left when it is dropped, even by a panic.
 struct Place<'a> {
     tokens: &'a Tokens,
@@ -244,7 +247,7 @@ impl Tokens {
     }
 
     /// A token in place of an old one that was refused, or `None` if one was replaced just now.
-    pub(crate) fn replace(&self, old: &Token, terms: Terms<'_>) -> Result<Option<Token>, Error> {
+    pub(crate) fn replace(&self, old: &Token, terms: Terms<'_>) -> Result<Replacement, Error> {
         let mut state = self.state();
         let dropped = state.held.take_if(|held| held.value == old.value);
         // One that has expired is renewed as any other. Servers that count whole seconds end a token
@@ -263,7 +266,7 @@ impl Tokens {
         if dropped.is_some() {
             tell!(warn, "the token was refused; requesting another");
         }
-        self.token(terms).map(Some)
+        Ok(Some((self.token(terms)?, dropped.is_some())))
     }
 
     pub(crate) fn held(&self) -> Option<(String, Duration)> {
@@ -277,8 +280,7 @@ impl Tokens {
     }
 
     pub(crate) fn invalidate(&self, refused: &str) {
-        let mut state = self.state();
-        state.held.take_if(|token| token.value() == refused);
+        self.state().held.take_if(|held| held.value() == refused);
     }
 
     /// What a server may echo, and no message may show: the credentials in use, and the last
@@ -448,7 +450,8 @@ mod tests {
         let second = tokens.state().valid().unwrap();
         // One that is replaced already is of no more interest.
         let other = replace(&first).ok().flatten();
-        assert_eq!(other.unwrap().value(), "second");
+        let (other, is_new) = other.unwrap();
+        assert_eq!((other.value(), is_new), ("second", false));
         assert!(matches!(replace(&second), Ok(None)));
         assert!(tokens.held().is_some(), "it may be good for other paths");
         tokens.state().replaced = Instant::now().checked_sub(CALM);

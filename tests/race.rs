@@ -16,7 +16,7 @@ use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_
 
 const THREADS: usize = 100;
 /// Between two calls of a thread: without it the system would run out of ports.
-const PAUSE: Duration = Duration::from_millis(150);
+const PAUSE: Duration = Duration::from_millis(250);
 /// No token is replaced within ten seconds of another one.
 const BETWEEN_REVOCATIONS: Duration = Duration::from_secs(11);
 

@@ -282,6 +282,27 @@ fn a_due_token_is_renewed_by_one_thread_while_the_others_go_on() {
 }
 
 #[test]
+fn a_call_outlives_the_revocation_of_its_token_and_of_the_one_that_came_meanwhile() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    session.access_token().unwrap();
+    let other = self::session(&sandbox).access_token().unwrap();
+    let gate = Gate::new();
+    sandbox.next(Place::Api, Fault::Wait(gate.clone()));
+    thread::scope(|scope| {
+        let call = scope.spawn(|| session.post("/bookings/v1/bookings", "application/json", "{}"));
+        sandbox.await_count(Place::Api, 1);
+        // As an early renewal does it.
+        drop(session.clone().resume(&other, Duration::from_secs(600)));
+        sandbox.revoke();
+        gate.open();
+        let answer = call.join().expect("no panic").expect("no failure");
+        assert_eq!(answer.status(), 201);
+    });
+    assert_eq!((sandbox.count(Place::Api), sandbox.bookings()), (3, 1));
+}
+
+#[test]
 fn what_an_early_renewal_brings_is_not_held_if_the_old_token_was_refused_meanwhile() {
     let sandbox = Sandbox::start();
     sandbox.token_lifetime(Duration::from_secs(2));
