@@ -64,6 +64,20 @@ pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     clean(&redact(text, secrets))
 }
 
+/// How content begins that could not be used. Of one long word, which is cut anywhere, no part is
+/// shown if there is a secret in it.
+pub(crate) fn beginning(content: &str, secrets: &[String]) -> String {
+    let words = text(content.as_bytes());
+    if !words.is_empty() {
+        return excerpt(&words, secrets);
+    }
+    let word: String = content.chars().take(SEEN).collect();
+    match redact(&word, secrets) {
+        word if word.contains(HIDDEN) => REDACTED.to_owned(),
+        word => clean(&word),
+    }
+}
+
 /// What the members of JSON that tell a reason say, wherever they stand in it, in their order;
 /// only the first of several errors. Found without a parser, so that JSON that is truncated or
 /// malformed tells its reason, too.
@@ -117,8 +131,9 @@ pub(crate) fn text(content: &[u8]) -> String {
     }
 }
 
-/// Where a response redirects to, without user, password, query and fragment.
-fn without_query(location: &str) -> String {
+/// A URL or a path without user, password, query and fragment, which may hold what does not belong
+/// in a log.
+pub(crate) fn without_query(location: &str) -> String {
     let place = location.split(['?', '#']).next().unwrap_or_default();
     let (scheme, rest) = place.split_at(place.find("//").map_or(0, |start| start + 2));
     let host = rest.split('/').next().unwrap_or_default();
@@ -356,6 +371,25 @@ mod tests {
             ),
         ] {
             assert_eq!(reason(&received, &owned(&[secret])), text);
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_content_holds_no_part_of_a_secret() {
+        let secrets = owned(&["hush-hush"]);
+        for (content, shown) in [
+            ("", String::new()),
+            ("{\"a\":\"hush-hush\"}", "{\"a\":\"[redacted]\"}".into()),
+            // Longer than what is looked at, as one word or not.
+            (&"ab".repeat(SEEN), "ab".repeat(EXCERPT / 2) + "..."),
+            (&"hush-hush".repeat(SEEN), REDACTED.into()),
+            (
+                &format!("{}hush-hush", "a b ".repeat(SEEN / 4)),
+                format!("{}...", "a b ".repeat(50)),
+            ),
+            (&format!("{}hush-hush", " ".repeat(SEEN - 4)), String::new()),
+        ] {
+            assert_eq!(beginning(content, &secrets), shown);
         }
     }
 

@@ -21,7 +21,7 @@ pub struct Target {
 
 /// Reads a base URL.
 pub fn base(text: &str) -> Result<Target, Error> {
-    Url::base(text).map(Target::from)
+    Url::base("base URL", text).map(Target::from)
 }
 
 /// Reads the URL of a token endpoint.
@@ -31,7 +31,7 @@ pub fn endpoint(text: &str) -> Result<Target, Error> {
 
 /// Puts a path, or a URL of the same origin, behind a base URL.
 pub fn join(base: &str, path: &str) -> Result<Target, Error> {
-    Url::base(base)?.join(path).map(Target::from)
+    Url::base("base URL", base)?.join(path).map(Target::from)
 }
 
 /// Writes a value of the token request's form.

@@ -2,6 +2,7 @@ use std::fmt;
 use std::io::{self, Read};
 
 use crate::error::{field, Error, ErrorKind, Received};
+use crate::excerpt::beginning;
 use crate::http::{self, Content, KEPT};
 use crate::json::{self, BYTE_ORDER_MARK};
 use crate::retry::retry_after;
@@ -31,15 +32,20 @@ pub struct Response {
     fields: Vec<(String, String)>,
     content: Content,
     limit: u64,
+    secrets: Secrets,
 }
 
+/// What no message about the content may show.
+type Secrets = Box<dyn Fn() -> Vec<String> + Send + Sync>;
+
 impl Response {
-    pub(crate) fn new(answer: http::Response) -> Response {
+    pub(crate) fn new(answer: http::Response, secrets: Secrets) -> Response {
         Response {
             status: answer.status,
             fields: answer.fields,
             content: answer.content,
             limit: LIMIT,
+            secrets,
         }
     }
 
@@ -85,7 +91,7 @@ impl Response {
     /// [`Error::content`] has its beginning then. [`Timeout`](ErrorKind::Timeout) if the time of the call is up,
     /// [`Exchange`](ErrorKind::Exchange) if it breaks off.
     pub fn bytes(self) -> Result<Vec<u8>, Error> {
-        self.whole(Ok)
+        self.whole(|content, _| Ok(content))
     }
 
     /// Reads the whole content as UTF-8. A byte order mark at its start is removed.
@@ -95,7 +101,7 @@ impl Response {
     /// As [`bytes`](Response::bytes), and [`Content`](ErrorKind::Content) if it is not UTF-8:
     /// [`Error::content`] has it then.
     pub fn text(self) -> Result<String, Error> {
-        let mut text = self.whole(utf8)?;
+        let mut text = self.whole(|content, _| utf8(content))?;
         if text.starts_with(BYTE_ORDER_MARK) {
             text.drain(..BYTE_ORDER_MARK.len_utf8());
         }
@@ -120,33 +126,38 @@ impl Response {
     ///
     /// As [`text`](Response::text), and [`Content`](ErrorKind::Content) if it is not JSON, or
     /// not JSON of this type: a member that `T` needs is missing or of another type.
-    /// [`Error::content`] has it then. Nor is JSON read that is nested deeper than 128 levels.
+    /// the message shows how it begins, and [`Error::content`] has all of it. Nor is JSON read that is nested deeper than 128 levels.
     pub fn json<T: miniserde::Deserialize>(self) -> Result<T, Error> {
-        self.whole(|content| {
+        self.whole(|content, secrets| {
             let text = utf8(content)?;
             json::read(&text).ok_or_else(|| {
                 let wanted = std::any::type_name::<T>();
-                // Nothing of the content itself: it may hold anything.
-                let what = match text
-                    .trim_start_matches(BYTE_ORDER_MARK)
-                    .trim_start()
-                    .chars()
-                    .next()
-                {
+                let mut visible = text.trim_start_matches(BYTE_ORDER_MARK).trim().chars();
+                let what = match visible.next() {
                     None => "is empty, not".to_owned(),
-                    Some('<') => "looks like HTML or XML; it is not".to_owned(),
+                    Some('<') => {
+                        format!("({} bytes) looks like HTML or XML; it is not", text.len())
+                    }
                     Some(_) => format!("({} bytes) is not", text.len()),
                 };
-                (format!("{what} JSON of the shape of {wanted}"), text.into())
+                let mut why = format!("{what} JSON of the shape of {wanted}");
+                let start = beginning(&text, &secrets());
+                if !start.is_empty() {
+                    why = why + "; it begins with: " + &start;
+                }
+                (why, text.into())
             })
         })
     }
 
     /// Reads the whole content and makes something of it. What could not be used is in the error.
-    fn whole<T>(self, read: impl FnOnce(Vec<u8>) -> Result<T, Unfit>) -> Result<T, Error> {
+    fn whole<T>(
+        self,
+        read: impl FnOnce(Vec<u8>, &Secrets) -> Result<T, Unfit>,
+    ) -> Result<T, Error> {
         let label = self.content.call().label.clone();
         let result = self.content.whole(self.limit).and_then(|content| {
-            read(content).map_err(|(why, content)| {
+            read(content, &self.secrets).map_err(|(why, content)| {
                 let message = format!("{label}: the content {why}");
                 // The status was 2xx: the API has done what was asked.
                 let error = Error::new(ErrorKind::Content, message).or_executed(true);

@@ -74,10 +74,16 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if one of the three can't be used: it says
     /// which character of it, and never what a secret is.
     pub fn new(base_url: &str, client_id: &str, client_secret: &str) -> Result<Session, Error> {
-        let base = Url::base(base_url)?;
+        let names = ["base URL", "client id", "client secret"];
+        Session::named(names, [base_url, client_id, client_secret])
+    }
+
+    /// Errors call the three by these names.
+    fn named(names: [&str; 3], [base_url, id, secret]: [&str; 3]) -> Result<Session, Error> {
+        let base = Url::base(names[0], base_url)?;
         check_tls(&base)?;
-        check_credential("client id", client_id)?;
-        check_credential("client secret", client_secret)?;
+        check_credential(names[1], id)?;
+        check_credential(names[2], secret)?;
         let endpoint = Url {
             path: format!("{}/oauth2/token", base.path),
             ..base.clone()
@@ -86,8 +92,8 @@ impl Session {
             base,
             tokens: Arc::new(Tokens::new(Client {
                 endpoint,
-                id: client_id.to_owned(),
-                secret: client_secret.to_owned(),
+                id: id.to_owned(),
+                secret: secret.to_owned(),
             })),
             rate_limit: Arc::default(),
             api_key: None,
@@ -102,37 +108,37 @@ impl Session {
     /// Makes a session from the environment: `JAS_URL` (the base URL), `JAS_CLIENT_ID` and
     /// `JAS_CLIENT_SECRET`, and, if they are set, `JAS_API_KEY` and `JAS_TOKEN_ENDPOINT`.
     ///
+    /// In place of the secret and the key, `JAS_CLIENT_SECRET_FILE` and `JAS_API_KEY_FILE` may name
+    /// files that they are read from, without the last line break.
+    ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput): it names every variable that is missing or
-    /// empty; or as [`new`](Session::new).
+    /// [`InvalidInput`](ErrorKind::InvalidInput): it names each variable that is missing or empty, or
+    /// the one that can't be used, and why.
     pub fn from_env() -> Result<Session, Error> {
         let names = ["JAS_URL", "JAS_CLIENT_ID", "JAS_CLIENT_SECRET"];
-        let [url, id, secret] = [
-            variable(names[0])?,
-            variable(names[1])?,
-            variable(names[2])?,
-        ];
-        let missing: Vec<_> = names
-            .into_iter()
-            .zip([&url, &id, &secret])
-            .filter(|(_, value)| value.is_empty())
-            .map(|(name, _)| name)
+        let url = (named(names[0]), variable(names[0])?);
+        let id = (named(names[1]), variable(names[1])?);
+        let secret = secret_variable(names[2])?;
+        let values = [&*url.1, &*id.1, &*secret.1];
+        let missing = names.into_iter().zip(values);
+        let missing: Vec<_> = missing
+            .filter_map(|(name, value)| value.is_empty().then_some(name))
             .collect();
         if !missing.is_empty() {
-            return Err(Error::invalid_input(format!(
-                "environment variables missing or empty: {}",
-                missing.join(", ")
-            )));
+            let missing = missing.join(", ");
+            let message = format!("environment variables missing or empty: {missing}");
+            return Err(Error::invalid_input(message));
         }
-        let mut session = Session::new(&url, &id, &secret)?;
-        let key = variable("JAS_API_KEY")?;
+        let mut session = Session::named([&url.0, &id.0, &secret.0], values)?;
+        let (name, key) = secret_variable("JAS_API_KEY")?;
         if !key.is_empty() {
-            session = session.api_key(&key)?;
+            check_visible(&name, &key)?;
+            session.api_key = Some(key);
         }
-        let endpoint = variable("JAS_TOKEN_ENDPOINT")?;
+        let (name, endpoint) = (named("JAS_TOKEN_ENDPOINT"), variable("JAS_TOKEN_ENDPOINT")?);
         if !endpoint.is_empty() {
-            session = session.token_endpoint(&endpoint)?;
+            session = session.requesting_from(&name, &endpoint)?;
         }
         Ok(session)
     }
@@ -148,8 +154,12 @@ impl Session {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the URL can't be used.
     #[must_use = "a setting returns the session"]
-    pub fn token_endpoint(mut self, url: &str) -> Result<Session, Error> {
-        let endpoint = Url::parse("token endpoint's URL", url)?;
+    pub fn token_endpoint(self, url: &str) -> Result<Session, Error> {
+        self.requesting_from("token endpoint's URL", url)
+    }
+
+    fn requesting_from(mut self, name: &str, url: &str) -> Result<Session, Error> {
+        let endpoint = Url::parse(name, url)?;
         check_tls(&endpoint)?;
         self.tokens = Arc::new(Tokens::new(Client {
             endpoint,
@@ -553,7 +563,9 @@ impl Session {
         loop {
             let (error, outcome) = match self.send(url, content, &token, deadline, is_idempotent) {
                 Ok(response) if (200..300).contains(&response.status) => {
-                    return Ok(Response::new(response));
+                    let session = self.clone();
+                    let secrets = move || session.secrets(&token, session.terms(deadline));
+                    return Ok(Response::new(response, Box::new(secrets)));
                 }
                 Ok(response) => {
                     let label = response.content.call().label.clone();
@@ -685,12 +697,7 @@ impl Session {
             }
             _ => trouble(status),
         };
-        let mut secrets = self.tokens.secrets(terms);
-        secrets.push(token.value().to_owned());
-        // Some gateways want a key in a field of their own.
-        let own = self.fields.iter().map(|(_, value)| value);
-        secrets.extend(own.filter(|value| value.len() >= LIKE_A_KEY).cloned());
-        let detail = reason(&received, &secrets);
+        let detail = reason(&received, &self.secrets(token, terms));
         Error::new(
             ErrorKind::Status,
             format!("{label}: answered with {status}{advice}{detail}"),
@@ -699,6 +706,47 @@ impl Session {
         .or_executed(!(400..500).contains(&status))
         .with_received(received)
     }
+
+    /// What the response to a call may echo, and no message may show.
+    fn secrets(&self, token: &Token, terms: Terms<'_>) -> Vec<String> {
+        let mut secrets = self.tokens.secrets(terms);
+        secrets.push(token.value().to_owned());
+        // Some gateways want a key in a field of their own.
+        let own = self.fields.iter().map(|(_, value)| value);
+        secrets.extend(own.filter(|value| value.len() >= LIKE_A_KEY).cloned());
+        secrets
+    }
+}
+
+/// What messages call a variable of the environment.
+fn named(variable: &str) -> String {
+    format!("environment variable {variable}")
+}
+
+/// A variable of the environment, or else what is in the file that the variable `NAME_FILE` names;
+/// and what messages call it. Empty if neither is set.
+fn secret_variable(name: &str) -> Result<(String, String), Error> {
+    let (value, of_file) = (variable(name)?, format!("{name}_FILE"));
+    let path = variable(&of_file)?;
+    if path.is_empty() {
+        return Ok((named(name), value));
+    }
+    if !value.is_empty() {
+        let message = format!("the environment variables {name} and {of_file} are both set");
+        return Err(Error::invalid_input(message));
+    }
+    let what = format!("file {path} ({of_file})");
+    let content = std::fs::read(&path).map_err(|cause| {
+        Error::invalid_input(format!("the {what} can't be read")).with_source(cause)
+    })?;
+    // What is not UTF-8 is no character that can be sent.
+    let mut value = String::from_utf8_lossy(&content).into_owned();
+    let line = value.strip_suffix('\n').unwrap_or(&value);
+    value.truncate(line.strip_suffix('\r').unwrap_or(line).len());
+    if value.is_empty() {
+        return Err(Error::invalid_input(format!("the {what} is empty")));
+    }
+    Ok((what, value))
 }
 
 /// A variable of the environment; empty if it is not set.

@@ -332,7 +332,7 @@ mod tests {
         let endpoint = format!("http://{}", stream.local_addr().unwrap());
         std::mem::forget((listener, stream));
         Tokens::new(Client {
-            endpoint: Url::base(&endpoint).unwrap(),
+            endpoint: Url::base("base URL", &endpoint).unwrap(),
             id: "id".into(),
             secret: "hush".into(),
         })

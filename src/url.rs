@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use crate::excerpt::{excerpt, without_query};
 use crate::Error;
 
 /// Scheme, host and port ([RFC 9110, section 4.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-4.3.1)).
@@ -62,15 +63,15 @@ impl fmt::Display for Url {
 
 impl Url {
     /// The base URL: no query, and no `/` at its end.
-    pub(crate) fn base(text: &str) -> Result<Url, Error> {
-        let mut url = Url::parse("base URL", text)?;
+    pub(crate) fn base(what: &str, text: &str) -> Result<Url, Error> {
+        let mut url = Url::parse(what, text)?;
         if url.path.contains('?') {
-            return Err(refused("base URL", "has a query, which it can't have"));
+            return Err(refused(what, "has a query, which it can't have"));
         }
         url.path.truncate(url.path.trim_end_matches('/').len());
         if let Some(base) = url.path.strip_suffix("/oauth2/token") {
             return Err(refused(
-                "base URL",
+                what,
                 format_args!(
                     "is that of the token endpoint: leave its path out ({}{base})",
                     url.origin
@@ -130,24 +131,34 @@ impl Url {
 
     /// `path` behind this base URL; or `path` itself if it is a full URL of the same origin.
     pub(crate) fn join(&self, path: &str) -> Result<Url, Error> {
+        self.joined("path", path).or_else(|error| {
+            let start: String = path.chars().take(1000).collect();
+            match excerpt(&without_query(&start), &[]) {
+                shown if shown.is_empty() => Err(error),
+                shown => self.joined(&format!("path \"{shown}\""), path),
+            }
+        })
+    }
+
+    fn joined(&self, what: &str, path: &str) -> Result<Url, Error> {
         if path.starts_with('/') {
-            check_uri("path", path)?;
+            check_uri(what, path)?;
             return Ok(Url {
                 origin: self.origin.clone(),
                 path: format!("{}{path}", self.path),
             });
         }
         if !path.contains("://") {
-            check_uri("path", path)?;
+            check_uri(what, path)?;
             return Err(refused(
-                "path",
+                what,
                 "starts neither with `/` nor with the base URL's origin",
             ));
         }
-        let url = Url::parse("path", path)?;
+        let url = Url::parse(what, path)?;
         if url.origin != self.origin {
             return Err(refused(
-                "path",
+                what,
                 format_args!(
                     "is a URL of another origin ({}) than the base URL's ({}), where neither \
                      token nor API key may go",
@@ -352,7 +363,7 @@ mod tests {
             ("http://127.0.0.9:8080//", "http://127.0.0.9:8080", ""),
             ("https://a_b.example/%20", "https://a_b.example", "/%20"),
         ] {
-            let url = Url::base(text).expect(text);
+            let url = Url::base("base URL", text).expect(text);
             assert_eq!(
                 (url.origin.to_string().as_str(), url.path.as_str()),
                 (origin, path)
@@ -393,13 +404,13 @@ mod tests {
             ("http://localhost.evil.com", "is not https: http is for this machine only (localhost, 127.0.0.0/8), because secrets would be readable on the way"),
             ("https://api.jas.com/x/oauth2/token", "is that of the token endpoint: leave its path out (https://api.jas.com/x)"),
         ] {
-            assert_eq!(message(Url::base(text)), format!("the base URL {why}"), "{text}");
+            assert_eq!(message(Url::base("base URL", text)), format!("the base URL {why}"), "{text}");
         }
     }
 
     #[test]
     fn paths_are_put_behind_the_base_url() {
-        let base = Url::base("https://api.jas.com/gw").unwrap();
+        let base = Url::base("base URL", "https://api.jas.com/gw").unwrap();
         for (path, whole) in [
             ("/a/b?c=d", "/gw/a/b?c=d"),
             ("/", "/gw/"),
@@ -411,17 +422,50 @@ mod tests {
         ] {
             assert_eq!(base.join(path).expect(path).path, whole);
         }
-        for (path, why) in [
-            ("", "is empty"),
-            ("a", "starts neither with `/` nor with the base URL's origin"),
-            ("?a", "starts neither with `/` nor with the base URL's origin"),
-            ("/a#b", "can't be sent: character 3 is a `#` (U+0023)"),
-            ("/a\0", "can't be sent: character 3 is a control character (U+0000)"),
-            ("/a{", "can't be sent: character 3 is not allowed there (U+007B)"),
-            ("https://api.jas.com:444/", "is a URL of another origin (https://api.jas.com:444) than the base URL's (https://api.jas.com), where neither token nor API key may go"),
-            ("https://api.jas.com.evil.com/", "is a URL of another origin (https://api.jas.com.evil.com) than the base URL's (https://api.jas.com), where neither token nor API key may go"),
+        let no_slash = "starts neither with `/` nor with the base URL's origin";
+        let other = |other| {
+            format!("is a URL of another origin ({other}) than the base URL's (https://api.jas.com), where neither token nor API key may go")
+        };
+        for (path, shown, why) in [
+            ("", "", "is empty".to_owned()),
+            ("a?key=hush", " \"a\"", no_slash.into()),
+            ("?a", "", no_slash.into()),
+            (
+                "/a#b",
+                " \"/a\"",
+                "can't be sent: character 3 is a `#` (U+0023)".into(),
+            ),
+            (
+                "/a\0",
+                " \"/a\"",
+                "can't be sent: character 3 is a control character (U+0000)".into(),
+            ),
+            (
+                "/a{",
+                " \"/a{\"",
+                "can't be sent: character 3 is not allowed there (U+007B)".into(),
+            ),
+            (
+                "https://user:hush@api.jas.com/",
+                " \"https://api.jas.com/\"",
+                "has user information before its host (`@`), which must not be sent".into(),
+            ),
+            (
+                "https://api.jas.com:444/x?y",
+                " \"https://api.jas.com:444/x\"",
+                other("https://api.jas.com:444"),
+            ),
+            (
+                "https://api.jas.com.evil.com",
+                " \"https://api.jas.com.evil.com\"",
+                other("https://api.jas.com.evil.com"),
+            ),
         ] {
-            assert_eq!(message(base.join(path)), format!("the path {why}"), "{path}");
+            assert_eq!(
+                message(base.join(path)),
+                format!("the path{shown} {why}"),
+                "{path}"
+            );
         }
     }
 
@@ -475,11 +519,11 @@ mod tests {
 
     #[test]
     fn a_megabyte_of_anything_is_checked_without_a_panic() {
-        let base = Url::base("https://a").unwrap();
+        let base = Url::base("base URL", "https://a").unwrap();
         for c in ['a', '%', '/', ':', '@', '\0', 'é', '?', '['] {
             let text = c.to_string().repeat(1 << 20);
-            let _ = Url::base(&text);
-            let _ = Url::base(&format!("https://{text}"));
+            let _ = Url::base("base URL", &text);
+            let _ = Url::base("base URL", &format!("https://{text}"));
             let _ = base.join(&text);
             let _ = base.join(&format!("/{text}"));
             let _ = check_credential("x", &text);

@@ -42,20 +42,71 @@ fn a_session_is_made_from_the_environment() {
     std::env::set_var("JAS_API_KEY", "a b");
     assert_eq!(
         message(),
-        "the API key can't be sent: character 2 is a blank (U+0020)"
+        "the environment variable JAS_API_KEY can't be sent: character 2 is a blank (U+0020)"
     );
     std::env::set_var("JAS_API_KEY", "");
     std::env::set_var("JAS_TOKEN_ENDPOINT", "http://example.com/token");
-    assert!(message().starts_with("the token endpoint's URL is not https"));
+    assert!(message().starts_with("the environment variable JAS_TOKEN_ENDPOINT is not https"));
     std::env::set_var("JAS_CLIENT_SECRET", "hush\n");
     assert_eq!(
         message(),
-        "the client secret ends with a line break, as the content of a file does: trim it"
+        "the environment variable JAS_CLIENT_SECRET ends with a line break, as the content of a file \
+         does: trim it"
     );
+    std::env::set_var("JAS_URL", "http://api.jas.com");
+    assert!(message().starts_with("the environment variable JAS_URL is not https"));
+    std::env::set_var("JAS_URL", all[0].1);
+    secrets_in_files();
     #[cfg(unix)]
     {
         use std::os::unix::ffi::OsStrExt as _;
         std::env::set_var("JAS_URL", std::ffi::OsStr::from_bytes(b"\xff"));
         assert_eq!(message(), "the environment variable JAS_URL is not UTF-8");
     }
+}
+
+/// Secrets in mounted files, as containers get them.
+fn secrets_in_files() {
+    for name in ["JAS_CLIENT_SECRET", "JAS_API_KEY", "JAS_TOKEN_ENDPOINT"] {
+        std::env::remove_var(name);
+    }
+    let path = std::env::temp_dir().join(format!("jas-session-secret-{}", std::process::id()));
+    let shown = path.display();
+    std::env::set_var("JAS_CLIENT_SECRET_FILE", &path);
+    std::env::set_var("JAS_API_KEY_FILE", &path);
+    let message = || Session::from_env().unwrap_err().to_string();
+    // Without the file, and with what can't be a secret; of the last line break only one counts.
+    let error = Session::from_env().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let what = format!("the file {shown} (JAS_CLIENT_SECRET_FILE)");
+    assert!(format!("{error:#}").starts_with(&format!("{what} can't be read: ")));
+    for (content, why) in [
+        (&b""[..], "is empty"),
+        (b"\n", "is empty"),
+        (
+            b"hush\n\n",
+            "ends with a line break, as the content of a file does: trim it",
+        ),
+        (
+            b"h\xffsh\r\n",
+            "can't be sent: character 2 is not ASCII (U+FFFD)",
+        ),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(message(), format!("{what} {why}"));
+    }
+    for content in ["hush", "hush\n", "hush\r\n"] {
+        std::fs::write(&path, content).unwrap();
+        assert!(Session::from_env().is_ok(), "{content:?}");
+    }
+    std::env::set_var("JAS_API_KEY", "key");
+    assert_eq!(
+        message(),
+        "the environment variables JAS_API_KEY and JAS_API_KEY_FILE are both set"
+    );
+    std::env::remove_var("JAS_API_KEY_FILE");
+    assert!(Session::from_env().is_ok());
+    std::env::remove_var("JAS_CLIENT_SECRET_FILE");
+    std::env::set_var("JAS_CLIENT_SECRET", "hush");
+    std::fs::remove_file(path).unwrap();
 }

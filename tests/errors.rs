@@ -50,7 +50,7 @@ fn one_message_of_each_kind() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert_eq!(
         error.to_string(),
-        "the path starts neither with `/` nor with the base URL's origin"
+        "the path \"shipments\" starts neither with `/` nor with the base URL's origin"
     );
 
     let error = Session::new(&url, CLIENT_ID, "wrong")
@@ -151,17 +151,32 @@ fn one_message_of_each_kind() {
     assert_eq!(
         error.to_string(),
         format!(
-            "GET {url}/x: the content looks like HTML or XML; it is not JSON of the shape of \
-             alloc::vec::Vec<u8>"
+            "GET {url}/x: the content (6 bytes) looks like HTML or XML; it is not JSON of the shape \
+             of alloc::vec::Vec<u8>; it begins with: <html>"
         )
     );
-    for (content, what) in [("", "is empty, not"), ("{\"a\":1}", "(7 bytes) is not")] {
+    let long = format!("{{\"a\":\"{}\"}}", "b".repeat(300));
+    for (content, what, start) in [
+        ("", "is empty, not", String::new()),
+        (" \n", "is empty, not", String::new()),
+        ("{\"a\":\n1}", "(8 bytes) is not", "{\"a\": 1}".into()),
+        (&long, "(308 bytes) is not", format!("{}...", &long[..200])),
+        // A server that echoes its client's key.
+        (
+            &format!("[{{\"key\":\"{API_KEY}\"}}]"),
+            "(32 bytes) is not",
+            "[{\"key\":\"[redacted]\"}]".into(),
+        ),
+    ] {
         sandbox.next(Place::Api, answer(200, &[], content));
         let error = session.get("/x").unwrap().json::<Vec<u8>>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("GET {url}/x: the content {what} JSON of the shape of alloc::vec::Vec<u8>")
-        );
+        let mut message =
+            format!("GET {url}/x: the content {what} JSON of the shape of alloc::vec::Vec<u8>");
+        if !start.is_empty() {
+            message = message + "; it begins with: " + &start;
+        }
+        assert_eq!(error.to_string(), message);
+        assert_eq!(error.content(), Some(content.as_bytes()));
     }
     sandbox.next(Place::Api, Fault::Answer(200, vec![], b"ab\xff".to_vec()));
     assert_eq!(

@@ -103,7 +103,7 @@ mod tests {
     fn connection(idle: &Idle, server: &TcpListener) -> Connection {
         let url = format!("http://{}", server.local_addr().unwrap());
         let route = Route {
-            origin: Url::base(&url).unwrap().origin,
+            origin: Url::base("base URL", &url).unwrap().origin,
             proxy: None,
             trust: Trust::default(),
         };
