@@ -39,6 +39,7 @@ pub(crate) use proxy::Proxy;
 use socket::{flush_all, is_passing, is_passing_write, write_all};
 pub(crate) use tls::Trust;
 
+use crate::counts::Counter;
 use crate::error::{Error, ErrorKind};
 use crate::url::Url;
 
@@ -78,6 +79,7 @@ pub(crate) struct Network {
     pub(crate) proxy: Option<Arc<Proxy>>,
     pub(crate) trust: Trust,
     pub(crate) idle: Arc<Idle>,
+    pub(crate) counts: Arc<Counter>,
     pub(crate) idle_connections: usize,
 }
 
@@ -187,6 +189,7 @@ impl Default for Network {
             proxy: None,
             trust: Trust::default(),
             idle: Arc::default(),
+            counts: Arc::default(),
             idle_connections: IDLE_CONNECTIONS,
         }
     }
@@ -252,7 +255,9 @@ impl Request<'_> {
     }
 
     fn open(&self, route: &Route) -> Result<Connection, Failure> {
-        Connection::open(route.clone(), &self.network.idle, &self.call)
+        let opened = Connection::open(route.clone(), &self.network.idle, &self.call)?;
+        self.network.counts.add(|counts| counts.connections += 1);
+        Ok(opened)
     }
 
     /// The head as it goes out: what minreq has written, and what it must not see.

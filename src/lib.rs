@@ -206,6 +206,7 @@ macro_rules! tell {
     ($level:ident, $($message:tt)*) => { if false { let _ = format_args!($($message)*); } };
 }
 
+mod counts;
 mod error;
 mod excerpt;
 #[cfg(fuzzing)]
@@ -220,6 +221,7 @@ mod session;
 mod token;
 mod url;
 
+pub use counts::Counts;
 pub use error::{Error, ErrorKind};
 pub use miniserde;
 pub use response::Response;

@@ -1,7 +1,9 @@
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::counts::Counts;
 use crate::error::{field, trouble, Error, ErrorKind, Received};
 use crate::excerpt::reason;
 use crate::http::{self, Call, Deadline, Network, Proxy, Request, USER_AGENT};
@@ -161,10 +163,43 @@ impl Session {
     fn requesting_from(mut self, name: &str, url: &str) -> Result<Session, Error> {
         let endpoint = Url::parse(name, url)?;
         check_tls(&endpoint)?;
-        self.tokens = Arc::new(Tokens::new(Client {
-            endpoint,
-            ..self.tokens.client.clone()
-        }));
+        self.tokens = Arc::new(self.tokens.at(endpoint));
+        Ok(self)
+    }
+
+    /// Keeps the token in this file, so that the next run of a job that runs often makes no token
+    /// request. None by default. Clones made before keep it there as well.
+    ///
+    /// Whenever a token is needed, that of the file is taken first, if it is still good by this
+    /// device's clock, and was requested from the same endpoint for the same client id; each new one
+    /// is written there. Processes may share the file: it is always replaced as a whole. On Unix it is
+    /// readable by its owner only (mode 0600), and used only if it is; elsewhere the directory has to
+    /// keep others out. Best is a local directory of this user that a reboot empties, such as
+    /// `/run/user/1000`.
+    ///
+    /// Nothing that is wrong with the file is an error of a call: a token is requested then, and the
+    /// feature `log` tells why.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), jas_session::Error> {
+    /// # use jas_session::Session;
+    /// let session = Session::from_env()?.token_file("/run/user/1000/jas-token")?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the path is that of a directory, or has no file
+    /// name.
+    #[must_use = "a setting returns the session"]
+    pub fn token_file(self, path: impl Into<PathBuf>) -> Result<Session, Error> {
+        let path = path.into();
+        if path.file_name().is_none() || path.is_dir() {
+            let path = path.display();
+            let message = format!("the token file's path is not that of a file: \"{path}\"");
+            return Err(Error::invalid_input(message));
+        }
+        self.tokens.keep_in(path);
         Ok(self)
     }
 
@@ -506,6 +541,13 @@ impl Session {
         Ok(self)
     }
 
+    /// Tells how many tokens, connections and retries there have been so far, of this session and its
+    /// clones: for the last line of a job.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.network.counts.get()
+    }
+
     /// Drops the token held if it is this one: for a token that was refused when it was used by
     /// other means.
     pub fn invalidate(&self, refused: &str) {
@@ -606,6 +648,7 @@ impl Session {
                 }
             };
             token = next.map_err(|error| error.or_executed(may_have_executed))?;
+            self.network.counts.add(|counts| counts.retries += 1);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The life of the access token: who requests it, who waits for it, when it is renewed, replaced and
 //! dropped. Called by `session`, whose clones share it. Knows nothing of API calls.
 
+mod file;
 mod request;
 
 use std::collections::VecDeque;
@@ -76,6 +77,8 @@ struct State {
     /// When an early renewal has failed: it is left alone for a while by whoever has no more time
     /// for it than this, and no other way.
     failed_early: Option<(Instant, Duration, Network)>,
+    /// Where the token is kept for other runs.
+    file: Option<Arc<dyn file::Keep>>,
 }
 
 /// A token, and whether it was certainly requested after the other one was refused.
@@ -194,7 +197,7 @@ impl Tokens {
 
     /// Requests a token for all who stand in line. Tells when that ended.
     fn request(&self, terms: Terms<'_>) -> Instant {
-        let result = self.client.request(terms, &self.secrets(terms));
+        let result = self.obtain(terms, Duration::ZERO);
         if let Err(Failure { error, .. }) = &result {
             tell!(warn, "{error}");
         }
@@ -229,7 +232,7 @@ impl Tokens {
         drop(state);
         let deadline = terms.deadline.within(part);
         let once = Terms { deadline, ..terms };
-        let result = self.client.request(once, &self.secrets(terms));
+        let result = self.obtain(once, terms.renew_before);
         if let Err(Failure { error, .. }) = &result {
             tell!(warn, "the token could not be renewed yet: {error}");
         }

@@ -1,14 +1,16 @@
-//! The example `cron_job`: what a run keeps for the next one, and what it does not rely on.
-#![cfg(target_os = "linux")]
+//! `Session::token_file`: what a run keeps for the next one, and that nothing about the file can make
+//! a call fail. Runs are processes (the example `cron_job`), or sessions of this one.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::thread;
+use std::time::Duration;
+
+use jas_session::{ErrorKind, Session};
 
 mod sandbox;
-use sandbox::{Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const PATH: &str = "/tracking/v1/shipments/S505185992";
 
@@ -28,6 +30,10 @@ impl Directory {
     fn file(&self) -> PathBuf {
         self.0.join("jas-session-token")
     }
+
+    fn entries(&self) -> usize {
+        fs::read_dir(&self.0).unwrap().count()
+    }
 }
 
 impl Drop for Directory {
@@ -36,12 +42,16 @@ impl Drop for Directory {
     }
 }
 
-fn job(sandbox: &Sandbox, directory: &Directory, client_id: &str) -> Output {
+fn cron_job() -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
     path.push("examples/cron_job");
-    let mut job = Command::new(path);
+    path
+}
+
+/// The job with this client id, perhaps under another command.
+fn job(mut job: Command, sandbox: &Sandbox, directory: &Directory, client_id: &str) -> Output {
     job.arg(&directory.0).arg(PATH);
     job.env("JAS_URL", sandbox.url());
     job.env("JAS_CLIENT_ID", client_id);
@@ -52,31 +62,48 @@ fn job(sandbox: &Sandbox, directory: &Directory, client_id: &str) -> Output {
 }
 
 fn assert_good(output: &Output) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains("PAR45176295"));
 }
 
-fn run(sandbox: &Sandbox, directory: &Directory) -> String {
-    let output = job(sandbox, directory, CLIENT_ID);
-    assert_good(&output);
-    String::from_utf8(output.stderr).unwrap()
+fn run(sandbox: &Sandbox, directory: &Directory) {
+    assert_good(&job(
+        Command::new(cron_job()),
+        sandbox,
+        directory,
+        CLIENT_ID,
+    ));
+}
+
+/// A session as a new run makes it.
+fn session(sandbox: &Sandbox, file: PathBuf) -> Session {
+    Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
+        .and_then(|session| session.api_key(API_KEY)?.token_file(file))
+        .expect("a session")
+}
+
+fn call(session: &Session) {
+    assert_eq!(session.get(PATH).unwrap().status(), 200);
 }
 
 #[test]
 fn the_next_run_needs_no_token_request() {
     let sandbox = Sandbox::start();
     let directory = Directory::new("next-run");
-    assert_eq!(run(&sandbox, &directory), "");
-    assert_eq!(run(&sandbox, &directory), "");
+    run(&sandbox, &directory);
+    run(&sandbox, &directory);
     assert_eq!(
         (sandbox.count(Place::Token), sandbox.count(Place::Api)),
         (1, 2)
     );
-    let mode = fs::metadata(directory.file()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    let names = fs::read_dir(&directory.0).unwrap().count();
-    assert_eq!(names, 1, "nothing else is left");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(directory.file()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    assert_eq!(directory.entries(), 1, "nothing else is left");
 }
 
 #[test]
@@ -88,45 +115,89 @@ fn a_file_that_is_no_good_costs_a_token_request() {
     let replaced = |from: &str, to: &str| {
         let text = good.replace(from, to);
         assert_ne!(text, good);
-        text
+        text.into_bytes()
     };
-    let rest = good.split_once("\"begin\":").unwrap().1;
-    let begin = rest.split(',').next().unwrap();
-    let old = replaced(begin, "1000000000");
-    let young = replaced(begin, "99999999999");
-    let other_url = replaced(&sandbox.url(), "http://127.0.0.1:1");
-    for (text, why) in [
-        ("", "it is damaged"),
-        ("{}", "it is damaged"),
-        (&good[..good.len() - 1], "it is damaged"),
-        (&old, "its time is over"),
-        (&young, "its time is over"),
-        (&other_url, "it is another client's"),
+    let rest = good.split_once("\"written_at\":").unwrap().1;
+    let written_at = rest.split(',').next().unwrap();
+    for content in [
+        vec![],
+        b"{}".to_vec(),
+        b"\xff\xfe".to_vec(),
+        good.as_bytes()[..good.len() - 1].to_vec(),
+        replaced(written_at, "1000000000"),
+        // The clock was set back.
+        replaced(written_at, "99999999999"),
+        replaced(&sandbox.url(), "http://127.0.0.1:1"),
+        replaced(CLIENT_ID, "another"),
     ] {
-        fs::write(directory.file(), text).unwrap();
+        fs::write(directory.file(), content).unwrap();
         let tokens = sandbox.count(Place::Token);
-        let said = run(&sandbox, &directory);
-        assert!(said.trim_end().ends_with(why), "{said}");
-        assert_eq!(sandbox.count(Place::Token), tokens + 1, "{why}");
-        assert_eq!(run(&sandbox, &directory), "", "the file is good again");
+        run(&sandbox, &directory);
+        assert_eq!(sandbox.count(Place::Token), tokens + 1);
+        // The file is good again.
+        run(&sandbox, &directory);
         assert_eq!(sandbox.count(Place::Token), tokens + 1);
     }
-
-    // Readable by others; a token that was refused; a place that can't be written to.
-    fs::set_permissions(directory.file(), fs::Permissions::from_mode(0o640)).unwrap();
     let tokens = sandbox.count(Place::Token);
-    assert!(run(&sandbox, &directory).contains("others may read it"));
-    assert_eq!(sandbox.count(Place::Token), tokens + 1);
     sandbox.revoke();
-    assert_eq!(run(&sandbox, &directory), "");
-    assert_eq!(sandbox.count(Place::Token), tokens + 2);
-    assert_eq!(run(&sandbox, &directory), "");
-    assert_eq!(sandbox.count(Place::Token), tokens + 2);
-    fs::remove_file(directory.file()).unwrap();
-    fs::create_dir(directory.file()).unwrap();
-    let said = run(&sandbox, &directory);
-    assert!(said.contains("it is not a file"), "{said}");
-    assert!(said.contains("the token is not kept"), "{said}");
+    run(&sandbox, &directory);
+    run(&sandbox, &directory);
+    assert_eq!(sandbox.count(Place::Token), tokens + 1);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(directory.file(), fs::Permissions::from_mode(0o640)).unwrap();
+        run(&sandbox, &directory);
+        run(&sandbox, &directory);
+        assert_eq!(sandbox.count(Place::Token), tokens + 2);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_makes_no_call_fail() {
+    let sandbox = Sandbox::start();
+    let directory = Directory::new("cannot");
+    // The directory is gone, and the file has become one.
+    call(&session(&sandbox, directory.0.join("gone").join("token")));
+    let file = directory.0.join("becomes-a-directory");
+    let late = session(&sandbox, file.clone());
+    fs::create_dir(&file).unwrap();
+    call(&late);
+    assert_eq!(directory.entries(), 1, "nothing else is left");
+    assert_eq!(sandbox.count(Place::Token), 2);
+}
+
+/// Without any file to write to, as on a full disk.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_or_a_pipe_in_place_of_the_file_makes_no_call_fail() {
+    let sandbox = Sandbox::start();
+    let directory = Directory::new("full");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""]);
+    shell.arg(cron_job());
+    assert_good(&job(shell, &sandbox, &directory, CLIENT_ID));
+    assert_eq!(directory.entries(), 0, "no part of it is left");
+
+    let made = Command::new("mkfifo").arg(directory.file()).status();
+    assert!(made.expect("mkfifo").success());
+    // Whoever opened it would wait for ever. It gives way to a file.
+    run(&sandbox, &directory);
+    run(&sandbox, &directory);
+    assert_eq!(sandbox.count(Place::Token), 2);
+}
+
+#[test]
+fn a_path_that_is_none_is_refused_at_once() {
+    let sandbox = Sandbox::start();
+    let temp = std::env::temp_dir();
+    for path in ["", "/", "a/..", temp.to_str().unwrap()] {
+        let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET).unwrap();
+        let error = session.token_file(path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let message = format!("the token file's path is not that of a file: {path:?}");
+        assert_eq!(error.to_string(), message);
+    }
 }
 
 #[test]
@@ -134,10 +205,79 @@ fn another_client_does_not_use_the_token() {
     let sandbox = Sandbox::start();
     let directory = Directory::new("another");
     run(&sandbox, &directory);
-    let output = job(&sandbox, &directory, "another");
+    let output = job(Command::new(cron_job()), &sandbox, &directory, "another");
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(sandbox.count(Place::Token), 2);
     assert_eq!(sandbox.count(Place::Api), 1);
+}
+
+#[test]
+fn a_token_that_another_process_has_requested_is_taken_before_one_is_requested() {
+    let sandbox = Sandbox::start();
+    let directory = Directory::new("taken");
+    let [first, second] = [0; 2].map(|_| session(&sandbox, directory.file()));
+    call(&first);
+    call(&second);
+    assert_eq!(sandbox.count(Place::Token), 1);
+    // Refused: the first one requests another, and the second one takes that.
+    sandbox.revoke();
+    call(&first);
+    call(&second);
+    assert_eq!(sandbox.count(Place::Token), 2);
+    assert_eq!(
+        second.held_token().unwrap().0,
+        first.held_token().unwrap().0
+    );
+    assert_eq!((first.counts().tokens, second.counts().tokens), (2, 0));
+    // Due: so is the file's own.
+    let [first, second] = [first, second].map(|session| session.renew_before(Duration::MAX));
+    let due = |session: &Session| {
+        let (token, left) = session.held_token().unwrap();
+        drop(session.clone().resume(&token, left / 1000));
+    };
+    sandbox.token_lifetime(Duration::from_secs(900));
+    for session in [&first, &second] {
+        due(session);
+        while session
+            .held_token()
+            .is_some_and(|(_, left)| left.as_millis() > 250)
+        {
+            thread::sleep(Duration::from_millis(5));
+        }
+        call(session);
+    }
+    assert_eq!(sandbox.count(Place::Token), 3);
+    assert_eq!(
+        second.held_token().unwrap().0,
+        first.held_token().unwrap().0
+    );
+}
+
+#[test]
+fn the_file_serves_whatever_the_order_of_the_settings() {
+    let sandbox = Sandbox::start();
+    let directory = Directory::new("order");
+    let endpoint = format!("{}/oauth2/token?of=mine", sandbox.url());
+    for _ in 0..2 {
+        let session = session(&sandbox, directory.file());
+        call(&session.token_endpoint(&endpoint).unwrap());
+    }
+    assert_eq!(sandbox.count(Place::Token), 1);
+    // A clone has it, too, and another endpoint's token is not taken.
+    let session = session(&sandbox, directory.file());
+    call(&session.clone());
+    assert_eq!(sandbox.count(Place::Token), 2);
+}
+
+#[test]
+fn a_run_that_fails_keeps_its_token_as_well() {
+    let sandbox = Sandbox::start();
+    let directory = Directory::new("fails");
+    sandbox.next(Place::Api, Fault::Answer(404, vec![], vec![]));
+    let error = session(&sandbox, directory.file()).get(PATH).unwrap_err();
+    assert_eq!(error.status(), Some(404));
+    call(&session(&sandbox, directory.file()));
+    assert_eq!(sandbox.count(Place::Token), 1);
 }
 
 #[test]
@@ -148,12 +288,12 @@ fn runs_at_the_same_time_do_each_other_no_harm() {
         let _ = fs::remove_file(directory.file());
         thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| assert_eq!(run(&sandbox, &directory), ""));
+                scope.spawn(|| run(&sandbox, &directory));
             }
         });
         let tokens = sandbox.count(Place::Token);
-        assert_eq!(run(&sandbox, &directory), "");
+        run(&sandbox, &directory);
         assert_eq!(sandbox.count(Place::Token), tokens);
     }
-    assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 1);
+    assert_eq!(directory.entries(), 1);
 }

@@ -1,0 +1,27 @@
+use std::sync::{Mutex, PoisonError};
+
+/// What a session and its clones have done so far: see [`Session::counts`](crate::Session::counts).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Tokens received from the token endpoint.
+    pub tokens: u64,
+    /// Connections made, those for token requests included.
+    pub connections: u64,
+    /// Calls sent again, after a failure, a rate limit or a refused token.
+    pub retries: u64,
+}
+
+/// Counts for all clones of a session.
+#[derive(Default)]
+pub(crate) struct Counter(Mutex<Counts>);
+
+impl Counter {
+    pub(crate) fn add(&self, add: impl FnOnce(&mut Counts)) {
+        add(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn get(&self) -> Counts {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

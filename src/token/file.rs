@@ -1,0 +1,341 @@
+//! The token kept in a file, from one run of a job to the next. Called by `token`. Knows nothing of
+//! who needs a token; whatever is wrong with the file is only told.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use miniserde::{json::to_string, Deserialize, Serialize};
+
+use super::request::Failure;
+use super::{Client, Terms, Token, Tokens, LONGEST_LIFETIME};
+use crate::json;
+use crate::random::random;
+use crate::url::{check_visible, Url};
+
+/// No file that is longer was written here.
+const LONGEST: u64 = 64 * 1024;
+
+/// Where tokens are kept. A trait, so that a program that keeps none does not carry the code.
+pub(super) trait Keep: Send + Sync {
+    /// The token that an earlier run, or another process, has kept for this client, if it is good.
+    fn read(&self, client: &Client) -> Option<Token>;
+
+    fn write(&self, client: &Client, token: &Token);
+}
+
+struct TokenFile(PathBuf);
+
+/// What is in the file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    token_endpoint: String,
+    client_id: String,
+    access_token: String,
+    /// Seconds since 1970.
+    written_at: u64,
+    /// Seconds from then on.
+    expires_in: u64,
+}
+
+impl Tokens {
+    /// Of the same client at another endpoint, without a token.
+    pub(crate) fn at(&self, endpoint: Url) -> Tokens {
+        let client = self.client.clone();
+        let tokens = Tokens::new(Client { endpoint, ..client });
+        tokens.state().file.clone_from(&self.state().file);
+        tokens
+    }
+
+    pub(crate) fn keep_in(&self, path: PathBuf) {
+        self.state().file = Some(Arc::new(TokenFile(path)));
+    }
+
+    /// A token that stays good for `margin` at least: from the file, or from the token endpoint.
+    pub(super) fn obtain(&self, terms: Terms<'_>, margin: Duration) -> Result<Token, Failure> {
+        let file = self.state().file.clone();
+        let kept = file.as_ref().and_then(|file| file.read(&self.client));
+        // One that was held before has been refused, or is the one to be renewed.
+        let is_of_use = |token: &Token| {
+            let is_known = self.state().recent.contains(&token.value);
+            !is_known && !token.is_due(Instant::now(), margin)
+        };
+        if let Some(token) = kept.filter(is_of_use) {
+            return Ok(token);
+        }
+        let token = self.client.request(terms, &self.secrets(terms))?;
+        terms.network.counts.add(|counts| counts.tokens += 1);
+        if let Some(file) = file {
+            file.write(&self.client, &token);
+        }
+        Ok(token)
+    }
+}
+
+impl Keep for TokenFile {
+    fn read(&self, client: &Client) -> Option<Token> {
+        let read = self.try_read(client, now());
+        read.unwrap_or_else(|why| {
+            tell!(warn, "no token from {}: {why}", self.0.display());
+            None
+        })
+    }
+
+    fn write(&self, client: &Client, token: &Token) {
+        if let Err(why) = self.try_write(client, token, now()) {
+            tell!(warn, "the token is not kept in {}: {why}", self.0.display());
+        }
+    }
+}
+
+impl TokenFile {
+    fn try_read(&self, client: &Client, now: u64) -> Result<Option<Token>, String> {
+        let metadata = match fs::metadata(&self.0) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        // Before it is opened: to open a pipe might take for ever.
+        if !metadata.is_file() {
+            return Err("it is not a file".to_owned());
+        }
+        let file = File::open(&self.0).map_err(|error| error.to_string())?;
+        private::check(&file)?;
+        let mut text = String::new();
+        let mut file = file.take(LONGEST);
+        file.read_to_string(&mut text)
+            .map_err(|error| error.to_string())?;
+        let kept: Kept = json::read(&text).ok_or("it is damaged")?;
+        if (&kept.token_endpoint, &kept.client_id) != (&endpoint(client), &client.id) {
+            return Err("it is another client's".to_owned());
+        }
+        check_visible("access token", &kept.access_token).map_err(|_| "it is damaged")?;
+        // A clock that was set back would make an old token look young.
+        let age = now
+            .checked_sub(kept.written_at)
+            .ok_or("it was written in the future")?;
+        let lifetime = Duration::from_secs(kept.expires_in).min(LONGEST_LIFETIME);
+        let left = lifetime.saturating_sub(Duration::from_secs(age));
+        tell!(
+            debug,
+            "a token from {}, good for {left:?}",
+            self.0.display()
+        );
+        let token = Token {
+            value: kept.access_token.into(),
+            lifetime,
+            expiry: Instant::now() + left,
+        };
+        Ok((!left.is_zero()).then_some(token))
+    }
+
+    /// Puts the file in its place in one step, so that others find the old one or the new one.
+    fn try_write(&self, client: &Client, token: &Token, now: u64) -> io::Result<()> {
+        let left = token.expiry.saturating_duration_since(Instant::now());
+        let kept = Kept {
+            token_endpoint: endpoint(client),
+            client_id: client.id.clone(),
+            access_token: token.value().to_owned(),
+            written_at: now,
+            expires_in: left.as_secs(),
+        };
+        // Another process may be writing at the same time.
+        let mut part = self.0.clone().into_os_string();
+        part.push(format!(".{:016x}", random()));
+        let mut options = OpenOptions::new();
+        let file = private::only(options.write(true).create_new(true)).open(&part);
+        let written = file
+            .and_then(|mut file| file.write_all(to_string(&kept).as_bytes()))
+            .and_then(|()| fs::rename(&part, &self.0));
+        if written.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        written
+    }
+}
+
+/// Its whole URL: a query, too, may tell whose tokens it issues.
+fn endpoint(client: &Client) -> String {
+    format!("{}{}", client.endpoint.origin, client.endpoint.path)
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+/// What keeps the file from others.
+#[cfg(unix)]
+mod private {
+    use std::fs::{File, OpenOptions};
+    use std::io;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+    use std::os::unix::net::UnixStream;
+
+    pub(super) fn only(options: &mut OpenOptions) -> &mut OpenOptions {
+        options.mode(0o600)
+    }
+
+    /// Of the file that is open, whatever lies at its path by now.
+    pub(super) fn check(file: &File) -> Result<(), String> {
+        let known = file.metadata().and_then(|file| Ok((file, user()?)));
+        let (file, user) = known.map_err(|error| error.to_string())?;
+        if file.uid() != user {
+            return Err("it is another user's".to_owned());
+        }
+        if file.mode() & 0o077 != 0 {
+            return Err("others may read it".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The user that this process acts as: it owns the sockets made by it. (The standard library has
+    /// no other way to ask, and `/proc` is Linux's.)
+    fn user() -> io::Result<u32> {
+        let (socket, _) = UnixStream::pair()?;
+        Ok(File::from(OwnedFd::from(socket)).metadata()?.uid())
+    }
+}
+
+/// Without modes the directory has to: `%LOCALAPPDATA%` on Windows, say.
+#[cfg(not(unix))]
+mod private {
+    use std::fs::{File, OpenOptions};
+
+    pub(super) fn only(options: &mut OpenOptions) -> &mut OpenOptions {
+        options
+    }
+
+    #[allow(
+        clippy::unnecessary_wraps,
+        reason = "it may fail where there are modes"
+    )]
+    pub(super) fn check(_: &File) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    /// A file of this test's own, gone when it is dropped.
+    struct Scratch(TokenFile);
+
+    impl Scratch {
+        fn new() -> Scratch {
+            let name = format!("jas-session-token-{:016x}", random());
+            Scratch(TokenFile(std::env::temp_dir().join(name)))
+        }
+
+        fn read(&self, now: u64) -> Result<Option<Token>, String> {
+            self.0.try_read(&client("id", ""), now)
+        }
+
+        fn write(&self, content: &str) {
+            let mut options = OpenOptions::new();
+            let options = private::only(options.write(true).create(true).truncate(true));
+            let mut file = options.open(&self.0 .0).unwrap();
+            file.write_all(content.as_bytes()).unwrap();
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0 .0);
+        }
+    }
+
+    fn client(id: &str, query: &str) -> Client {
+        Client {
+            endpoint: Url::parse("URL", &format!("https://api.example.com/token{query}")).unwrap(),
+            id: id.into(),
+            secret: "hush".into(),
+        }
+    }
+
+    #[test]
+    fn a_token_is_kept_with_its_life() {
+        let file = Scratch::new();
+        assert!(matches!(file.read(NOW), Ok(None)));
+        let token = Token::new("a\\b\"c", Duration::from_secs(600), Instant::now());
+        file.0.try_write(&client("id", ""), &token, NOW).unwrap();
+        let left = |now| {
+            let token = file.read(now).unwrap()?;
+            assert_eq!(token.value(), "a\\b\"c");
+            let left = token.expiry.saturating_duration_since(Instant::now());
+            Some((token.lifetime.as_secs(), left.as_secs()))
+        };
+        // Each number is cut to whole seconds, and a moment passes.
+        assert_eq!(left(NOW), Some((599, 598)));
+        assert_eq!(left(NOW + 597), Some((599, 1)));
+        assert_eq!(left(NOW + 599), None);
+        assert_eq!(left(u64::MAX), None);
+        // No secret but the token lies there.
+        assert!(!fs::read_to_string(&file.0 .0).unwrap().contains("hush"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_told() {
+        let file = Scratch::new();
+        let token = Token::new("token", Duration::from_secs(600), Instant::now());
+        file.0.try_write(&client("id", "?x"), &token, NOW).unwrap();
+        let whose = "it is another client's";
+        assert_eq!(file.read(NOW).err().as_deref(), Some(whose));
+        file.0.try_write(&client("Id", ""), &token, NOW).unwrap();
+        assert_eq!(file.read(NOW).err().as_deref(), Some(whose));
+        file.0.try_write(&client("id", ""), &token, NOW).unwrap();
+        assert_eq!(
+            file.read(NOW - 1).err().as_deref(),
+            Some("it was written in the future")
+        );
+        let good = fs::read_to_string(&file.0 .0).unwrap();
+        let damaged = [
+            String::new(),
+            "{}".into(),
+            good[..good.len() - 1].into(),
+            good.replace("\"token\"", "\"a b\""),
+            good.replace("\"token\"", "\"a\\r\\nb\""),
+            good.replace("599", "-1"),
+            good.replace("599", "\"599\""),
+            " ".repeat(usize::try_from(LONGEST).unwrap()) + &good,
+        ];
+        for content in damaged {
+            file.write(&content);
+            assert_eq!(file.read(NOW).err().as_deref(), Some("it is damaged"));
+        }
+        // No number in it is too large.
+        file.write(&good.replace("599", &u64::MAX.to_string()));
+        assert_eq!(file.read(NOW).unwrap().unwrap().lifetime, LONGEST_LIFETIME);
+        let directory = TokenFile(std::env::temp_dir());
+        let error = directory.try_read(&client("id", ""), NOW).err();
+        assert_eq!(error.as_deref(), Some("it is not a file"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_may_read_or_have_made_is_not_used() {
+        use std::os::unix::fs::{chown, MetadataExt as _, PermissionsExt as _};
+        let file = Scratch::new();
+        let token = Token::new("token", Duration::from_secs(600), Instant::now());
+        file.0.try_write(&client("id", ""), &token, NOW).unwrap();
+        let mode = |mode| {
+            fs::set_permissions(&file.0 .0, fs::Permissions::from_mode(mode)).unwrap();
+            file.read(NOW).err()
+        };
+        for others in [0o604, 0o640, 0o602, 0o610] {
+            assert_eq!(mode(others).as_deref(), Some("others may read it"));
+        }
+        assert_eq!(mode(0o600), None);
+        // Only root can give a file away.
+        if fs::metadata(&file.0 .0).unwrap().uid() == 0 {
+            chown(&file.0 .0, Some(1), None).unwrap();
+            assert_eq!(mode(0o600).as_deref(), Some("it is another user's"));
+        }
+    }
+}
