@@ -7,6 +7,7 @@ mod gateway;
 mod http;
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -50,17 +51,22 @@ pub struct Sandbox {
 impl Sandbox {
     /// Starts a gateway on a free port of 127.0.0.1; its tokens live for 600 s.
     pub fn start() -> Sandbox {
-        Sandbox::run(None)
+        Sandbox::run(0, None).expect("a free port")
     }
 
     /// Starts one that keeps no request: each is shown to `watch`, which chooses its fault.
     pub fn watched_by(watch: Arc<dyn Watch>) -> Sandbox {
-        Sandbox::run(Some(watch))
+        Sandbox::on_port(0, watch).expect("a free port")
     }
 
-    fn run(watch: Option<Arc<dyn Watch>>) -> Sandbox {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = listener.local_addr().expect("the address of a listener");
+    /// The same on this port, if it can be had.
+    pub fn on_port(port: u16, watch: Arc<dyn Watch>) -> io::Result<Sandbox> {
+        Sandbox::run(port, Some(watch))
+    }
+
+    fn run(port: u16, watch: Option<Arc<dyn Watch>>) -> io::Result<Sandbox> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 lifetime: Duration::from_secs(600),
@@ -74,11 +80,11 @@ impl Sandbox {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        Sandbox {
+        Ok(Sandbox {
             address,
             shared,
             acceptor: Some(acceptor),
-        }
+        })
     }
 
     /// The base URL, `http://127.0.0.1:PORT`.

@@ -1,0 +1,143 @@
+//! The example `sandbox`, as a new user tries it: what it prints is pasted into a shell, calls are
+//! made with the example `fetch`, and faults are typed in.
+#![cfg(unix)]
+
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+
+const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
+
+fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.push("examples");
+    path.push(name);
+    path
+}
+
+/// A stand-in that is up; its end of the line comes when it is dropped.
+struct StandIn {
+    child: Child,
+    keyboard: ChildStdin,
+    screen: Lines<BufReader<ChildStdout>>,
+    /// The lines to be pasted.
+    exports: String,
+}
+
+impl StandIn {
+    fn start(arguments: &[&str]) -> StandIn {
+        let mut child = Command::new(example("sandbox"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cargo build --example sandbox");
+        let (keyboard, stdout) = (child.stdin.take(), child.stdout.take());
+        let mut screen = BufReader::new(stdout.unwrap()).lines();
+        let mut exports = Vec::new();
+        for line in screen.by_ref().map(Result::unwrap) {
+            if line.starts_with("export ") {
+                exports.push(line);
+            } else if line.starts_with("Faults: ") {
+                break;
+            }
+        }
+        assert_eq!(screen.next().unwrap().unwrap(), "");
+        StandIn {
+            child,
+            keyboard: keyboard.unwrap(),
+            screen,
+            exports: exports.join("\n"),
+        }
+    }
+
+    fn order(&mut self, order: &str) {
+        writeln!(self.keyboard, "{order}").unwrap();
+        assert_eq!(self.line(), format!("ordered: {order}"));
+    }
+
+    fn line(&mut self) -> String {
+        self.screen.next().expect("a line").unwrap()
+    }
+
+    /// The next line of a request, without its time.
+    fn request(&mut self) -> String {
+        let line = self.line();
+        let (time, request) = line.split_once(" s  ").expect("a request");
+        assert!(time.trim().parse::<f64>().is_ok(), "{line}");
+        request.to_owned()
+    }
+
+    fn fetch(&self, path: &str) -> Output {
+        let pasted = format!("{}\nexec \"$0\" \"$@\"", self.exports);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &pasted]).arg(example("fetch"));
+        let shell = shell.args(["get", path]).env_remove("JAS_TOKEN_ENDPOINT");
+        shell.output().unwrap()
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn what_it_prints_can_be_pasted_and_each_request_is_a_line() {
+    let mut stand_in = StandIn::start(&["--token-life", "30"]);
+    let output = stand_in.fetch(SHIPMENT);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("PAR45176295"));
+    assert_eq!(stand_in.request(), "POST /oauth2/token  200");
+    assert_eq!(stand_in.request(), format!("GET {SHIPMENT}  200"));
+    let output = stand_in.fetch("/documents/v1/large?bytes=100000");
+    assert_eq!(output.stdout.len(), 100_000);
+}
+
+#[test]
+fn faults_are_played_on_demand() {
+    let mut stand_in = StandIn::start(&[]);
+    let token = "POST /oauth2/token  200";
+    let good = format!("GET {SHIPMENT}  200");
+    for (order, lines) in [
+        ("limit 1", vec![token, "429 (Retry-After: 1)", &good]),
+        ("slow 0", vec![token, "waits for 0 s", &good]),
+        // Short responses are read within the call, so it is sent again.
+        ("cut", vec![token, "is truncated", &good, &good]),
+        ("down", vec!["503 (down)", "503 (down)", "503 (down)"]),
+        ("up", vec![token, &good]),
+    ] {
+        stand_in.order(order);
+        let output = stand_in.fetch(SHIPMENT);
+        let expected = if order == "down" { 4 } else { 0 };
+        assert_eq!(output.status.code(), Some(expected), "{order}");
+        for line in lines {
+            let request = stand_in.request();
+            assert!(request.ends_with(line), "{order}: {request}");
+        }
+    }
+    writeln!(stand_in.keyboard, "what").unwrap();
+    assert_eq!(stand_in.line(), "not understood: what");
+}
+
+#[test]
+fn a_limit_of_calls_per_second_and_a_wrong_argument() {
+    let mut stand_in = StandIn::start(&["--calls-per-second", "0"]);
+    assert_eq!(stand_in.fetch(SHIPMENT).status.code(), Some(4));
+    assert_eq!(stand_in.request(), "POST /oauth2/token  200");
+    for _ in 0..3 {
+        let limited = format!("GET {SHIPMENT}  429 (Retry-After: 1)");
+        assert_eq!(stand_in.request(), limited);
+    }
+    for wrong in [&["--port"][..], &["--port", "70000"], &["what"]] {
+        let output = Command::new(example("sandbox"))
+            .args(wrong)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
