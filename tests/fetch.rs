@@ -1,31 +1,22 @@
 //! The example `fetch`: what it writes where, and its exit statuses, as a script sees them.
 
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 mod sandbox;
-use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Place, Sandbox, CLIENT_SECRET};
 
 /// Runs `fetch`, which Cargo has built beside the tests, with `input` as its standard input.
 fn fetch(sandbox: &Sandbox, secret: &str, arguments: &[&str], input: &str) -> Output {
-    let mut path = std::env::current_exe().expect("this test's path");
-    path.pop();
-    path.pop();
-    path.push("examples/fetch");
-    let mut child = Command::new(&path)
+    let mut child = sandbox
+        .example("fetch")
         .args(arguments)
-        .env("JAS_URL", sandbox.url())
-        .env("JAS_CLIENT_ID", CLIENT_ID)
         .env("JAS_CLIENT_SECRET", secret)
-        .env("JAS_API_KEY", API_KEY)
-        .env_remove("JAS_TOKEN_ENDPOINT")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| {
-            panic!("{} (cargo build --example fetch): {error}", path.display())
-        });
+        .expect("cargo build --example fetch");
     let mut stdin = child.stdin.take().expect("a pipe");
     // It may end without reading any of it.
     let _ = stdin.write_all(input.as_bytes());

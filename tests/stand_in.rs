@@ -3,19 +3,12 @@
 #![cfg(unix)]
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
-const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
+mod sandbox;
+use sandbox::example;
 
-fn example(name: &str) -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.push("examples");
-    path.push(name);
-    path
-}
+const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 
 /// A stand-in that is up; its end of the line comes when it is dropped.
 struct StandIn {

@@ -42,22 +42,13 @@ impl Drop for Directory {
     }
 }
 
-fn cron_job() -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.push("examples/cron_job");
-    path
+fn job(sandbox: &Sandbox, directory: &Directory) -> Command {
+    let mut job = sandbox.example("cron_job");
+    job.arg(&directory.0).arg(PATH);
+    job
 }
 
-/// The job with this client id, perhaps under another command.
-fn job(mut job: Command, sandbox: &Sandbox, directory: &Directory, client_id: &str) -> Output {
-    job.arg(&directory.0).arg(PATH);
-    job.env("JAS_URL", sandbox.url());
-    job.env("JAS_CLIENT_ID", client_id);
-    job.env("JAS_CLIENT_SECRET", CLIENT_SECRET);
-    job.env("JAS_API_KEY", API_KEY);
-    job.env_remove("JAS_TOKEN_ENDPOINT");
+fn output(job: &mut Command) -> Output {
     job.output().expect("cargo build --example cron_job")
 }
 
@@ -68,12 +59,7 @@ fn assert_good(output: &Output) {
 }
 
 fn run(sandbox: &Sandbox, directory: &Directory) {
-    assert_good(&job(
-        Command::new(cron_job()),
-        sandbox,
-        directory,
-        CLIENT_ID,
-    ));
+    assert_good(&output(&mut job(sandbox, directory)));
 }
 
 /// A session as a new run makes it.
@@ -173,10 +159,15 @@ fn a_file_that_cannot_be_used_makes_no_call_fail() {
 fn a_full_disk_or_a_pipe_in_place_of_the_file_makes_no_call_fail() {
     let sandbox = Sandbox::start();
     let directory = Directory::new("full");
+    let job = job(&sandbox, &directory);
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""]);
-    shell.arg(cron_job());
-    assert_good(&job(shell, &sandbox, &directory, CLIENT_ID));
+    shell.arg(job.get_program()).args(job.get_args());
+    shell.envs(
+        job.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    assert_good(&output(&mut shell));
     assert_eq!(directory.entries(), 0, "no part of it is left");
 
     let made = Command::new("mkfifo").arg(directory.file()).status();
@@ -205,7 +196,8 @@ fn another_client_does_not_use_the_token() {
     let sandbox = Sandbox::start();
     let directory = Directory::new("another");
     run(&sandbox, &directory);
-    let output = job(Command::new(cron_job()), &sandbox, &directory, "another");
+    let mut other = job(&sandbox, &directory);
+    let output = output(other.env("JAS_CLIENT_ID", "another"));
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(sandbox.count(Place::Token), 2);
     assert_eq!(sandbox.count(Place::Api), 1);

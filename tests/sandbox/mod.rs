@@ -9,6 +9,8 @@ mod http;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -38,6 +40,18 @@ pub fn closed_address() -> SocketAddr {
 /// The same as a URL.
 pub fn closed_url() -> String {
     format!("http://{}", closed_address())
+}
+
+/// Where Cargo has built this example, beside the tests.
+pub fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().expect("this test's path");
+    path.pop();
+    path.pop();
+    path.extend([
+        "examples",
+        &format!("{name}{}", std::env::consts::EXE_SUFFIX),
+    ]);
+    path
 }
 
 /// A running gateway. Dropping it ends every connection and joins every thread; it panics if
@@ -90,6 +104,17 @@ impl Sandbox {
     /// The base URL, `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The command of an example, with the environment for this gateway.
+    pub fn example(&self, name: &str) -> Command {
+        let mut command = Command::new(example(name));
+        command.env("JAS_URL", self.url());
+        command.env("JAS_CLIENT_ID", CLIENT_ID);
+        command.env("JAS_CLIENT_SECRET", CLIENT_SECRET);
+        command.env("JAS_API_KEY", API_KEY);
+        command.env_remove("JAS_TOKEN_ENDPOINT");
+        command
     }
 
     /// Sets the lifetime of the tokens issued from now on; `expires_in` tells its whole seconds.

@@ -1,0 +1,400 @@
+//! Tracks shipments: one status query for each number, one row for each response, in the order asked
+//! for. `track_shipments --help` tells all of it.
+//!
+//! With `JAS_URL` set, the session comes from the environment (see `Session::from_env`). Without it,
+//! a stand-in on this machine shows what happens to the token (see `demo`).
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Read as _, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use jas_session::miniserde::{self, json, Deserialize};
+use jas_session::{Error, ErrorKind, Session};
+
+mod demo;
+use demo::Demo;
+
+const HELP: &str = "\
+Tracks shipments: one row for each number, in the order asked for.
+
+  track_shipments [--jobs N] [--csv] [--file FILE] [NUMBER…]
+
+  NUMBER        a shipment number (S505185992) or a house bill number (PAR45176295);
+                - reads numbers from standard input, one a line
+  --file FILE   reads numbers from a file, one a line
+  --jobs N      asks for as many at the same time; 4 by default
+  --csv         writes comma-separated values
+
+The environment gives the credentials: JAS_URL, JAS_CLIENT_ID and JAS_CLIENT_SECRET, and if there
+are any JAS_API_KEY and JAS_TOKEN_ENDPOINT. Without JAS_URL a stand-in on this machine responds.
+
+Exit status:
+  0  each shipment was found
+  1  one was not, or failed, or the credentials, the network or the server stopped the run
+  2  the command line, a file or a variable is wrong; nothing was asked for
+";
+
+const STATUS_QUERY: &str = "/tracking/v1/shipments";
+const JOBS: usize = 4;
+const COLUMNS: [&str; 7] = [
+    "SHIPMENT",
+    "HOUSE BILL",
+    "FROM",
+    "TO",
+    "DEPARTURE",
+    "ARRIVAL",
+    "LAST MILESTONE",
+];
+
+/// The part of a response that the table shows. JAS does not publish the names of the members:
+/// these are the stand-in's.
+#[derive(Deserialize)]
+struct Shipment {
+    #[serde(rename = "shipmentNumber")]
+    number: String,
+    #[serde(rename = "houseBill")]
+    house_bill: String,
+    origin: String,
+    destination: String,
+    departure: Option<String>,
+    arrival: Option<String>,
+    milestones: Vec<Milestone>,
+}
+
+#[derive(Deserialize)]
+struct Milestone {
+    description: String,
+    place: String,
+}
+
+/// What the command line asks for.
+struct Options {
+    numbers: Vec<String>,
+    jobs: Option<usize>,
+    csv: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    if arguments.iter().any(|a| a == "--help" || a == "-h") {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
+    let mut options = match Options::parse(arguments) {
+        Ok(options) => options,
+        Err(message) => return fail(2, &message),
+    };
+    let demo = env::var_os("JAS_URL").is_none().then(Demo::start);
+    let session = demo.as_ref().map_or_else(Session::from_env, Demo::session);
+    let session = match session {
+        Ok(session) => session,
+        Err(error) => return fail(2, &format!("{error:#}")),
+    };
+    if demo.is_some() && options.numbers.is_empty() {
+        options.numbers = demo::SAMPLES.map(str::to_owned).to_vec();
+    }
+    if options.numbers.is_empty() {
+        return fail(2, "no numbers to track; see --help");
+    }
+    match track_all(&session, &options, demo.as_ref()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(message) => fail(1, &message),
+    }
+}
+
+fn fail(status: u8, message: &str) -> ExitCode {
+    eprintln!("error: {message}");
+    ExitCode::from(status)
+}
+
+impl Options {
+    fn parse(arguments: Vec<String>) -> Result<Options, String> {
+        let mut options = Options {
+            numbers: Vec::new(),
+            jobs: None,
+            csv: false,
+        };
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--csv" => options.csv = true,
+                "--jobs" => {
+                    let jobs = arguments.next().and_then(|n| n.parse().ok());
+                    options.jobs = jobs.filter(|n| (1..=100).contains(n));
+                    if options.jobs.is_none() {
+                        return Err("--jobs needs a number from 1 to 100".to_owned());
+                    }
+                }
+                "--file" => {
+                    let file = arguments.next().ok_or("--file needs the name of a file")?;
+                    let text = fs::read_to_string(&file);
+                    options.add_lines(&text.map_err(|error| format!("{file}: {error}"))?);
+                }
+                "-" => {
+                    let mut text = String::new();
+                    let read = io::stdin().read_to_string(&mut text);
+                    read.map_err(|error| format!("standard input: {error}"))?;
+                    options.add_lines(&text);
+                }
+                _ if argument.starts_with('-') => {
+                    return Err(format!("{argument} is not understood; see --help"));
+                }
+                _ => options.numbers.push(argument),
+            }
+        }
+        Ok(options)
+    }
+
+    fn add_lines(&mut self, text: &str) {
+        // Some editors put a byte order mark first.
+        let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+        let numbers = lines.filter(|line| !line.is_empty()).map(str::to_owned);
+        self.numbers.extend(numbers);
+    }
+}
+
+/// Asks for all shipments from several threads, and writes the rows in order. Gives the number of
+/// those that failed, or why the run was stopped.
+fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Result<usize, String> {
+    let numbers = &options.numbers;
+    // The demonstration shows one thing after another.
+    let jobs = options
+        .jobs
+        .unwrap_or(if demo.is_some() { 1 } else { JOBS });
+    let (next, is_stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (sender, results) = mpsc::channel();
+    let mut table = Table::new(options);
+    let written = thread::scope(|scope| {
+        for _ in 0..jobs.min(numbers.len()) {
+            // One session serves all threads: they share its token and its connections.
+            let (sender, next, is_stopped) = (sender.clone(), &next, &is_stopped);
+            scope.spawn(move || {
+                while !is_stopped.load(Ordering::Relaxed) {
+                    let row = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(number) = numbers.get(row) else {
+                        return;
+                    };
+                    let result = match demo {
+                        Some(demo) => demo.watch(session, row, || track(session, number)),
+                        None => track(session, number),
+                    };
+                    if result.as_ref().is_err_and(stops_all) {
+                        is_stopped.store(true, Ordering::Relaxed);
+                    }
+                    if sender.send((row, result)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let written = table.write(results);
+        // Nobody reads any more, perhaps: `track_shipments … | head`.
+        is_stopped.store(true, Ordering::Relaxed);
+        written
+    });
+    let (failed, seconds) = (table.failed, table.start.elapsed().as_secs_f64());
+    let (done, counts) = (table.done, session.counts());
+    eprintln!("shipments: {done} in {seconds:.1} s, failed: {failed}");
+    eprintln!(
+        "tokens: {}, connections: {}, retries: {}",
+        counts.tokens, counts.connections, counts.retries
+    );
+    match (written, table.stop) {
+        (Err(error), _) => Err(format!("the table can't be written: {error}")),
+        (_, Some(error)) => Err(report(&error)),
+        _ => Ok(failed),
+    }
+}
+
+/// Asks for one shipment. The query only reads, so it may be sent again after a fault.
+fn track(session: &Session, number: &str) -> Result<Shipment, Error> {
+    let name = if is_shipment_number(number) {
+        "shipmentNumber"
+    } else {
+        "houseBill"
+    };
+    let query = json::to_string(&BTreeMap::from([(name, number)]));
+    session
+        .post_idempotent(STATUS_QUERY, "application/json", query)?
+        .json()
+}
+
+fn is_shipment_number(number: &str) -> bool {
+    let digits = number.strip_prefix('S').unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether the other shipments would fail in the same way.
+fn stops_all(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::Denied | ErrorKind::InvalidToken => true,
+        // No connection.
+        ErrorKind::Exchange => !error.may_have_executed(),
+        // The API key, or the subscription.
+        ErrorKind::Status => {
+            matches!(error.status(), Some(401 | 403)) && error.retry_after().is_none()
+        }
+        _ => false,
+    }
+}
+
+/// What went wrong, why, and what to do.
+fn report(error: &Error) -> String {
+    let advice = match error.kind() {
+        ErrorKind::InvalidInput => "correct the setting or argument that the message names",
+        ErrorKind::Denied => "check JAS_CLIENT_ID and JAS_CLIENT_SECRET",
+        ErrorKind::Status => "check JAS_API_KEY and what your subscription covers, or ask JAS",
+        ErrorKind::InvalidToken => "check JAS_TOKEN_ENDPOINT: what responds there issues no token",
+        _ => "check JAS_URL and the network",
+    };
+    format!("{error:#}\nadvice: {advice}")
+}
+
+/// The rows, and how far they are.
+struct Table<'a> {
+    options: &'a Options,
+    start: Instant,
+    done: usize,
+    failed: usize,
+    /// What stopped the run.
+    stop: Option<Error>,
+    /// The progress line is on the terminal.
+    is_shown: bool,
+    shown_at: Option<Instant>,
+}
+
+impl<'a> Table<'a> {
+    fn new(options: &'a Options) -> Table<'a> {
+        Table {
+            options,
+            start: Instant::now(),
+            done: 0,
+            failed: 0,
+            stop: None,
+            is_shown: false,
+            shown_at: None,
+        }
+    }
+
+    /// Writes each row as soon as those before it are there.
+    fn write(
+        &mut self,
+        results: mpsc::Receiver<(usize, Result<Shipment, Error>)>,
+    ) -> io::Result<()> {
+        self.row(COLUMNS)?;
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
+        for (row, result) in results {
+            self.done += 1;
+            self.failed += usize::from(result.is_err());
+            waiting.insert(row, result);
+            while let Some(result) = waiting.remove(&next) {
+                self.result(next, result)?;
+                next += 1;
+            }
+            self.progress();
+        }
+        // Those behind what was not asked for any more.
+        for (row, result) in waiting {
+            self.result(row, result)?;
+        }
+        self.hide_progress();
+        Ok(())
+    }
+
+    fn result(&mut self, row: usize, result: Result<Shipment, Error>) -> io::Result<()> {
+        let error = match result {
+            Ok(shipment) => return self.shipment(&shipment),
+            Err(error) => error,
+        };
+        let number = self.options.numbers[row].as_str();
+        if stops_all(&error) {
+            self.stop.get_or_insert(error);
+            return Ok(());
+        }
+        let why = if error.status() == Some(404) {
+            "not found"
+        } else {
+            self.hide_progress();
+            eprintln!("{number}: {error:#}");
+            "failed"
+        };
+        let mut cells = ["", "", why, "", "", "", ""];
+        cells[usize::from(!is_shipment_number(number))] = number;
+        self.row(cells)
+    }
+
+    fn shipment(&mut self, shipment: &Shipment) -> io::Result<()> {
+        let milestone = match shipment.milestones.last() {
+            Some(last) => format!("{}, {}", last.description, last.place),
+            None => String::new(),
+        };
+        self.row([
+            &shipment.number,
+            &shipment.house_bill,
+            &shipment.origin,
+            &shipment.destination,
+            &minutes(shipment.departure.as_deref()),
+            &minutes(shipment.arrival.as_deref()),
+            &milestone,
+        ])
+    }
+
+    fn row(&mut self, cells: [&str; 7]) -> io::Result<()> {
+        self.hide_progress();
+        if self.options.csv {
+            return writeln!(io::stdout(), "{}", cells.map(quoted).join(","));
+        }
+        let [number, house_bill, from, to, departure, arrival, milestone] = cells;
+        let row = format!(
+            "{number:<11} {house_bill:<12} {from:<12} {to:<12} {departure:<16} {arrival:<16} {milestone}"
+        );
+        writeln!(io::stdout(), "{}", row.trim_end())
+    }
+
+    /// Shows on a terminal how far it is, ten times a second at most.
+    fn progress(&mut self) {
+        let is_early = self
+            .shown_at
+            .is_some_and(|at| at.elapsed() < Duration::from_millis(100));
+        if is_early || !io::stderr().is_terminal() {
+            return;
+        }
+        let (done, all) = (self.done, self.options.numbers.len());
+        #[allow(clippy::cast_precision_loss, reason = "only shown")]
+        let rate = done as f64 / self.start.elapsed().as_secs_f64().max(0.001);
+        #[allow(clippy::cast_precision_loss, reason = "only shown")]
+        let left = (all - done) as f64 / rate;
+        let failed = self.failed;
+        eprint!(
+            "\r\x1b[K{done} of {all} done, {failed} failed, {rate:.1} a second, {left:.0} s left"
+        );
+        (self.is_shown, self.shown_at) = (true, Some(Instant::now()));
+    }
+
+    fn hide_progress(&mut self) {
+        if self.is_shown {
+            eprint!("\r\x1b[K");
+            self.is_shown = false;
+        }
+    }
+}
+
+/// A cell of comma-separated values (RFC 4180).
+fn quoted(cell: &str) -> String {
+    if cell.contains([',', '"', '\r', '\n']) {
+        return format!("\"{}\"", cell.replace('"', "\"\""));
+    }
+    cell.to_owned()
+}
+
+/// `2026-03-02T10:25:00Z` as `2026-03-02 10:25`.
+fn minutes(time: Option<&str>) -> String {
+    let time = time.unwrap_or("-").replacen('T', " ", 1);
+    time.chars().take(16).collect()
+}
