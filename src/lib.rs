@@ -57,28 +57,118 @@
 //!
 //! # Jobs that run often
 //!
-//! A token can be kept from one run to the next. What is left of its life does not stand still
-//! between them, so keep the time at which it ends, in a file that nobody else can read. The
-//! repository's example `cron_job` (in `tests/examples`) does that with all its traps: mode 0600, a
-//! file for each client, written whole and then renamed, kept after a failure, too. In short:
+//! [`Session::token_file`] keeps the token from one run to the next, so that a run within ten minutes
+//! of the last one makes no token request:
 //!
 //! ```no_run
 //! # use jas_session::Session;
-//! use std::time::{Duration, SystemTime};
-//!
-//! # fn keep(token: &str, until: SystemTime) {}
-//! # fn kept() -> Option<(String, SystemTime)> { None }
 //! # fn main() -> Result<(), jas_session::Error> {
-//! let mut session = Session::from_env()?;
-//! if let Some((token, until)) = kept() {
-//!     // A time that is over is as good as no token; a refused token is replaced.
-//!     let left = until.duration_since(SystemTime::now()).unwrap_or_default();
-//!     session = session.resume(&token, left)?;
+//! let session = Session::from_env()?.token_file("/run/user/1000/jas-token")?;
+//! let shipment = session.get("/tracking/v1/shipments/S505185992")?.text()?;
+//! # Ok(()) }
+//! ```
+//!
+//! Nothing that is wrong with the file makes a call fail; the feature `log` tells it. To keep a token
+//! elsewhere there are [`Session::held_token`] and [`Session::resume`].
+//!
+//! # Many calls
+//!
+//! One session serves all threads: share it by reference, or clone it. Its calls run side by side,
+//! with one token and as many connections as there are calls at the same time. Here four threads track
+//! a list:
+//!
+//! ```no_run
+//! # use jas_session::Session;
+//! use std::sync::atomic::{AtomicUsize, Ordering};
+//!
+//! # fn main() -> Result<(), jas_session::Error> {
+//! let session = Session::from_env()?.retries(5);
+//! let (numbers, next) = (["S505185992", "S505186107", "S505186240"], AtomicUsize::new(0));
+//! std::thread::scope(|scope| {
+//!     for _ in 0..4 {
+//!         scope.spawn(|| {
+//!             while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
+//!                 let path = format!("/tracking/v1/shipments/{number}");
+//!                 match session.get(&path).and_then(|response| response.text()) {
+//!                     Ok(shipment) => println!("{shipment}"),
+//!                     Err(error) => eprintln!("{number}: {error:#}"),
+//!                 }
+//!             }
+//!         });
+//!     }
+//! });
+//! let counts = session.counts();
+//! eprintln!("{} tokens, {} retries", counts.tokens, counts.retries);
+//! # Ok(()) }
+//! ```
+//!
+//! **A rate limit** (429, or 403 or 503 with `Retry-After`) is met by the session: the call that was
+//! refused is sent again when the limit ends, if it only reads, and the other calls wait for that, too,
+//! if it lasts 30 seconds at most and fits into half of their time. So a job needs no pauses of its
+//! own. Raise [`retries`](Session::retries) when there are more threads than calls that the limit
+//! allows in its window, since a call may lose the race for a place several times, and raise the
+//! [`timeout`](Session::timeout), which counts the waiting. A `post` is not sent again by itself: its
+//! error has [`Error::retry_after`] and `may_have_executed()` is `false`.
+//!
+//! The repository's example `track_shipments` has all that a job needs besides: rows in order, CSV, a
+//! progress line, which errors stop a run, and the exit status.
+//!
+//! # JSON and XML with serde
+//!
+//! [`post_json`](Session::post_json) and [`Response::json`] take miniserde's derives, which are small.
+//! Any other crate works on content as text or bytes (the example `with_serde`, with quick-xml, too):
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let session = jas_session::Session::from_env()?;
+//! #[derive(serde::Serialize)]
+//! struct Query { #[serde(rename = "houseBill")] house_bill: String }
+//! #[derive(serde::Deserialize)]
+//! struct Shipment { arrival: Option<String> }
+//!
+//! let query = serde_json::to_vec(&Query { house_bill: "PAR45176295".into() })?;
+//! let response = session.post_idempotent("/tracking/v1/shipments", "application/json", query)?;
+//! let shipment: Shipment = serde_json::from_slice(&response.bytes()?)?;
+//!
+//! #[derive(serde::Serialize)]
+//! #[serde(rename = "ShipmentQuery")]
+//! struct XmlQuery { #[serde(rename = "HouseBill")] house_bill: String }
+//! let query = quick_xml::se::to_string(&XmlQuery { house_bill: "PAR45176295".into() })?;
+//! let response = session.post_idempotent("/tracking/v1/shipments", "application/xml", query)?;
+//! let shipment: Shipment = quick_xml::de::from_str(&response.text()?)?;
+//! # Ok(()) }
+//! ```
+//!
+//! After a `post`, keep the content ([`Response::bytes`]) until it has been read: what was booked is in
+//! there, whatever its shape.
+//!
+//! # Large documents
+//!
+//! A [`Response`] is a stream: [`std::io::copy`] writes it to a file in constant memory, and
+//! [`Response::content_length`] gives what a percentage needs. The timeout counts for all of the
+//! download. What is truncated is an error, so write to another name, and rename what is whole:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let session = jas_session::Session::from_env()?;
+//! use std::fs::{rename, File};
+//! use std::io::{Read, Write};
+//!
+//! let mut document = session.get("/documents/v1/PAR45176295.pdf")?;
+//! let length = document.content_length(); // not every server tells it
+//! let (mut file, mut buffer, mut come) = (File::create("bill.pdf.part")?, [0; 64 * 1024], 0);
+//! loop {
+//!     let n = document.read(&mut buffer)?;
+//!     if n == 0 {
+//!         break;
+//!     }
+//!     file.write_all(&buffer[..n])?;
+//!     come += n as u64;
+//!     if let Some(length) = length {
+//!         eprint!("\r{} %", come * 100 / length);
+//!     }
 //! }
-//! session.get("/tracking/v1/shipments/S505185992")?;
-//! if let Some((token, left)) = session.held_token() {
-//!     keep(&token, SystemTime::now() + left);
-//! }
+//! rename("bill.pdf.part", "bill.pdf")?;
 //! # Ok(()) }
 //! ```
 //!
@@ -115,72 +205,107 @@
 //! # Your own tests
 //!
 //! A batch job can be tested without JAS: `http` is accepted for this machine, and a few lines
-//! of the standard library answer as JAS would. (`http` passes by every proxy, so a stand-in says
-//! nothing about yours: [`access_token`](Session::access_token) of the real JAS does.)
+//! of the standard library respond as JAS would, or as a bad network does. (`http` passes by every
+//! proxy, so a stand-in says nothing about yours: [`access_token`](Session::access_token) of the real
+//! JAS does.)
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Read, Write};
 //! use std::net::TcpListener;
+//! use std::sync::Arc;
 //! use std::time::Duration;
 //! use jas_session::{ErrorKind, Session};
 //!
-//! /// Answers each request, one after another, with what `answer` makes of its head and its
-//! /// content: status and header fields, and content.
-//! fn stub(answer: impl Fn(&str, &str) -> (&'static str, String) + Send + 'static) -> String {
+//! /// Sends what `respond` makes of the head and the content of each request, and closes.
+//! fn stub(respond: impl Fn(&str, &str) -> String + Send + Sync + 'static) -> String {
 //!     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
 //!     let url = format!("http://{}", listener.local_addr().unwrap());
+//!     let respond = Arc::new(respond);
 //!     std::thread::spawn(move || {
 //!         for stream in listener.incoming() {
-//!             let mut stream = BufReader::new(stream.unwrap()); // closed after one request
-//!             let (mut head, mut length) = (String::new(), 0);
-//!             while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap() > 0 {
-//!                 let line = head.lines().last().unwrap().to_lowercase();
-//!                 if let Some(value) = line.strip_prefix("content-length:") {
-//!                     length = value.trim().parse().unwrap();
+//!             let (mut stream, respond) = (BufReader::new(stream.unwrap()), respond.clone());
+//!             std::thread::spawn(move || {
+//!                 let (mut head, mut length) = (String::new(), 0);
+//!                 while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap() > 0 {
+//!                     let line = head.lines().last().unwrap().to_lowercase();
+//!                     if let Some(value) = line.strip_prefix("content-length:") {
+//!                         length = value.trim().parse().unwrap();
+//!                     }
 //!                 }
-//!             }
-//!             let mut content = vec![0; length];
-//!             stream.read_exact(&mut content).unwrap();
-//!             let (status, content) = answer(&head, &String::from_utf8_lossy(&content));
-//!             let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", content.len());
-//!             // The client may have gone.
-//!             let _ = stream.get_mut().write_all((head + &content).as_bytes());
+//!                 let mut content = vec![0; length];
+//!                 stream.read_exact(&mut content).unwrap();
+//!                 let response = respond(&head, &String::from_utf8_lossy(&content));
+//!                 // The client may have gone.
+//!                 let _ = stream.get_mut().write_all(response.as_bytes());
+//!             });
 //!         }
 //!     });
 //!     url
 //! }
 //!
+//! /// A whole response: status and header fields, and content.
+//! fn response(status: &str, content: &str) -> String {
+//!     format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{content}", content.len())
+//! }
+//!
 //! # fn main() -> Result<(), jas_session::Error> {
 //! let url = stub(|head, content| match head.split(' ').nth(1) {
 //!     Some("/oauth2/token") => {
-//!         let token = r#"{"access_token":"a-token-for-tests","token_type":"Bearer"}"#;
-//!         ("200 OK", token.to_owned())
+//!         response("200 OK", r#"{"access_token":"a-token-for-tests","token_type":"Bearer"}"#)
 //!     }
 //!     Some("/tracking/v1/shipments") if content.contains("PAR45176295") => {
-//!         ("200 OK\r\nContent-Type: application/xml", "<shipment/>".to_owned())
+//!         response("200 OK\r\nContent-Type: application/xml", "<shipment/>")
 //!     }
-//!     Some("/tracking/v1/shipments") => ("404 Not Found", String::new()),
-//!     _ => ("429 Too Many Requests\r\nRetry-After: 3600", String::new()),
+//!     Some("/tracking/v1/shipments") => response("404 Not Found", ""),
+//!     Some("/limited") => response("429 Too Many Requests\r\nRetry-After: 3600", ""),
+//!     // Too late, truncated, and closed without a response.
+//!     Some("/slow") => {
+//!         std::thread::sleep(Duration::from_secs(5));
+//!         response("200 OK", "")
+//!     }
+//!     Some("/truncated") => response("200 OK", "a document").replace("document", "doc"),
+//!     _ => String::new(),
 //! });
-//! let session = Session::new(&url, "id", "a-secret-for-tests")?;
+//! let session = Session::new(&url, "id", "a-secret-for-tests")?.retries(0);
 //! let track = |bill: &str| {
 //!     session.post_idempotent("/tracking/v1/shipments", "application/xml", bill)
 //! };
 //! assert_eq!(track("<HouseBill>PAR45176295</HouseBill>")?.text()?, "<shipment/>");
 //! let error = track("<HouseBill>X</HouseBill>").unwrap_err();
 //! assert_eq!((error.kind(), error.status()), (ErrorKind::Status, Some(404)));
-//! let error = session.get("/documents").unwrap_err();
+//! let error = session.get("/limited").unwrap_err();
 //! assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)));
+//! let hasty = session.clone().timeout(Duration::from_millis(200));
+//! assert_eq!(hasty.get("/slow").unwrap_err().kind(), ErrorKind::Timeout);
+//! assert_eq!(session.get("/truncated").unwrap_err().kind(), ErrorKind::Exchange);
+//! let error = session.post("/closed", "application/json", "{}").unwrap_err();
+//! assert!(error.may_have_executed());
 //! # Ok(()) }
 //! ```
+//!
+//! The repository's example `sandbox` is a whole stand-in that stays up (`cargo run --example sandbox
+//! -- --help`).
+//!
+//! A stand-in on another host, such as a container of docker-compose, has to speak TLS: `http` is for
+//! this machine only. Make an issuer, and a certificate for the name of its service (here `jas`):
+//!
+//! ```sh
+//! openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=test-issuer -keyout ca.key -out ca.pem
+//! openssl req -newkey rsa:2048 -nodes -subj /CN=jas -keyout jas.key -out jas.csr
+//! echo subjectAltName=DNS:jas > names
+//! openssl x509 -req -in jas.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 -extfile names \
+//!     -out jas.pem
+//! ```
+//!
+//! Give `jas.pem` and `jas.key` to the stand-in, or to an nginx before it, `JAS_URL=https://jas` and
+//! `ca.pem` to your program, and have it call [`Session::root_certificates`] with that file.
 //!
 //! # What a call costs
 //!
 //! A session keeps its connections open ([`Session::idle_connections`]): the first call takes four
 //! round trips with its token request, each further `get` or `post_idempotent` one, and a `post`,
-//! which always has a connection of its own, three. [`Session::held_token`] with
-//! [`Session::resume`] saves the token request of a job that is started often. Calls from several
-//! threads run side by side.
+//! which always has a connection of its own, three. [`Session::token_file`] saves the token request
+//! of a job that is started often.
 //!
 //! minreq is the HTTP library that this crate is built on: it writes the head of every request and
 //! reads the head of every response, over a short connection to a port of 127.0.0.1, because a

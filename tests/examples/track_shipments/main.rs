@@ -168,7 +168,7 @@ fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Resul
         .unwrap_or(if demo.is_some() { 1 } else { JOBS });
     let (next, is_stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (sender, results) = mpsc::channel();
-    let mut table = Table::new(options);
+    let mut table = Table::new(options, demo.is_none() && io::stderr().is_terminal());
     let written = thread::scope(|scope| {
         for _ in 0..jobs.min(numbers.len()) {
             // One session serves all threads: they share its token and its connections.
@@ -264,19 +264,21 @@ struct Table<'a> {
     failed: usize,
     /// What stopped the run.
     stop: Option<Error>,
-    /// The progress line is on the terminal.
+    /// Whether there is a terminal for the progress line, whether it is there, and since when.
+    has_terminal: bool,
     is_shown: bool,
     shown_at: Option<Instant>,
 }
 
 impl<'a> Table<'a> {
-    fn new(options: &'a Options) -> Table<'a> {
+    fn new(options: &'a Options, has_terminal: bool) -> Table<'a> {
         Table {
             options,
             start: Instant::now(),
             done: 0,
             failed: 0,
             stop: None,
+            has_terminal,
             is_shown: false,
             shown_at: None,
         }
@@ -362,7 +364,7 @@ impl<'a> Table<'a> {
         let is_early = self
             .shown_at
             .is_some_and(|at| at.elapsed() < Duration::from_millis(100));
-        if is_early || !io::stderr().is_terminal() {
+        if is_early || !self.has_terminal {
             return;
         }
         let (done, all) = (self.done, self.options.numbers.len());
