@@ -97,6 +97,33 @@ fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
     );
     all += &lines;
 
+    // What is wrong with a token file is told here only.
+    let name = format!("jas-session-log-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    let file = directory.join("token");
+    let shown = file.display();
+    sandbox.token_lifetime(Duration::from_secs(600));
+    let run = || {
+        let session = Session::new(&url, CLIENT_ID, CLIENT_SECRET)
+            .and_then(|session| session.token_file(&file))
+            .expect("a session");
+        let token = session.access_token().unwrap();
+        let lines = told();
+        assert!(!lines.contains(&token), "{lines}");
+        lines
+    };
+    let kept = format!("{requested}\nWARN the token is not kept in {shown}: ");
+    let lines = run();
+    assert!(lines.starts_with(&kept), "{lines}");
+    std::fs::create_dir(&directory).unwrap();
+    assert_eq!(run(), requested);
+    let lines = run();
+    assert!(lines.starts_with(&format!("DEBUG a token from {shown}, good for ")));
+    std::fs::write(&file, "{").unwrap();
+    let damaged = format!("WARN no token from {shown}: it is damaged\n{requested}");
+    assert_eq!(run(), damaged);
+    std::fs::remove_dir_all(&directory).unwrap();
+
     let new = session.access_token().unwrap();
     for secret in [CLIENT_SECRET, API_KEY, &old, &new] {
         assert!(!all.contains(secret), "{secret} in {all}");
