@@ -131,9 +131,8 @@ pub(crate) fn text(content: &[u8]) -> String {
     }
 }
 
-/// A URL or a path without user, password, query and fragment, which may hold what does not belong
-/// in a log.
-pub(crate) fn without_query(location: &str) -> String {
+/// Where a response redirects to, without user, password, query and fragment.
+fn without_query(location: &str) -> String {
     let place = location.split(['?', '#']).next().unwrap_or_default();
     let (scheme, rest) = place.split_at(place.find("//").map_or(0, |start| start + 2));
     let host = rest.split('/').next().unwrap_or_default();

@@ -57,8 +57,8 @@
 //!
 //! # Jobs that run often
 //!
-//! [`Session::token_file`] keeps the token from one run to the next, so that a run within ten minutes
-//! of the last one makes no token request:
+//! [`Session::token_file`] keeps the token from one run to the next, so that while it lives (ten
+//! minutes), further runs make no token request:
 //!
 //! ```no_run
 //! # use jas_session::Session;

@@ -126,7 +126,8 @@ impl Response {
     ///
     /// As [`text`](Response::text), and [`Content`](ErrorKind::Content) if it is not JSON, or
     /// not JSON of this type: a member that `T` needs is missing or of another type.
-    /// the message shows how it begins, and [`Error::content`] has all of it. Nor is JSON read that is nested deeper than 128 levels.
+    /// The message shows how it begins, and [`Error::content`] has all of it. JSON that is nested
+    /// deeper than 128 levels is not read.
     pub fn json<T: miniserde::Deserialize>(self) -> Result<T, Error> {
         self.whole(|content, secrets| {
             let text = utf8(content)?;

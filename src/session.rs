@@ -77,11 +77,11 @@ impl Session {
     /// which character of it, and never what a secret is.
     pub fn new(base_url: &str, client_id: &str, client_secret: &str) -> Result<Session, Error> {
         let names = ["base URL", "client id", "client secret"];
-        Session::named(names, [base_url, client_id, client_secret])
+        Session::checked(names, [base_url, client_id, client_secret])
     }
 
     /// Errors call the three by these names.
-    fn named(names: [&str; 3], [base_url, id, secret]: [&str; 3]) -> Result<Session, Error> {
+    fn checked(names: [&str; 3], [base_url, id, secret]: [&str; 3]) -> Result<Session, Error> {
         let base = Url::base(names[0], base_url)?;
         check_tls(&base)?;
         check_credential(names[1], id)?;
@@ -132,7 +132,7 @@ impl Session {
             let message = format!("environment variables missing or empty: {missing}");
             return Err(Error::invalid_input(message));
         }
-        let mut session = Session::named([&url.0, &id.0, &secret.0], values)?;
+        let mut session = Session::checked([&url.0, &id.0, &secret.0], values)?;
         let (name, key) = secret_variable("JAS_API_KEY")?;
         if !key.is_empty() {
             check_visible(&name, &key)?;
@@ -172,10 +172,11 @@ impl Session {
     ///
     /// Whenever a token is needed, that of the file is taken first, if it is still good by this
     /// device's clock, and was requested from the same endpoint for the same client id; each new one
-    /// is written there. Processes may share the file: it is always replaced as a whole. On Unix it is
-    /// readable by its owner only (mode 0600), and used only if it is; elsewhere the directory has to
-    /// keep others out. Best is a local directory of this user that a reboot empties, such as
-    /// `/run/user/1000`.
+    /// is written there. Processes may share the file, which is always replaced as a whole; each client
+    /// id needs a file of its own. On Unix it is readable by its owner only (mode 0600), and used only
+    /// if it is; elsewhere the directory has to keep others out. Best is a directory of this user that
+    /// a reboot empties, such as `/run/user/1000`. It has to be on a local disk: a file system of the
+    /// network could hold a call up.
     ///
     /// Nothing that is wrong with the file is an error of a call: a token is requested then, and the
     /// feature `log` tells why.
@@ -193,7 +194,8 @@ impl Session {
     /// name.
     #[must_use = "a setting returns the session"]
     pub fn token_file(self, path: impl Into<PathBuf>) -> Result<Session, Error> {
-        let path = path.into();
+        // Without a slash at its end.
+        let path: PathBuf = path.into().components().collect();
         if path.file_name().is_none() || path.is_dir() {
             let path = path.display();
             let message = format!("the token file's path is not that of a file: \"{path}\"");
@@ -505,14 +507,18 @@ impl Session {
     /// [`InvalidToken`](ErrorKind::InvalidToken) or [`Status`](ErrorKind::Status).
     pub fn access_token(&self) -> Result<String, Error> {
         let terms = self.terms(Deadline::after(self.timeout));
-        // Before, since the token leaves.
+        let token = self.tokens.token(terms)?;
+        // At once, since the token leaves.
         self.tokens.renew_if_due(terms);
-        Ok(self.tokens.token(terms)?.value().to_owned())
+        let held = self.tokens.held().map(|(held, _)| held);
+        Ok(held.unwrap_or_else(|| token.value().to_owned()))
     }
 
     /// Gives the valid token held, if there is one, and what is left of its life. Requests none.
     ///
-    /// The crate's documentation shows how to keep it for the [next run](crate#jobs-that-run-often).
+    /// To keep it for the next run there is [`token_file`](Session::token_file); where there is no
+    /// file, keep it with the time at which it ends, which does not stand still between two runs, and
+    /// give it to [`resume`](Session::resume).
     #[must_use]
     pub fn held_token(&self) -> Option<(String, Duration)> {
         self.tokens.held()
@@ -600,6 +606,7 @@ impl Session {
         };
         // Of all attempts so far: what one may have done, a later one does not undo.
         let mut may_have_executed = false;
+        let mut was_given = false;
         self.wait_for_rate_limit(false, deadline);
         let mut token = self.tokens.token(terms)?;
         loop {
@@ -634,7 +641,9 @@ impl Session {
                 Next::Renew => match self.tokens.replace(&token, terms) {
                     Ok(None) => return Err(error.or_executed(may_have_executed)),
                     Ok(Some((token, is_new))) => {
-                        attempt.was_renewed = is_new;
+                        // One that was there already may be refused as well: for once.
+                        attempt.was_renewed = is_new || was_given;
+                        was_given = true;
                         Ok(token)
                     }
                     Err(error) => Err(error),

@@ -39,6 +39,8 @@ pub(crate) struct Token {
     value: Arc<str>,
     lifetime: Duration,
     expiry: Instant,
+    /// It comes from a file, and may have been refused before.
+    is_kept: bool,
 }
 
 /// What a caller asks for when it needs a token.
@@ -81,7 +83,7 @@ struct State {
     file: Option<Arc<dyn file::Keep>>,
 }
 
-/// A token, and whether it was certainly requested after the other one was refused.
+/// A token, and whether it was requested after the other one was refused.
 type Replacement = Option<(Token, bool)>;
 
 /// A place in the line, left when it is dropped, even by a panic.
@@ -98,6 +100,7 @@ impl Token {
             value: value.into(),
             lifetime,
             expiry: start + lifetime,
+            is_kept: false,
         }
     }
 
@@ -197,7 +200,7 @@ impl Tokens {
 
     /// Requests a token for all who stand in line. Tells when that ended.
     fn request(&self, terms: Terms<'_>) -> Instant {
-        let result = self.obtain(terms, Duration::ZERO);
+        let result = self.obtain(terms, |_| true);
         if let Err(Failure { error, .. }) = &result {
             tell!(warn, "{error}");
         }
@@ -232,7 +235,9 @@ impl Tokens {
         drop(state);
         let deadline = terms.deadline.within(part);
         let once = Terms { deadline, ..terms };
-        let result = self.obtain(once, terms.renew_before);
+        // Some endpoints hand out the same token until it is over.
+        let is_better = |token: &Token| token.expiry > held.expiry && !is_due(token);
+        let result = self.obtain(once, is_better);
         if let Err(Failure { error, .. }) = &result {
             tell!(warn, "the token could not be renewed yet: {error}");
         }
@@ -242,8 +247,7 @@ impl Tokens {
             return;
         }
         match result {
-            // Some endpoints hand out the same token until it is over.
-            Ok(token) if token.expiry > held.expiry && !is_due(&token) => state.hold(token),
+            Ok(token) if is_better(&token) => state.hold(token),
             // Callers alike have a moment more or less.
             _ => state.failed_early = Some((now, part * 2, terms.network.clone())),
         }
@@ -257,7 +261,7 @@ impl Tokens {
         // up to a second early.
         let early = (old.lifetime / 2).min(Duration::from_secs(1));
         let has_expired = old.expiry <= Instant::now() + early && !early.is_zero();
-        if dropped.is_some() && !has_expired {
+        if dropped.is_some() && !has_expired && !old.is_kept {
             if state.replaced.is_some_and(|at| at.elapsed() < CALM) {
                 state.held = dropped;
                 return Ok(None);
@@ -268,8 +272,11 @@ impl Tokens {
         drop(state);
         if dropped.is_some() {
             tell!(warn, "the token was refused; requesting another");
+            self.forget(old.value());
         }
-        Ok(Some((self.token(terms)?, dropped.is_some())))
+        let token = self.token(terms)?;
+        let is_new = dropped.is_some() && !token.is_kept;
+        Ok(Some((token, is_new)))
     }
 
     pub(crate) fn held(&self) -> Option<(String, Duration)> {
@@ -284,6 +291,7 @@ impl Tokens {
 
     pub(crate) fn invalidate(&self, refused: &str) {
         self.state().held.take_if(|held| held.value() == refused);
+        self.forget(refused);
     }
 
     /// What a server may echo, and no message may show: the credentials in use, and the last

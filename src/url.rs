@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use crate::excerpt::{excerpt, without_query};
+use crate::excerpt::excerpt;
 use crate::Error;
 
 /// Scheme, host and port ([RFC 9110, section 4.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-4.3.1)).
@@ -132,9 +132,10 @@ impl Url {
     /// `path` behind this base URL; or `path` itself if it is a full URL of the same origin.
     pub(crate) fn join(&self, path: &str) -> Result<Url, Error> {
         self.joined("path", path).or_else(|error| {
-            let start: String = path.chars().take(1000).collect();
-            match excerpt(&without_query(&start), &[]) {
-                shown if shown.is_empty() => Err(error),
+            let start = path.chars().take_while(|&c| c != '?').take(1000);
+            match excerpt(&start.collect::<String>(), &[]) {
+                // It may have a password before the `@`.
+                shown if shown.is_empty() || path.contains('@') => Err(error),
                 shown => self.joined(&format!("path \"{shown}\""), path),
             }
         })
@@ -432,7 +433,7 @@ mod tests {
             ("?a", "", no_slash.into()),
             (
                 "/a#b",
-                " \"/a\"",
+                " \"/a#b\"",
                 "can't be sent: character 3 is a `#` (U+0023)".into(),
             ),
             (
@@ -447,8 +448,13 @@ mod tests {
             ),
             (
                 "https://user:hush@api.jas.com/",
-                " \"https://api.jas.com/\"",
+                "",
                 "has user information before its host (`@`), which must not be sent".into(),
+            ),
+            (
+                "https://user:hu?sh@api.jas.com/",
+                "",
+                "has a port that is not from 1 to 65535".into(),
             ),
             (
                 "https://api.jas.com:444/x?y",

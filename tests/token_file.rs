@@ -246,6 +246,59 @@ fn a_token_that_another_process_has_requested_is_taken_before_one_is_requested()
 }
 
 #[test]
+fn a_token_of_the_file_that_was_revoked_costs_no_call() {
+    let sandbox = Sandbox::start();
+    let directory = Directory::new("revoked");
+    let [first, second] = [0; 2].map(|_| session(&sandbox, directory.file()));
+    call(&first);
+    call(&second);
+    first.invalidate(&first.held_token().unwrap().0);
+    call(&first);
+    // Both the one that is held and that of the file.
+    sandbox.revoke();
+    for _ in 0..3 {
+        call(&second);
+    }
+    assert_eq!(sandbox.count(Place::Token), 3);
+}
+
+#[test]
+fn a_token_that_was_refused_is_left_to_no_other_run() {
+    let sandbox = Sandbox::start();
+    let directory = Directory::new("refused");
+    let first = session(&sandbox, directory.file());
+    let token = first.access_token().unwrap();
+    // By whoever uses it by other means.
+    first.invalidate("another");
+    assert_eq!(directory.entries(), 1);
+    first.invalidate(&token);
+    assert_eq!(directory.entries(), 0);
+    // By the API, while no other can be had.
+    call(&first);
+    sandbox.revoke();
+    sandbox.next(Place::Token, Fault::Answer(500, vec![], vec![]));
+    assert_eq!(first.get(PATH).unwrap_err().status(), Some(500));
+    assert_eq!(directory.entries(), 0);
+}
+
+#[test]
+fn a_token_that_leaves_is_as_fresh_as_without_a_file() {
+    let sandbox = Sandbox::start();
+    let directory = Directory::new("fresh");
+    let old = session(&sandbox, directory.file()).access_token().unwrap();
+    let due = session(&sandbox, directory.file()).renew_before(Duration::from_secs(300));
+    assert_eq!(due.access_token().unwrap(), old);
+    let kept = fs::read_to_string(directory.file()).unwrap();
+    let at = kept.find("\"written_at\":").unwrap() + "\"written_at\":".len();
+    let written_at: u64 = kept[at..].split(',').next().unwrap().parse().unwrap();
+    let older = kept.replace(&written_at.to_string(), &(written_at - 400).to_string());
+    fs::write(directory.file(), older).unwrap();
+    let due = session(&sandbox, directory.file()).renew_before(Duration::from_secs(300));
+    assert_ne!(due.access_token().unwrap(), old);
+    assert_eq!(sandbox.count(Place::Token), 2);
+}
+
+#[test]
 fn the_file_serves_whatever_the_order_of_the_settings() {
     let sandbox = Sandbox::start();
     let directory = Directory::new("order");
@@ -258,6 +311,11 @@ fn the_file_serves_whatever_the_order_of_the_settings() {
     // A clone has it, too, and another endpoint's token is not taken.
     let session = session(&sandbox, directory.file());
     call(&session.clone());
+    assert_eq!(sandbox.count(Place::Token), 2);
+    // A slash at its end changes nothing.
+    let mut path = directory.file().into_os_string();
+    path.push("/");
+    call(&self::session(&sandbox, path.into()));
     assert_eq!(sandbox.count(Place::Token), 2);
 }
 

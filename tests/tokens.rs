@@ -303,6 +303,34 @@ fn a_call_outlives_the_revocation_of_its_token_and_of_the_one_that_came_meanwhil
 }
 
 #[test]
+fn a_call_whose_token_is_refused_is_sent_three_times_at_most() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    let gates = [0; 2].map(|_| Gate::new());
+    for gate in &gates {
+        sandbox.next(Place::Api, Fault::Wait(gate.clone()));
+    }
+    session.access_token().unwrap();
+    sandbox.revoke();
+    thread::scope(|scope| {
+        let call = scope.spawn(|| session.post("/bookings/v1/bookings", "application/json", "{}"));
+        // Whenever a token is refused, there is another one that is no better.
+        for (n, gate) in (1..).zip(&gates) {
+            sandbox.await_count(Place::Api, n);
+            drop(
+                session
+                    .clone()
+                    .resume(&format!("no-{n}"), Duration::from_secs(600)),
+            );
+            gate.open();
+        }
+        let error = call.join().expect("no panic").unwrap_err();
+        assert_eq!(error.status(), Some(401));
+    });
+    assert_eq!((sandbox.count(Place::Api), sandbox.bookings()), (3, 0));
+}
+
+#[test]
 fn what_an_early_renewal_brings_is_not_held_if_the_old_token_was_refused_meanwhile() {
     let sandbox = Sandbox::start();
     sandbox.token_lifetime(Duration::from_secs(2));

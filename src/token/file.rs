@@ -1,7 +1,7 @@
 //! The token kept in a file, from one run of a job to the next. Called by `token`. Knows nothing of
 //! who needs a token; whatever is wrong with the file is only told.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub(super) trait Keep: Send + Sync {
     fn read(&self, client: &Client) -> Option<Token>;
 
     fn write(&self, client: &Client, token: &Token);
+
+    fn forget(&self, client: &Client, refused: &str);
 }
 
 struct TokenFile(PathBuf);
@@ -53,17 +55,20 @@ impl Tokens {
         self.state().file = Some(Arc::new(TokenFile(path)));
     }
 
-    /// A token that stays good for `margin` at least: from the file, or from the token endpoint.
-    pub(super) fn obtain(&self, terms: Terms<'_>, margin: Duration) -> Result<Token, Failure> {
+    /// The token of the file, if it is of use, or one from the token endpoint.
+    pub(super) fn obtain(
+        &self,
+        terms: Terms<'_>,
+        is_of_use: impl FnOnce(&Token) -> bool,
+    ) -> Result<Token, Failure> {
         let file = self.state().file.clone();
         let kept = file.as_ref().and_then(|file| file.read(&self.client));
-        // One that was held before has been refused, or is the one to be renewed.
-        let is_of_use = |token: &Token| {
-            let is_known = self.state().recent.contains(&token.value);
-            !is_known && !token.is_due(Instant::now(), margin)
-        };
         if let Some(token) = kept.filter(is_of_use) {
-            return Ok(token);
+            // One that was held before has been refused, or is the one to be renewed.
+            if !self.state().recent.contains(&token.value) {
+                tell!(debug, "the token is that of the token file");
+                return Ok(token);
+            }
         }
         let token = self.client.request(terms, &self.secrets(terms))?;
         terms.network.counts.add(|counts| counts.tokens += 1);
@@ -71,6 +76,14 @@ impl Tokens {
             file.write(&self.client, &token);
         }
         Ok(token)
+    }
+
+    /// Has no other run take a token that was refused.
+    pub(super) fn forget(&self, refused: &str) {
+        let file = self.state().file.clone();
+        if let Some(file) = file {
+            file.forget(&self.client, refused);
+        }
     }
 }
 
@@ -88,25 +101,31 @@ impl Keep for TokenFile {
             tell!(warn, "the token is not kept in {}: {why}", self.0.display());
         }
     }
+
+    fn forget(&self, client: &Client, refused: &str) {
+        let read = self.try_read(client, now());
+        if matches!(read, Ok(Some(token)) if token.value() == refused) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
 }
 
 impl TokenFile {
     fn try_read(&self, client: &Client, now: u64) -> Result<Option<Token>, String> {
-        let metadata = match fs::metadata(&self.0) {
-            Ok(metadata) => metadata,
+        // To open a pipe for reading alone would wait for a writer.
+        let file = match OpenOptions::new().read(true).write(true).open(&self.0) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
-        // Before it is opened: to open a pipe might take for ever.
+        let metadata = file.metadata().map_err(|error| error.to_string())?;
         if !metadata.is_file() {
             return Err("it is not a file".to_owned());
         }
-        let file = File::open(&self.0).map_err(|error| error.to_string())?;
-        private::check(&file)?;
+        private::check(&metadata)?;
         let mut text = String::new();
-        let mut file = file.take(LONGEST);
-        file.read_to_string(&mut text)
-            .map_err(|error| error.to_string())?;
+        let read = file.take(LONGEST).read_to_string(&mut text);
+        read.map_err(|error| error.to_string())?;
         let kept: Kept = json::read(&text).ok_or("it is damaged")?;
         if (&kept.token_endpoint, &kept.client_id) != (&endpoint(client), &client.id) {
             return Err("it is another client's".to_owned());
@@ -118,15 +137,11 @@ impl TokenFile {
             .ok_or("it was written in the future")?;
         let lifetime = Duration::from_secs(kept.expires_in).min(LONGEST_LIFETIME);
         let left = lifetime.saturating_sub(Duration::from_secs(age));
-        tell!(
-            debug,
-            "a token from {}, good for {left:?}",
-            self.0.display()
-        );
         let token = Token {
             value: kept.access_token.into(),
             lifetime,
             expiry: Instant::now() + left,
+            is_kept: true,
         };
         Ok((!left.is_zero()).then_some(token))
     }
@@ -169,7 +184,7 @@ fn now() -> u64 {
 /// What keeps the file from others.
 #[cfg(unix)]
 mod private {
-    use std::fs::{File, OpenOptions};
+    use std::fs::{File, Metadata, OpenOptions};
     use std::io;
     use std::os::fd::OwnedFd;
     use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -179,11 +194,8 @@ mod private {
         options.mode(0o600)
     }
 
-    /// Of the file that is open, whatever lies at its path by now.
-    pub(super) fn check(file: &File) -> Result<(), String> {
-        let known = file.metadata().and_then(|file| Ok((file, user()?)));
-        let (file, user) = known.map_err(|error| error.to_string())?;
-        if file.uid() != user {
+    pub(super) fn check(file: &Metadata) -> Result<(), String> {
+        if file.uid() != user().map_err(|error| error.to_string())? {
             return Err("it is another user's".to_owned());
         }
         if file.mode() & 0o077 != 0 {
@@ -203,7 +215,7 @@ mod private {
 /// Without modes the directory has to: `%LOCALAPPDATA%` on Windows, say.
 #[cfg(not(unix))]
 mod private {
-    use std::fs::{File, OpenOptions};
+    use std::fs::{Metadata, OpenOptions};
 
     pub(super) fn only(options: &mut OpenOptions) -> &mut OpenOptions {
         options
@@ -213,7 +225,7 @@ mod private {
         clippy::unnecessary_wraps,
         reason = "it may fail where there are modes"
     )]
-    pub(super) fn check(_: &File) -> Result<(), String> {
+    pub(super) fn check(_: &Metadata) -> Result<(), String> {
         Ok(())
     }
 }
@@ -313,8 +325,7 @@ mod tests {
         file.write(&good.replace("599", &u64::MAX.to_string()));
         assert_eq!(file.read(NOW).unwrap().unwrap().lifetime, LONGEST_LIFETIME);
         let directory = TokenFile(std::env::temp_dir());
-        let error = directory.try_read(&client("id", ""), NOW).err();
-        assert_eq!(error.as_deref(), Some("it is not a file"));
+        assert!(directory.try_read(&client("id", ""), NOW).is_err());
     }
 
     #[cfg(unix)]
