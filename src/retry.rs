@@ -10,6 +10,10 @@ use crate::random::random;
 /// The pause before the first repetition; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
+/// As many times longer is a pause for a rate limit that does not tell how long it lasts: the limits
+/// that are known count the calls of a second or more.
+const LIMITED: u32 = 4;
+
 /// A rate limit that lasts longer is that of its own call alone: other paths may have others.
 const LONGEST_LIMIT: Duration = Duration::from_secs(30);
 
@@ -73,10 +77,13 @@ pub(crate) enum Next {
 impl Outcome {
     /// That of a response other than 2xx.
     pub(crate) fn of(received: &Received, token_refused: bool) -> Outcome {
+        let status = received.status;
+        // To come again at once would only be refused again.
+        let no_wait = |wait: &Duration| status != 429 || !wait.is_zero();
         Outcome::Answer {
-            status: received.status,
+            status,
             token_refused,
-            retry_after: received.retry_after,
+            retry_after: received.retry_after.filter(no_wait),
         }
     }
 }
@@ -109,7 +116,13 @@ pub(crate) fn decide(attempt: Attempt, outcome: Outcome) -> Next {
             (!is_final && (attempt.is_idempotent || !was_sent), None)
         }
     };
-    let pause = asked.unwrap_or_else(|| back_off(attempt.repeats, attempt.jitter));
+    let pause = asked.unwrap_or_else(|| {
+        let pause = back_off(attempt.repeats, attempt.jitter);
+        match outcome {
+            Outcome::Answer { status: 429, .. } => pause.saturating_mul(LIMITED),
+            _ => pause,
+        }
+    });
     if may_repeat && attempt.repeats < attempt.retries && pause < attempt.time_left {
         Next::Repeat(pause)
     } else {
@@ -142,7 +155,7 @@ impl RateLimit {
         };
         let wait = match (status, retry_after) {
             (403 | 429 | 503, Some(wait)) => wait,
-            (429, None) => FIRST_PAUSE,
+            (429, None) => FIRST_PAUSE * LIMITED,
             _ => return,
         };
         if wait <= LONGEST_LIMIT {
@@ -250,6 +263,7 @@ mod tests {
     #[test]
     fn what_follows_each_outcome() {
         let first = Next::Repeat(back_off(0, 256));
+        let limited = Next::Repeat(back_off(0, 256) * LIMITED);
         let asked = Next::Repeat(Duration::from_secs(7));
         // What came back, then what follows a call that may be repeated and one that must not.
         for (outcome, idempotent, plain) in [
@@ -261,7 +275,7 @@ mod tests {
             (answer(403, Some(7)), asked, Next::Return),
             (answer(404, None), Next::Return, Next::Return),
             (answer(408, None), Next::Return, Next::Return),
-            (answer(429, None), first, Next::Return),
+            (answer(429, None), limited, Next::Return),
             (answer(429, Some(7)), asked, Next::Return),
             (
                 answer(429, Some(0)),
@@ -473,7 +487,7 @@ mod tests {
                 assert_eq!(waited, expected, "{asked} {was_refused} {time}");
             }
         }
-        assert_eq!(wait(429, None, false, 60), 1, "a third of one");
+        assert_eq!(wait(429, None, false, 60), 2, "one and a quarter");
         assert_eq!(wait(403, None, false, 60), 0);
         assert_eq!(wait(503, None, false, 60), 0);
         assert_eq!(wait(500, Some(10), false, 60), 0);

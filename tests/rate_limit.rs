@@ -28,6 +28,8 @@ fn limited(status: u16, retry_after: &str) -> Fault {
 
 /// Lets ten calls pass in each window of half a second, which begins with the first of them.
 struct Limit {
+    /// What it tells of itself, if anything.
+    retry_after: Option<&'static str>,
     window: Mutex<(Instant, usize)>,
     refused: AtomicUsize,
 }
@@ -46,7 +48,10 @@ impl Watch for Limit {
             return None;
         }
         self.refused.fetch_add(1, Ordering::SeqCst);
-        Some(limited(429, "0.5"))
+        Some(match self.retry_after {
+            Some(retry_after) => limited(429, retry_after),
+            None => Fault::Answer(429, vec![], vec![]),
+        })
     }
 
     fn answered(&self, _: &Request, _: u16) {}
@@ -54,7 +59,23 @@ impl Watch for Limit {
 
 #[test]
 fn eight_threads_at_a_limit_make_all_their_calls_with_the_usual_retries() {
+    eight_threads_make_all_their_calls(Some("0.5"), 12);
+}
+
+#[test]
+fn a_limit_that_tells_nothing_of_use_costs_longer_pauses_and_no_call() {
+    eight_threads_make_all_their_calls(None, 3);
+}
+
+#[test]
+fn a_limit_that_asks_to_come_again_at_once_is_no_better() {
+    eight_threads_make_all_their_calls(Some("0"), 3);
+}
+
+/// Each of them makes as many.
+fn eight_threads_make_all_their_calls(retry_after: Option<&'static str>, calls: usize) {
     let limit = Arc::new(Limit {
+        retry_after,
         window: Mutex::new((Instant::now(), 0)),
         refused: AtomicUsize::new(0),
     });
@@ -64,7 +85,7 @@ fn eight_threads_at_a_limit_make_all_their_calls_with_the_usual_retries() {
         for _ in 0..8 {
             let session = session.clone();
             scope.spawn(move || {
-                for _ in 0..12 {
+                for _ in 0..calls {
                     assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
                 }
             });

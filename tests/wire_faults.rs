@@ -457,7 +457,7 @@ fn a_conflict_stays_a_conflict_whatever_is_wrong_with_it() {
 fn too_many_requests_are_retried_whatever_is_wrong_with_the_refusal() {
     for_each(REFUSALS, |over, (template, then)| {
         let what = format!("{over:?}, {then:?}: {}", template.escape_ascii());
-        let response = refusal(template, "429", "Retry-After: 0\r\n");
+        let response = refusal(template, "429", "Retry-After: 0.001\r\n");
         let site = once(over, "/x", &response, *then);
         let session = site.session.clone().retries(1).timeout(TIME);
         let start = Instant::now();

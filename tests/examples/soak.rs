@@ -107,7 +107,7 @@ const TIMED_OUT_UNSENT: End = End::Failure(ErrorKind::Timeout, None, false);
 #[rustfmt::skip]
 static WAYS: [Way; 28] = [
     //  name,       of 1000 calls, attempts, fault of each,              get, post_idempotent,   post
-    Way("429",                 10, 1, |_| answer(429, Some("0")),              success(2),             refused(429, false, 1)),
+    Way("429",                 10, 1, |_| answer(429, Some("0.001")),          success(2),             refused(429, false, 1)),
     Way("403, Retry-After",    10, 1, |_| answer(403, Some("0")),              success(2),             refused(403, false, 1)),
     Way("502",                 10, 1, |_| answer(502, Some("0")),              success(2),             refused(502, true, 1)),
     Way("503",                 10, 1, |_| answer(503, Some("0")),              success(2),             refused(503, true, 1)),
