@@ -64,8 +64,8 @@ impl Error {
         self.0.kind
     }
 
-    /// The status code of the response that refused, or whose content could not be used (2xx, of
-    /// the kind [`Content`](ErrorKind::Content)), if there was one.
+    /// The status code of the response that refused, or whose content could not be read or used (2xx),
+    /// if there was one.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.0.received.as_ref().map(|received| received.status)
@@ -81,7 +81,8 @@ impl Error {
     /// The content of that response as it was received: of a refusal 64 KiB at most, of a 2xx
     /// response as much as had been read.
     ///
-    /// So the number of a booking is not lost when it is not in the expected shape. A server may
+    /// So the number of a booking is not lost when it is not in the expected shape, or when the
+    /// response is truncated behind it. A server may
     /// have put anything there, a secret it was sent included: `Display` shows a cleaned excerpt. Of
     /// a token endpoint's responses only refusals are kept.
     #[must_use]
@@ -167,6 +168,12 @@ impl Error {
 
     pub(crate) fn with_received(mut self, received: Received) -> Error {
         self.0.received = Some(Arc::new(received));
+        self
+    }
+
+    /// The same with more to say.
+    pub(crate) fn and(mut self, more: &str) -> Error {
+        self.0.message.push_str(more);
         self
     }
 

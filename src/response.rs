@@ -89,7 +89,7 @@ impl Response {
     ///
     /// [`Content`](ErrorKind::Content) if it is longer than the [`limit`](Response::limit):
     /// [`Error::content`] has its beginning then. [`Timeout`](ErrorKind::Timeout) if the time of the call is up,
-    /// [`Exchange`](ErrorKind::Exchange) if it breaks off.
+    /// [`Exchange`](ErrorKind::Exchange) if it breaks off: [`Error::content`] has what came.
     pub fn bytes(self) -> Result<Vec<u8>, Error> {
         self.whole(|content, _| Ok(content))
     }
@@ -165,11 +165,8 @@ impl Response {
                 (error, content)
             })
         });
-        result.map_err(|(error, content)| match error.kind() {
-            ErrorKind::Content => {
-                error.with_received(Received::new(self.status, self.fields, content))
-            }
-            _ => error,
+        result.map_err(|(error, content)| {
+            error.with_received(Received::new(self.status, self.fields, content))
         })
     }
 }

@@ -289,6 +289,24 @@ fn content_of_a_good_response_that_can_t_be_used_is_in_the_error() {
         assert_eq!(error.header("location"), Some("/bookings/v1/bookings/B7"));
         assert!(error.may_have_executed());
     }
+    // Truncated, or too late: what came is kept, too.
+    for (fault, kind) in [
+        (Fault::Half, ErrorKind::Exchange),
+        (Fault::Stall(Some(15)), ErrorKind::Timeout),
+    ] {
+        sandbox.next(Place::Api, fault);
+        let session = session.clone().timeout(Duration::from_millis(400));
+        let booking = session.post("/bookings/v1/bookings", "application/json", "{}");
+        let error = booking.unwrap().text().unwrap_err();
+        assert_eq!((error.kind(), error.status()), (kind, Some(201)));
+        let content = error.content().unwrap();
+        assert_eq!(
+            content,
+            &b"{\"bookingNumber\":\"B700000001\"}"[..content.len()]
+        );
+        assert_eq!(content.len(), 15);
+        assert!(error.may_have_executed());
+    }
     let json = b"\xef\xbb\xbf[\"B7\"]".to_vec();
     for fault in [Fault::Answer(200, vec![], json.clone()), {
         let chunks = format!(
