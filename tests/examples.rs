@@ -65,7 +65,7 @@ fn a_list_of_shipments_is_tracked_in_its_order() {
     );
     // One was not found.
     assert_eq!(status, 1);
-    assert!(errors.contains("shipments: 5 in "), "{errors}");
+    assert!(errors.contains("shipments: 5 of 5 in "), "{errors}");
     assert!(
         errors.ends_with("failed: 1\ntokens: 1, connections: 6, retries: 0\n"),
         "{errors}"
@@ -152,6 +152,7 @@ fn wrong_usage_asks_for_nothing() {
             &["--jobs", "0", "S1"],
             "--jobs needs a number from 1 to 100",
         ),
+        (&["--retries", "many", "S1"], "--retries needs a number"),
         (&["--jobs"], "--jobs needs a number from 1 to 100"),
         (&["--wat"], "--wat is not understood; see --help"),
         (&["--file"], "--file needs the name of a file"),
@@ -204,6 +205,7 @@ fn a_download_shows_percentages_and_is_renamed_when_it_is_whole() {
 fn serde_reads_and_writes_json_and_xml() {
     let sandbox = Sandbox::start();
     let mut command = sandbox.example("with_serde");
+    command.arg("PO-4711");
     let output_of = output(&mut command);
     assert_eq!(text(&output_of.stderr), "");
     assert_eq!(

@@ -16,11 +16,11 @@ use jas_session::{Error, Session};
 
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    let Some((directory, paths)) = arguments.split_first() else {
+    let (Some(directory), Some(_)) = (arguments.first(), arguments.get(1)) else {
         eprintln!("usage: cron_job DIRECTORY PATH...");
         process::exit(2);
     };
-    if let Err(error) = run(Path::new(directory), paths) {
+    if let Err(error) = run(Path::new(directory), &arguments[1..]) {
         // With its causes.
         eprintln!("error: {error:#}");
         process::exit(1);

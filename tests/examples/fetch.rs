@@ -19,7 +19,8 @@ FILE is what to send; - stands for standard input. PATH starts with /, or is a f
 same origin.
 
 The environment gives the credentials: JAS_URL, JAS_CLIENT_ID and JAS_CLIENT_SECRET, and if
-there are any JAS_API_KEY and JAS_TOKEN_ENDPOINT.
+there are any JAS_API_KEY and JAS_TOKEN_ENDPOINT; JAS_CLIENT_SECRET_FILE and JAS_API_KEY_FILE
+name files instead.
 
 Exit status:
   0  the whole answer was written

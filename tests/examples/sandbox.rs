@@ -21,11 +21,14 @@ Stands in for JAS on this machine until Ctrl-C, and prints each request on one l
   --calls-per-second N   refuses more calls with 429 and Retry-After; no limit by default
 
 It serves:
-  POST /oauth2/token                       tokens
-  POST /tracking/v1/shipments              a status query in JSON or XML: shipmentNumber or houseBill
-  GET  /tracking/v1/shipments/NUMBER       the same; S505185992 and PAR45176295 are known
-  POST /bookings/v1/bookings               a booking in JSON or XML
-  GET  /documents/v1/large?bytes=N         a document of N bytes
+  POST /oauth2/token                    tokens
+  POST /tracking/v1/shipments           a status query, in JSON by shipmentNumber or houseBill, in
+                                        XML by <ShipmentQuery> with ShipmentNumber or HouseBill
+  GET  /tracking/v1/shipments/NUMBER    the same; S505185992 (house bill PAR45176295), S505186107,
+                                        S505186240, S505186355 and S505186418 are known
+  POST /bookings/v1/bookings            a booking in JSON or XML; gives bookingNumber
+  GET  /documents/v1/large?bytes=N      a document of N bytes
+It closes each connection behind its response.
 
 Type a fault, and Enter:
   limit [SECONDS]   the next call is refused with 429 and Retry-After (2 by default)
@@ -34,9 +37,6 @@ Type a fault, and Enter:
   cut               the next response is truncated
   down              the token endpoint answers with 503, until you type: up
 ";
-
-/// Where a fault begins to be a truncated response: behind the head, within the content.
-const CUT: usize = 250;
 
 struct Desk {
     start: Instant,
@@ -191,7 +191,7 @@ impl Watch for Desk {
             }
             Order::Cut => {
                 self.tell(request, "is truncated");
-                Some(Fault::Cut(CUT))
+                Some(Fault::Half)
             }
         }
     }

@@ -2,10 +2,14 @@
 //! `serde = { version = "1", features = ["derive"] }`, `serde_json = "1"` and
 //! `quick-xml = { version = "0.38", features = ["serialize"] }` in Cargo.toml.
 //!
-//! Books freight, and tracks two shipments; `cargo run --example sandbox` stands in for JAS. The names
-//! of the members are the stand-in's: JAS publishes none.
+//! ```text
+//! with_serde REFERENCE
+//! ```
+//!
+//! Books freight under this reference, and tracks two shipments; `cargo run --example sandbox` stands
+//! in for JAS. The names of the members are the stand-in's: JAS publishes none.
 
-use std::{error::Error, process};
+use std::{env, error::Error, process};
 
 use jas_session::Session;
 use serde::{Deserialize, Serialize};
@@ -61,17 +65,22 @@ struct XmlQuery<'a> {
 }
 
 fn main() {
-    if let Err(error) = run() {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let [reference] = &arguments[..] else {
+        eprintln!("usage: with_serde REFERENCE (books freight under this reference)");
+        process::exit(2);
+    };
+    if let Err(error) = run(reference) {
         eprintln!("error: {error:#}");
         process::exit(1);
     }
 }
 
-fn run() -> Result<(), Box<dyn Error>> {
+fn run(reference: &str) -> Result<(), Box<dyn Error>> {
     let session = Session::from_env()?;
 
     let booking = Booking {
-        reference: "PO-4711".into(),
+        reference: reference.to_owned(),
         pieces: 3,
     };
     let json = serde_json::to_vec(&booking)?;

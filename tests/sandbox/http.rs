@@ -103,6 +103,11 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
         }
         Some(Fault::Raw(bytes)) => socket.write_all(&bytes),
         Some(Fault::Cut(n)) => send(&mut good().whole().take(n as u64), &mut socket),
+        Some(Fault::Half) => {
+            let answer = good();
+            socket.write_all(&answer.measured_head())?;
+            send(&mut answer.content.take(answer.length / 2), &mut socket)
+        }
         Some(Fault::Stall(n)) => {
             let answer = good();
             if let Some(n) = n {

@@ -222,6 +222,8 @@ pub enum Fault {
     /// Executes the request, sends the head and that many bytes of the content, or nothing at
     /// all, and stays silent until the client closes.
     Stall(Option<usize>),
+    /// Executes the request, and sends the head and half of the content.
+    Half,
     /// Waits for the gate, then goes on as usual.
     Wait(Gate),
     /// Executes the request and answers as usual with these fields added.

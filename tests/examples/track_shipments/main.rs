@@ -21,16 +21,19 @@ use demo::Demo;
 const HELP: &str = "\
 Tracks shipments: one row for each number, in the order asked for.
 
-  track_shipments [--jobs N] [--csv] [--file FILE] [NUMBER…]
+  track_shipments [--jobs N] [--retries N] [--csv] [--file FILE] [NUMBER…]
 
   NUMBER        a shipment number (S505185992) or a house bill number (PAR45176295);
                 - reads numbers from standard input, one a line
   --file FILE   reads numbers from a file, one a line
   --jobs N      asks for as many at the same time; 4 by default
+  --retries N   how often a query is sent again; 2 by default. Raise it where a rate limit allows
+                fewer calls than jobs
   --csv         writes comma-separated values
 
 The environment gives the credentials: JAS_URL, JAS_CLIENT_ID and JAS_CLIENT_SECRET, and if there
-are any JAS_API_KEY and JAS_TOKEN_ENDPOINT. Without JAS_URL a stand-in on this machine responds.
+are any JAS_API_KEY and JAS_TOKEN_ENDPOINT; JAS_CLIENT_SECRET_FILE and JAS_API_KEY_FILE name files
+instead. Without JAS_URL a stand-in on this machine responds.
 
 Exit status:
   0  each shipment was found
@@ -75,6 +78,7 @@ struct Milestone {
 struct Options {
     numbers: Vec<String>,
     jobs: Option<usize>,
+    retries: u32,
     csv: bool,
 }
 
@@ -91,7 +95,7 @@ fn main() -> ExitCode {
     let demo = env::var_os("JAS_URL").is_none().then(Demo::start);
     let session = demo.as_ref().map_or_else(Session::from_env, Demo::session);
     let session = match session {
-        Ok(session) => session,
+        Ok(session) => session.retries(options.retries),
         Err(error) => return fail(2, &format!("{error:#}")),
     };
     if demo.is_some() && options.numbers.is_empty() {
@@ -117,6 +121,7 @@ impl Options {
         let mut options = Options {
             numbers: Vec::new(),
             jobs: None,
+            retries: 2,
             csv: false,
         };
         let mut arguments = arguments.into_iter();
@@ -129,6 +134,10 @@ impl Options {
                     if options.jobs.is_none() {
                         return Err("--jobs needs a number from 1 to 100".to_owned());
                     }
+                }
+                "--retries" => {
+                    let retries = arguments.next().and_then(|n| n.parse().ok());
+                    options.retries = retries.ok_or("--retries needs a number")?;
                 }
                 "--file" => {
                     let file = arguments.next().ok_or("--file needs the name of a file")?;
@@ -200,7 +209,8 @@ fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Resul
     });
     let (failed, seconds) = (table.failed, table.start.elapsed().as_secs_f64());
     let (done, counts) = (table.done, session.counts());
-    eprintln!("shipments: {done} in {seconds:.1} s, failed: {failed}");
+    let all = numbers.len();
+    eprintln!("shipments: {done} of {all} in {seconds:.1} s, failed: {failed}");
     eprintln!(
         "tokens: {}, connections: {}, retries: {}",
         counts.tokens, counts.connections, counts.retries
