@@ -8,7 +8,8 @@ pub struct Counts {
     pub tokens: u64,
     /// Connections made, those for token requests included.
     pub connections: u64,
-    /// Calls sent again, after a failure, a rate limit or a refused token.
+    /// How many times calls were sent again, after a failure, a rate limit or a refused token. Token
+    /// requests are not counted.
     pub retries: u64,
 }
 

@@ -104,11 +104,18 @@
 //!
 //! **A rate limit** (429, or 403 or 503 with `Retry-After`) is met by the session: the call that was
 //! refused is sent again when the limit ends, if it only reads, and the other calls wait for that, too,
-//! if it lasts 30 seconds at most and fits into half of their time. So a job needs no pauses of its
-//! own. Raise [`retries`](Session::retries) when there are more threads than calls that the limit
-//! allows in its window, since a call may lose the race for a place several times, and raise the
+//! if it lasts 30 seconds at most and fits into half of their time. With no more threads than calls
+//! that the limit allows in its window, a job needs nothing of its own. With more, a call may lose the
+//! race for a place several times: raise [`retries`](Session::retries) to several times the number of
+//! threads for each allowed call (with 16 threads and 5 calls a second: 10 to 20), and the
 //! [`timeout`](Session::timeout), which counts the waiting. A `post` is not sent again by itself: its
-//! error has [`Error::retry_after`] and `may_have_executed()` is `false`.
+//! error has [`Error::retry_after`], and `may_have_executed()` tells whether to look first (after a 503
+//! it does, after a 429 not).
+//!
+//! **What fails for all** need not be asked for again: [`Denied`](ErrorKind::Denied),
+//! [`InvalidToken`](ErrorKind::InvalidToken) and [`InvalidInput`](ErrorKind::InvalidInput), an
+//! [`Exchange`](ErrorKind::Exchange) for which `may_have_executed()` is `false` (no connection), and a
+//! [`Status`](ErrorKind::Status) of 401 or 403 without `retry_after()` (API key, subscription).
 //!
 //! The repository's example `track_shipments` has all that a job needs besides: rows in order, CSV, a
 //! progress line, which errors stop a run, and the exit status.
@@ -297,8 +304,9 @@
 //!     -out jas.pem
 //! ```
 //!
-//! Give `jas.pem` and `jas.key` to the stand-in, or to an nginx before it, `JAS_URL=https://jas` and
-//! `ca.pem` to your program, and have it call [`Session::root_certificates`] with that file.
+//! Give `jas.pem` and `jas.key` to the stand-in, or to an nginx before it (in the same container, or
+//! with `network_mode: "service:jas"`, if the stand-in listens on 127.0.0.1 only). Give your program
+//! `JAS_URL=https://jas` and `ca.pem`, and have it call [`Session::root_certificates`] with that file.
 //!
 //! # What a call costs
 //!

@@ -178,8 +178,9 @@ impl Session {
     /// a reboot empties, such as `/run/user/1000`. It has to be on a local disk: a file system of the
     /// network could hold a call up.
     ///
-    /// Nothing that is wrong with the file is an error of a call: a token is requested then, and the
-    /// feature `log` tells why.
+    /// Nothing that is wrong with the file is an error of a call, not even that its directory does not
+    /// exist: a token is requested then, and the feature `log` tells why. As long as the token of the
+    /// file is good, nobody notices a wrong client secret.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -190,13 +191,14 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the path is that of a directory, or has no file
-    /// name.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the path has no file name, or if something else than
+    /// a file is there: a directory or a device, say.
     #[must_use = "a setting returns the session"]
     pub fn token_file(self, path: impl Into<PathBuf>) -> Result<Session, Error> {
         // Without a slash at its end.
         let path: PathBuf = path.into().components().collect();
-        if path.file_name().is_none() || path.is_dir() {
+        let is_other = path.metadata().is_ok_and(|found| !found.is_file());
+        if path.file_name().is_none() || is_other {
             let path = path.display();
             let message = format!("the token file's path is not that of a file: \"{path}\"");
             return Err(Error::invalid_input(message));
@@ -375,7 +377,8 @@ impl Session {
     /// token is not counted.
     ///
     /// The pause before it is what the response's `Retry-After` asks for, else 250 ms, doubled each
-    /// time, a quarter more or less. A pause that does not fit into what is left of the
+    /// time, a quarter more or less; for a 429 that does not tell how long, four times that. A pause that
+    /// does not fit into what is left of the
     /// [`timeout`](Session::timeout) is not made: the error is returned at once.
     ///
     /// A rate limit (429, or 403 or 503 with `Retry-After`) of at most 30 seconds holds for the
@@ -466,7 +469,8 @@ impl Session {
     /// Sends a POST that only reads, such as JAS's status queries, and so may be sent again
     /// ([RFC 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): after a
     /// broken exchange, or when the server is busy, up to [`retries`](Session::retries) times.
-    /// Content that breaks off while the [`Response`] is read is not sent for again.
+    /// That includes content of up to 16 KiB which is truncated; longer content, which is read from the
+    /// [`Response`], is not sent for again.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -639,7 +643,10 @@ impl Session {
             let next = match decide(attempt, outcome) {
                 Next::Return => return Err(error.or_executed(may_have_executed)),
                 Next::Renew => match self.tokens.replace(&token, terms) {
-                    Ok(None) => return Err(error.or_executed(may_have_executed)),
+                    Ok(None) => {
+                        let error = error.and("; a token was replaced less than 10 seconds ago");
+                        return Err(error.or_executed(may_have_executed));
+                    }
                     Ok(Some((token, is_new))) => {
                         // One that was there already may be refused as well: for once.
                         attempt.was_renewed = is_new || was_given;

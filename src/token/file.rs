@@ -156,6 +156,9 @@ impl TokenFile {
             written_at: now,
             expires_in: left.as_secs(),
         };
+        if fs::metadata(&self.0).is_ok_and(|found| !found.is_file()) {
+            return Err(io::Error::other("it is not a file"));
+        }
         // Another process may be writing at the same time.
         let mut part = self.0.clone().into_os_string();
         part.push(format!(".{:016x}", random()));
