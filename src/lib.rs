@@ -74,8 +74,7 @@
 //! # Many calls
 //!
 //! One session serves all threads: share it by reference, or clone it. Its calls run side by side,
-//! with one token and as many connections as there are calls at the same time. Here four threads track
-//! a list:
+//! with one token, and keep their connections for the next calls. Here four threads track a list:
 //!
 //! ```no_run
 //! # use jas_session::Session;
@@ -104,11 +103,10 @@
 //!
 //! **A rate limit** (429, or 403 or 503 with `Retry-After`) is met by the session: the call that was
 //! refused is sent again when the limit ends, if it only reads, and the other calls wait for that, too,
-//! if it lasts 30 seconds at most and fits into half of their time. With no more threads than calls
-//! that the limit allows in its window, a job needs nothing of its own. With more, a call may lose the
-//! race for a place several times: raise [`retries`](Session::retries) to several times the number of
-//! threads for each allowed call (with 16 threads and 5 calls a second: 10 to 20), and the
-//! [`timeout`](Session::timeout), which counts the waiting. A `post` is not sent again by itself: its
+//! if it lasts 30 seconds at most and fits into half of their time. With no more threads than the
+//! limit allows calls at a time, a job needs nothing of its own. With more, a call may be refused
+//! several times in a row: raise [`retries`](Session::retries) (to 20 for 16 threads at 5 calls a
+//! second), and the [`timeout`](Session::timeout), which counts the waiting. A `post` is not sent again by itself: its
 //! error has [`Error::retry_after`], and `may_have_executed()` tells whether to look first (after a 503
 //! it does, after a 429 not).
 //!
