@@ -85,6 +85,12 @@ enum End {
     Failure(ErrorKind, Option<u16>, bool),
 }
 
+impl End {
+    fn is_late(self) -> bool {
+        matches!(self, End::Failure(ErrorKind::Timeout, ..))
+    }
+}
+
 const fn success(sent: u32) -> Rule {
     Rule(End::Success, sent)
 }
@@ -98,9 +104,11 @@ const fn broken(sent: u32) -> Rule {
     Rule(End::Failure(ErrorKind::Exchange, None, true), sent)
 }
 
+/// The content of a booking's response broke off: what came of it is kept.
+const TRUNCATED: Rule = Rule(End::Failure(ErrorKind::Exchange, Some(201), true), 1);
+
 const TIMED_OUT: Rule = Rule(End::Failure(ErrorKind::Timeout, None, true), 1);
-/// How a call may end as well whose time is up early: before anything was sent.
-const TIMED_OUT_UNSENT: End = End::Failure(ErrorKind::Timeout, None, false);
+const TIMED_OUT_IN_CONTENT: Rule = Rule(End::Failure(ErrorKind::Timeout, Some(201), true), 1);
 
 /// Every way to fail that the sandbox knows, each for about one call in a hundred. (Waiting at a
 /// gate is none.) Those behind [`NO_FAULT`] refuse tokens, and come in turn.
@@ -121,10 +129,10 @@ static WAYS: [Way; 28] = [
     Way("cut at once",          3, 1, |_| Fault::Cut(0),                       success(2),             broken(1)),
     Way("cut status line",      3, 1, |_| Fault::Cut(9),                       success(2),             broken(1)),
     Way("cut head",             3, 1, |_| Fault::Cut(60),                      success(2),             broken(1)),
-    Way("cut content",          2, 1, |_| Fault::Cut(110),                     success(2),             broken(1)),
-    Way("cut content for ever", 2, 9, |_| Fault::Cut(110),                     broken(3),              broken(1)),
+    Way("cut content",          2, 1, |_| Fault::Cut(110),                     success(2),             TRUNCATED),
+    Way("cut content for ever", 2, 9, |_| Fault::Cut(110),                     broken(3),              TRUNCATED),
     Way("stall",                5, 9, |_| Fault::Stall(None),                  TIMED_OUT,              TIMED_OUT),
-    Way("stall in content",     5, 9, |_| Fault::Stall(Some(9)),               TIMED_OUT,              TIMED_OUT),
+    Way("stall in content",     5, 9, |_| Fault::Stall(Some(9)),               TIMED_OUT,              TIMED_OUT_IN_CONTENT),
     Way("misleading fields",   10, 1, |_| misleading_fields(),                 success(1),             success(1)),
     Way("drip",                10, 1, |_| Fault::Drip(MICROSECOND),            success(1),             success(1)),
     Way("chunked",             10, 1, |_| Fault::Chunked(7),                   success(1),             success(1)),
@@ -400,7 +408,9 @@ impl Call {
     /// Whether it ended as it had to.
     fn is_as_ruled(&self) -> bool {
         let Rule(end, _) = self.rule();
-        self.end == end || end == TIMED_OUT.0 && self.end == TIMED_OUT_UNSENT
+        // Its time may be up early, before the response or anything was sent.
+        let is_early = matches!(self.end, End::Failure(ErrorKind::Timeout, None, _));
+        self.end == end || end.is_late() && is_early
     }
 
     /// What contradicts the rules in its end, or in what the sandbox saw of it.
@@ -414,7 +424,7 @@ impl Call {
         Some(match self.end {
             _ if !self.is_as_ruled() => "did not end as it had to",
             _ if received > sent + refused => "was sent too often",
-            _ if received < sent && end != TIMED_OUT.0 => "was not sent often enough",
+            _ if received < sent && !end.is_late() => "was not sent often enough",
             _ if self.is_plain() && executed > 1 => "was executed twice",
             End::Success if executed == 0 => "succeeded, but was not executed",
             End::Failure(.., false) if executed > 0 => "was executed, but may not have been",
