@@ -195,15 +195,15 @@ impl Session {
     /// a file is there: a directory or a device, say.
     #[must_use = "a setting returns the session"]
     pub fn token_file(self, path: impl Into<PathBuf>) -> Result<Session, Error> {
-        // Without a slash at its end.
-        let path: PathBuf = path.into().components().collect();
+        let path = path.into();
         let is_other = path.metadata().is_ok_and(|found| !found.is_file());
         if path.file_name().is_none() || is_other {
             let path = path.display();
             let message = format!("the token file's path is not that of a file: \"{path}\"");
             return Err(Error::invalid_input(message));
         }
-        self.tokens.keep_in(path);
+        // Without a slash at its end.
+        self.tokens.keep_in(path.components().collect());
         Ok(self)
     }
 
