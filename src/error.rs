@@ -82,9 +82,9 @@ impl Error {
     /// response as much as had been read.
     ///
     /// So the number of a booking is not lost when it is not in the expected shape, or when the
-    /// response is truncated behind it. A server may
-    /// have put anything there, a secret it was sent included: `Display` shows a cleaned excerpt. Of
-    /// a token endpoint's responses only refusals are kept.
+    /// response is truncated behind it. A server may have put anything there, a secret it was sent
+    /// included: `Display` shows a cleaned excerpt. Of a token endpoint's responses only refusals are
+    /// kept.
     #[must_use]
     pub fn content(&self) -> Option<&[u8]> {
         Some(&self.0.received.as_ref()?.content)
