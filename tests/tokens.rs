@@ -49,6 +49,15 @@ fn wait_until_left(session: &Session, left: Duration) {
     }
 }
 
+/// A session whose token is due for renewal, with a second left; and that token.
+fn due_session(sandbox: &Sandbox) -> (Session, String) {
+    sandbox.token_lifetime(Duration::from_secs(2));
+    let session = session(sandbox);
+    let token = session.access_token().unwrap();
+    wait_until_left(&session, Duration::from_secs(1));
+    (session, token)
+}
+
 fn refusal() -> Fault {
     let challenge = "Bearer error=\"invalid_token\"".to_owned();
     Fault::Answer(401, vec![("WWW-Authenticate", challenge)], vec![])
@@ -246,10 +255,7 @@ fn a_token_that_is_due_does_not_hold_up_a_booking() {
 #[test]
 fn a_caller_without_time_leaves_the_renewal_to_others() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(2));
-    let session = session(&sandbox);
-    let old = session.access_token().unwrap();
-    wait_until_left(&session, Duration::from_secs(1));
+    let (session, old) = due_session(&sandbox);
     sandbox.next(Place::Token, Fault::Stall(None));
     let hasty = session.clone().timeout(Duration::from_secs(1));
     // It tries for a quarter of that, once.
@@ -263,10 +269,7 @@ fn a_caller_without_time_leaves_the_renewal_to_others() {
 #[test]
 fn a_due_token_is_renewed_by_one_thread_while_the_others_go_on() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(2));
-    let session = session(&sandbox);
-    let old = session.access_token().unwrap();
-    wait_until_left(&session, Duration::from_secs(1));
+    let (session, old) = due_session(&sandbox);
     let gate = Gate::new();
     sandbox.next(Place::Token, Fault::Wait(gate.clone()));
     thread::scope(|scope| {
@@ -333,10 +336,7 @@ fn a_call_whose_token_is_refused_is_sent_three_times_at_most() {
 #[test]
 fn what_an_early_renewal_brings_is_not_held_if_the_old_token_was_refused_meanwhile() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(2));
-    let session = session(&sandbox);
-    let old = session.access_token().unwrap();
-    wait_until_left(&session, Duration::from_secs(1));
+    let (session, old) = due_session(&sandbox);
     let gate = Gate::new();
     sandbox.next(Place::Token, Fault::Wait(gate.clone()));
     thread::scope(|scope| {
@@ -353,13 +353,10 @@ fn what_an_early_renewal_brings_is_not_held_if_the_old_token_was_refused_meanwhi
 #[test]
 fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_tried_again_at_once() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(2));
-    let session = session(&sandbox);
-    let old = session.access_token().unwrap();
+    let (session, old) = due_session(&sandbox);
     for fault in [Fault::Raw(vec![]), Fault::Answer(400, vec![], vec![])] {
         sandbox.next(Place::Token, fault);
     }
-    wait_until_left(&session, Duration::from_secs(1));
     for _ in 0..3 {
         assert_eq!(session.access_token().unwrap(), old);
     }
@@ -376,11 +373,8 @@ fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_tried_again_at_once() {
 #[test]
 fn a_refused_early_renewal_is_not_held_against_the_next_request() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(2));
-    let session = session(&sandbox);
-    session.access_token().unwrap();
+    let (session, _) = due_session(&sandbox);
     sandbox.next(Place::Token, Fault::Answer(401, vec![], vec![]));
-    wait_until_left(&session, Duration::from_secs(1));
     session.access_token().unwrap();
     wait_until_left(&session, Duration::ZERO);
     session.access_token().unwrap();
@@ -390,10 +384,7 @@ fn a_refused_early_renewal_is_not_held_against_the_next_request() {
 #[test]
 fn a_renewed_token_that_lives_no_longer_does_not_replace_the_one_held() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(2));
-    let session = session(&sandbox);
-    let old = session.access_token().unwrap();
-    wait_until_left(&session, Duration::from_secs(1));
+    let (session, old) = due_session(&sandbox);
     for json in ["0", "1"] {
         sandbox.expires_in(json);
         assert_eq!(session.access_token().unwrap(), old);
@@ -408,10 +399,7 @@ fn a_renewed_token_that_lives_no_longer_does_not_replace_the_one_held() {
 #[test]
 fn a_call_without_time_does_not_spoil_the_early_renewal_of_others() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(2));
-    let session = session(&sandbox);
-    let old = session.access_token().unwrap();
-    wait_until_left(&session, Duration::from_secs(1));
+    let (session, old) = due_session(&sandbox);
     let hasty = session.clone().timeout(Duration::ZERO);
     assert_eq!(hasty.get(SHIPMENT).unwrap_err().kind(), ErrorKind::Timeout);
     assert_ne!(session.access_token().unwrap(), old);
@@ -420,11 +408,8 @@ fn a_call_without_time_does_not_spoil_the_early_renewal_of_others() {
 #[test]
 fn an_early_renewal_spends_at_most_a_quarter_of_the_time_and_ends_before_the_token() {
     let sandbox = Sandbox::start();
-    sandbox.token_lifetime(Duration::from_secs(2));
-    let session = session(&sandbox).timeout(Duration::from_millis(1200));
-    session.access_token().unwrap();
+    let session = due_session(&sandbox).0.timeout(Duration::from_millis(1200));
     sandbox.next(Place::Token, Fault::Stall(None));
-    wait_until_left(&session, Duration::from_secs(1));
     let start = Instant::now();
     assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
     let took = start.elapsed();
