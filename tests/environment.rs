@@ -2,6 +2,9 @@
 
 use jas_session::{ErrorKind, Session};
 
+mod scratch;
+use scratch::Directory;
+
 #[test]
 fn a_session_is_made_from_the_environment() {
     let all = [
@@ -70,7 +73,8 @@ fn secrets_in_files() {
     for name in ["JAS_CLIENT_SECRET", "JAS_API_KEY", "JAS_TOKEN_ENDPOINT"] {
         std::env::remove_var(name);
     }
-    let path = std::env::temp_dir().join(format!("jas-session-secret-{}", std::process::id()));
+    let directory = Directory::new();
+    let path = directory.file("secret");
     let shown = path.display();
     std::env::set_var("JAS_CLIENT_SECRET_FILE", &path);
     std::env::set_var("JAS_API_KEY_FILE", &path);
@@ -108,5 +112,4 @@ fn secrets_in_files() {
     assert!(Session::from_env().is_ok());
     std::env::remove_var("JAS_CLIENT_SECRET_FILE");
     std::env::set_var("JAS_CLIENT_SECRET", "hush");
-    std::fs::remove_file(path).unwrap();
 }

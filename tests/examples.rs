@@ -1,17 +1,12 @@
 //! The examples for batch jobs: lists of shipments, downloads, and serde's formats.
 
 use std::fs;
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 mod sandbox;
-use sandbox::{closed_url, Fault, Gate, Place, Sandbox};
-
-/// A path for a file of this test's own.
-fn scratch(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("jas-session-{name}-{}", std::process::id()))
-}
+mod scratch;
+use sandbox::{closed_url, run_with_input, Fault, Gate, Place, Sandbox};
+use scratch::Directory;
 
 fn output(command: &mut Command) -> Output {
     command.output().expect("cargo build --examples")
@@ -23,14 +18,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Runs `track_shipments`: its exit status, standard output and standard error.
 fn track(command: &mut Command, input: &str) -> (i32, String, String) {
-    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let child = pipes.stderr(Stdio::piped()).spawn();
-    let mut child = child.expect("cargo build --example track_shipments");
-    let mut stdin = child.stdin.take().unwrap();
-    // It may end without reading any of it.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    let output = child.wait_with_output().unwrap();
+    let output = run_with_input(command, input);
     let status = output.status.code().expect("no signal");
     (status, text(&output.stdout), text(&output.stderr))
 }
@@ -38,7 +26,8 @@ fn track(command: &mut Command, input: &str) -> (i32, String, String) {
 #[test]
 fn a_list_of_shipments_is_tracked_in_its_order() {
     let sandbox = Sandbox::start();
-    let file = scratch("list");
+    let directory = Directory::new();
+    let file = directory.file("list");
     fs::write(&file, "\u{feff}S505186107\r\n\r\n  SHA45176420 \r\n").unwrap();
     // The first one comes last.
     let gate = Gate::new();
@@ -53,7 +42,6 @@ fn a_list_of_shipments_is_tracked_in_its_order() {
         });
         track(command, "GOT45176533\nS1\n")
     });
-    fs::remove_file(file).unwrap();
     assert_eq!(
         rows,
         "SHIPMENT,HOUSE BILL,FROM,TO,DEPARTURE,ARRIVAL,LAST MILESTONE\n\
@@ -174,8 +162,8 @@ fn wrong_usage_asks_for_nothing() {
 #[test]
 fn a_download_shows_percentages_and_is_renamed_when_it_is_whole() {
     let sandbox = Sandbox::start();
-    let file = scratch("download");
-    let part = PathBuf::from(format!("{}.part", file.display()));
+    let directory = Directory::new();
+    let (file, part) = (directory.file("document"), directory.file("document.part"));
     let path = "/documents/v1/large?bytes=3000000";
     let mut command = sandbox.example("download");
     let command = command.arg(path).arg(&file);
@@ -198,7 +186,6 @@ fn a_download_shows_percentages_and_is_renamed_when_it_is_whole() {
     sandbox.next(Place::Api, Fault::Chunked(65_536));
     let unknown = output(command);
     assert!(text(&unknown.stderr).ends_with("\r2 MB\r3 MB\n"));
-    fs::remove_file(file).unwrap();
 }
 
 #[test]

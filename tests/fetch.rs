@@ -1,27 +1,15 @@
 //! The example `fetch`: what it writes where, and its exit statuses, as a script sees them.
 
-use std::io::Write as _;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 mod sandbox;
-use sandbox::{Fault, Place, Sandbox, CLIENT_SECRET};
+use sandbox::{run_with_input, Fault, Place, Sandbox, CLIENT_SECRET};
 
 /// Runs `fetch`, which Cargo has built beside the tests, with `input` as its standard input.
 fn fetch(sandbox: &Sandbox, secret: &str, arguments: &[&str], input: &str) -> Output {
-    let mut child = sandbox
-        .example("fetch")
-        .args(arguments)
-        .env("JAS_CLIENT_SECRET", secret)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("cargo build --example fetch");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    // It may end without reading any of it.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    child.wait_with_output().expect("its output")
+    let mut command = sandbox.example("fetch");
+    let command = command.args(arguments);
+    run_with_input(command.env("JAS_CLIENT_SECRET", secret), input)
 }
 
 #[test]

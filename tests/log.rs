@@ -7,7 +7,9 @@ use std::time::Duration;
 use jas_session::Session;
 
 mod sandbox;
+mod scratch;
 use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use scratch::Directory;
 
 static SESSION: OnceLock<Session> = OnceLock::new();
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -98,8 +100,8 @@ fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
     all += &lines;
 
     // What is wrong with a token file is told here only.
-    let name = format!("jas-session-log-{}", std::process::id());
-    let directory = std::env::temp_dir().join(name);
+    let scratch = Directory::new();
+    let directory = scratch.file("gone");
     let file = directory.join("token");
     let shown = file.display();
     sandbox.token_lifetime(Duration::from_secs(600));
@@ -122,7 +124,6 @@ fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
     std::fs::write(&file, "{").unwrap();
     let damaged = format!("WARN no token from {shown}: it is damaged\n{requested}");
     assert_eq!(run(), damaged);
-    std::fs::remove_dir_all(&directory).unwrap();
 
     let new = session.access_token().unwrap();
     for secret in [CLIENT_SECRET, API_KEY, &old, &new] {

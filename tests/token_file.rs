@@ -10,41 +10,24 @@ use std::time::Duration;
 use jas_session::{ErrorKind, Session};
 
 mod sandbox;
+mod scratch;
 use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use scratch::Directory;
 
 const PATH: &str = "/tracking/v1/shipments/S505185992";
 
-/// A directory of this test's own, gone when it is dropped.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(test: &str) -> Directory {
-        let name = format!("jas-session-{test}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        // A process of this number that was killed may have left it.
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).unwrap();
-        Directory(path)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.join("jas-session-token")
-    }
-
-    fn entries(&self) -> usize {
-        fs::read_dir(&self.0).unwrap().count()
-    }
+/// Where the example `cron_job` keeps its token.
+fn token_of(directory: &Directory) -> PathBuf {
+    directory.file("jas-session-token")
 }
 
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn entries(directory: &Directory) -> usize {
+    fs::read_dir(directory.path()).unwrap().count()
 }
 
 fn job(sandbox: &Sandbox, directory: &Directory) -> Command {
     let mut job = sandbox.example("cron_job");
-    job.arg(&directory.0).arg(PATH);
+    job.arg(directory.path()).arg(PATH);
     job
 }
 
@@ -76,7 +59,7 @@ fn call(session: &Session) {
 #[test]
 fn the_next_run_needs_no_token_request() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("next-run");
+    let directory = Directory::new();
     run(&sandbox, &directory);
     run(&sandbox, &directory);
     assert_eq!(
@@ -86,18 +69,21 @@ fn the_next_run_needs_no_token_request() {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        let mode = fs::metadata(directory.file()).unwrap().permissions().mode();
+        let mode = fs::metadata(token_of(&directory))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
-    assert_eq!(directory.entries(), 1, "nothing else is left");
+    assert_eq!(entries(&directory), 1, "nothing else is left");
 }
 
 #[test]
 fn a_file_that_is_no_good_costs_a_token_request() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("no-good");
+    let directory = Directory::new();
     run(&sandbox, &directory);
-    let good = fs::read_to_string(directory.file()).unwrap();
+    let good = fs::read_to_string(token_of(&directory)).unwrap();
     let replaced = |from: &str, to: &str| {
         let text = good.replace(from, to);
         assert_ne!(text, good);
@@ -116,7 +102,7 @@ fn a_file_that_is_no_good_costs_a_token_request() {
         replaced(&sandbox.url(), "http://127.0.0.1:1"),
         replaced(CLIENT_ID, "another"),
     ] {
-        fs::write(directory.file(), content).unwrap();
+        fs::write(token_of(&directory), content).unwrap();
         let tokens = sandbox.count(Place::Token);
         run(&sandbox, &directory);
         assert_eq!(sandbox.count(Place::Token), tokens + 1);
@@ -132,7 +118,7 @@ fn a_file_that_is_no_good_costs_a_token_request() {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(directory.file(), fs::Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(token_of(&directory), fs::Permissions::from_mode(0o640)).unwrap();
         run(&sandbox, &directory);
         run(&sandbox, &directory);
         assert_eq!(sandbox.count(Place::Token), tokens + 2);
@@ -142,14 +128,14 @@ fn a_file_that_is_no_good_costs_a_token_request() {
 #[test]
 fn a_file_that_cannot_be_used_makes_no_call_fail() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("cannot");
+    let directory = Directory::new();
     // The directory is gone, and the file has become one.
-    call(&session(&sandbox, directory.0.join("gone").join("token")));
-    let file = directory.0.join("becomes-a-directory");
+    call(&session(&sandbox, directory.file("gone").join("token")));
+    let file = directory.file("becomes-a-directory");
     let late = session(&sandbox, file.clone());
     fs::create_dir(&file).unwrap();
     call(&late);
-    assert_eq!(directory.entries(), 1, "nothing else is left");
+    assert_eq!(entries(&directory), 1, "nothing else is left");
     assert_eq!(sandbox.count(Place::Token), 2);
 }
 
@@ -158,7 +144,7 @@ fn a_file_that_cannot_be_used_makes_no_call_fail() {
 #[test]
 fn a_full_disk_or_a_pipe_in_place_of_the_file_makes_no_call_fail() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("full");
+    let directory = Directory::new();
     let job = job(&sandbox, &directory);
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""]);
@@ -168,15 +154,15 @@ fn a_full_disk_or_a_pipe_in_place_of_the_file_makes_no_call_fail() {
             .filter_map(|(name, value)| Some((name, value?))),
     );
     assert_good(&output(&mut shell));
-    assert_eq!(directory.entries(), 0, "no part of it is left");
+    assert_eq!(entries(&directory), 0, "no part of it is left");
 
     // Whoever opened the pipe would wait for ever. It stays what it is.
-    let late = session(&sandbox, directory.file());
-    let made = Command::new("mkfifo").arg(directory.file()).status();
+    let late = session(&sandbox, token_of(&directory));
+    let made = Command::new("mkfifo").arg(token_of(&directory)).status();
     assert!(made.expect("mkfifo").success());
     call(&late);
-    assert!(!fs::metadata(directory.file()).unwrap().is_file());
-    assert_eq!(directory.entries(), 1);
+    assert!(!fs::metadata(token_of(&directory)).unwrap().is_file());
+    assert_eq!(entries(&directory), 1);
 }
 
 #[test]
@@ -196,7 +182,7 @@ fn a_path_that_is_none_is_refused_at_once() {
 #[test]
 fn another_client_does_not_use_the_token() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("another");
+    let directory = Directory::new();
     run(&sandbox, &directory);
     let mut other = job(&sandbox, &directory);
     let output = output(other.env("JAS_CLIENT_ID", "another"));
@@ -208,8 +194,8 @@ fn another_client_does_not_use_the_token() {
 #[test]
 fn a_token_that_another_process_has_requested_is_taken_before_one_is_requested() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("taken");
-    let [first, second] = [0; 2].map(|_| session(&sandbox, directory.file()));
+    let directory = Directory::new();
+    let [first, second] = [0; 2].map(|_| session(&sandbox, token_of(&directory)));
     call(&first);
     call(&second);
     assert_eq!(sandbox.count(Place::Token), 1);
@@ -250,8 +236,8 @@ fn a_token_that_another_process_has_requested_is_taken_before_one_is_requested()
 #[test]
 fn a_token_of_the_file_that_was_revoked_costs_no_call() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("revoked");
-    let [first, second] = [0; 2].map(|_| session(&sandbox, directory.file()));
+    let directory = Directory::new();
+    let [first, second] = [0; 2].map(|_| session(&sandbox, token_of(&directory)));
     call(&first);
     call(&second);
     first.invalidate(&first.held_token().unwrap().0);
@@ -267,35 +253,37 @@ fn a_token_of_the_file_that_was_revoked_costs_no_call() {
 #[test]
 fn a_token_that_was_refused_is_left_to_no_other_run() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("refused");
-    let first = session(&sandbox, directory.file());
+    let directory = Directory::new();
+    let first = session(&sandbox, token_of(&directory));
     let token = first.access_token().unwrap();
     // By whoever uses it by other means.
     first.invalidate("another");
-    assert_eq!(directory.entries(), 1);
+    assert_eq!(entries(&directory), 1);
     first.invalidate(&token);
-    assert_eq!(directory.entries(), 0);
+    assert_eq!(entries(&directory), 0);
     // By the API, while no other can be had.
     call(&first);
     sandbox.revoke();
     sandbox.next(Place::Token, Fault::Answer(500, vec![], vec![]));
     assert_eq!(first.get(PATH).unwrap_err().status(), Some(500));
-    assert_eq!(directory.entries(), 0);
+    assert_eq!(entries(&directory), 0);
 }
 
 #[test]
 fn a_token_that_leaves_is_as_fresh_as_without_a_file() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("fresh");
-    let old = session(&sandbox, directory.file()).access_token().unwrap();
-    let due = session(&sandbox, directory.file()).renew_before(Duration::from_secs(300));
+    let directory = Directory::new();
+    let old = session(&sandbox, token_of(&directory))
+        .access_token()
+        .unwrap();
+    let due = session(&sandbox, token_of(&directory)).renew_before(Duration::from_secs(300));
     assert_eq!(due.access_token().unwrap(), old);
-    let kept = fs::read_to_string(directory.file()).unwrap();
+    let kept = fs::read_to_string(token_of(&directory)).unwrap();
     let at = kept.find("\"written_at\":").unwrap() + "\"written_at\":".len();
     let written_at: u64 = kept[at..].split(',').next().unwrap().parse().unwrap();
     let older = kept.replace(&written_at.to_string(), &(written_at - 400).to_string());
-    fs::write(directory.file(), older).unwrap();
-    let due = session(&sandbox, directory.file()).renew_before(Duration::from_secs(300));
+    fs::write(token_of(&directory), older).unwrap();
+    let due = session(&sandbox, token_of(&directory)).renew_before(Duration::from_secs(300));
     assert_ne!(due.access_token().unwrap(), old);
     assert_eq!(sandbox.count(Place::Token), 2);
 }
@@ -303,19 +291,19 @@ fn a_token_that_leaves_is_as_fresh_as_without_a_file() {
 #[test]
 fn the_file_serves_whatever_the_order_of_the_settings() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("order");
+    let directory = Directory::new();
     let endpoint = format!("{}/oauth2/token?of=mine", sandbox.url());
     for _ in 0..2 {
-        let session = session(&sandbox, directory.file());
+        let session = session(&sandbox, token_of(&directory));
         call(&session.token_endpoint(&endpoint).unwrap());
     }
     assert_eq!(sandbox.count(Place::Token), 1);
     // A clone has it, too, and another endpoint's token is not taken.
-    let session = session(&sandbox, directory.file());
+    let session = session(&sandbox, token_of(&directory));
     call(&session.clone());
     assert_eq!(sandbox.count(Place::Token), 2);
     // A slash at its end changes nothing.
-    let mut path = directory.file().into_os_string();
+    let mut path = token_of(&directory).into_os_string();
     path.push("/");
     call(&self::session(&sandbox, path.into()));
     assert_eq!(sandbox.count(Place::Token), 2);
@@ -324,20 +312,22 @@ fn the_file_serves_whatever_the_order_of_the_settings() {
 #[test]
 fn a_run_that_fails_keeps_its_token_as_well() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("fails");
+    let directory = Directory::new();
     sandbox.next(Place::Api, Fault::Answer(404, vec![], vec![]));
-    let error = session(&sandbox, directory.file()).get(PATH).unwrap_err();
+    let error = session(&sandbox, token_of(&directory))
+        .get(PATH)
+        .unwrap_err();
     assert_eq!(error.status(), Some(404));
-    call(&session(&sandbox, directory.file()));
+    call(&session(&sandbox, token_of(&directory)));
     assert_eq!(sandbox.count(Place::Token), 1);
 }
 
 #[test]
 fn runs_at_the_same_time_do_each_other_no_harm() {
     let sandbox = Sandbox::start();
-    let directory = Directory::new("same-time");
+    let directory = Directory::new();
     for _ in 0..3 {
-        let _ = fs::remove_file(directory.file());
+        let _ = fs::remove_file(token_of(&directory));
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| run(&sandbox, &directory));
@@ -347,5 +337,5 @@ fn runs_at_the_same_time_do_each_other_no_harm() {
         run(&sandbox, &directory);
         assert_eq!(sandbox.count(Place::Token), tokens);
     }
-    assert_eq!(directory.entries(), 1);
+    assert_eq!(entries(&directory), 1);
 }

@@ -7,10 +7,10 @@ mod gateway;
 mod http;
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -52,6 +52,18 @@ pub fn example(name: &str) -> PathBuf {
         &format!("{name}{}", std::env::consts::EXE_SUFFIX),
     ]);
     path
+}
+
+/// Runs a command with this as its standard input.
+pub fn run_with_input(command: &mut Command, input: &str) -> Output {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let child = command.stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("cargo build --examples");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // It may end without reading any of it.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    child.wait_with_output().expect("its output")
 }
 
 /// A running gateway. Dropping it ends every connection and joins every thread; it panics if

@@ -11,6 +11,10 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::{until_closed, Server, ROOT};
 
+#[path = "../scratch/mod.rs"]
+mod scratch;
+use scratch::Directory;
+
 pub type Stream = StreamOwned<ServerConnection, TcpStream>;
 
 /// A server whose `serve` runs once the handshake has succeeded.
@@ -133,7 +137,7 @@ impl Authority {
     /// session that trusts more reads them all again.
     pub fn trusting(&self, mut child: std::process::Command) -> std::process::Command {
         child.env(ROOT, self.file());
-        child.env("SSL_CERT_DIR", self.directory.0.join("none"));
+        child.env("SSL_CERT_DIR", self.directory.file("none"));
         child
     }
 
@@ -145,36 +149,9 @@ impl Authority {
 
     /// A file with its certificate.
     pub fn file(&self) -> std::path::PathBuf {
-        let file = self.directory.0.join("root.pem");
+        let file = self.directory.file("root.pem");
         std::fs::write(&file, &self.pem).unwrap();
         file
-    }
-}
-
-/// A directory of this test's own, gone when it is dropped.
-struct Directory(std::path::PathBuf);
-
-impl Directory {
-    fn new() -> Directory {
-        use std::sync::atomic::AtomicUsize;
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        loop {
-            let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            let name = format!("jas-session-tls-{}-{n}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            match std::fs::create_dir(&path) {
-                Ok(()) => return Directory(path),
-                // A process of this number that was killed has left it.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => panic!("{}: {error}", path.display()),
-            }
-        }
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
