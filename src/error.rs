@@ -132,9 +132,7 @@ impl Error {
         let mut next = Some(error);
         while let Some(error) = next {
             // What is within an `io::Error` is no source of it, but the source of that is.
-            let inner = error
-                .downcast_ref::<io::Error>()
-                .and_then(io::Error::get_ref);
+            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
             let error = inner.map_or(error, |inner| inner);
             if let Some(Below(found)) = error.downcast_ref() {
                 return Some(found);

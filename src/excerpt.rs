@@ -170,9 +170,7 @@ fn without_markup(page: &str) -> String {
         }
         let kind = MARKUP.iter().find(|(begin, _)| markup.starts_with(begin));
         let end = kind.map_or(">", |(_, end)| end);
-        at = lower[at..]
-            .find(end)
-            .map_or(page.len(), |n| at + n + end.len());
+        at = lower[at..].find(end).map_or(page.len(), |n| at + n + end.len());
     }
     plain + &page[at..]
 }
@@ -315,28 +313,18 @@ mod tests {
     #[test]
     fn a_secret_need_not_be_ascii() {
         let secrets = owned(&["p@ss/w\u{fc}rd"]);
-        for echoed in [
-            "p%40ss%2Fw%C3%BCrd",
-            "p@ss/w&#252;rd",
-            "p@ss/w&#xFC;rd",
-            "p@ss/w\\u00fcrd",
-        ] {
+        for echoed in ["p%40ss%2Fw%C3%BCrd", "p@ss/w&#252;rd", "p@ss/w&#xFC;rd", "p@ss/w\\u00fcrd"]
+        {
             assert_eq!(excerpt(echoed, &secrets), REDACTED, "{echoed}");
         }
-        assert_eq!(
-            excerpt("\u{fc} p@ss/w\u{fc}rd", &secrets),
-            "\u{fc} [redacted]"
-        );
+        assert_eq!(excerpt("\u{fc} p@ss/w\u{fc}rd", &secrets), "\u{fc} [redacted]");
     }
 
     #[test]
     fn text_that_looks_like_a_secret_is_shown() {
         let text = format!("{}b 100% &c; \\ %41", "a".repeat(100));
         let secret = "a".repeat(60) + "c";
-        assert_eq!(
-            excerpt(&text, &owned(&[&secret, "", "%4"])),
-            text.replace("%4", REDACTED)
-        );
+        assert_eq!(excerpt(&text, &owned(&[&secret, "", "%4"])), text.replace("%4", REDACTED));
     }
 
     #[test]
@@ -382,10 +370,7 @@ mod tests {
             // Longer than what is looked at, as one word or not.
             (&"ab".repeat(SEEN), "ab".repeat(EXCERPT / 2) + "..."),
             (&"hush-hush".repeat(SEEN), REDACTED.into()),
-            (
-                &format!("{}hush-hush", "a b ".repeat(SEEN / 4)),
-                format!("{}...", "a b ".repeat(50)),
-            ),
+            (&format!("{}hush-hush", "a b ".repeat(SEEN / 4)), format!("{}...", "a b ".repeat(50))),
             (&format!("{}hush-hush", " ".repeat(SEEN - 4)), String::new()),
         ] {
             assert_eq!(beginning(content, &secrets), shown);

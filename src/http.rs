@@ -139,19 +139,13 @@ struct Broken {
 
 impl Deadline {
     pub(crate) fn after(timeout: Duration) -> Deadline {
-        Deadline {
-            at: Instant::now() + timeout.min(LONGEST),
-            timeout,
-        }
+        Deadline { at: Instant::now() + timeout.min(LONGEST), timeout }
     }
 
     /// An earlier deadline: after `part`, if that is before this one.
     pub(crate) fn within(self, part: Duration) -> Deadline {
         let part = part.min(self.left());
-        Deadline {
-            at: Instant::now() + part,
-            timeout: part,
-        }
+        Deadline { at: Instant::now() + part, timeout: part }
     }
 
     pub(crate) fn left(self) -> Duration {
@@ -217,9 +211,8 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Failure> {
     let (minreq, written) = Minreq::write_head(listener, request.fields, length, call)?;
     let head = request.head(&written);
     let Received { head, is_sent } = request.exchange(&mut connection, is_reused, &route, &head)?;
-    let ((status, mut fields), listener) = minreq
-        .read_head(&head.text, call)
-        .map_err(|error| error.or_executed(true))?;
+    let ((status, mut fields), listener) =
+        minreq.read_head(&head.text, call).map_err(|error| error.or_executed(true))?;
     connection.listener = listener;
     fields.extend(head.framing_fields);
     let keep = (head.is_persistent && is_sent)
@@ -264,10 +257,7 @@ impl Request<'_> {
     fn head(&self, written: &Written) -> String {
         let origin = self.url.origin.to_string();
         let host = origin.split_once("://").map_or("", |(_, host)| host);
-        let mut head = format!(
-            "{} {} HTTP/1.1\r\nHost: {host}\r\n",
-            written.method, self.url.path
-        );
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n", written.method, self.url.path);
         for (name, value) in self.secret_fields {
             head.extend([name, ": ", value, "\r\n"]);
         }
@@ -278,11 +268,7 @@ impl Request<'_> {
     /// Sends the request and reads the head of the response. A connection that was idle is given
     /// up for another if the server has closed it.
     fn exchange(
-        &self,
-        connection: &mut Connection,
-        mut is_reused: bool,
-        route: &Route,
-        head: &str,
+        &self, connection: &mut Connection, mut is_reused: bool, route: &Route, head: &str,
     ) -> Result<Received, Failure> {
         let content = self.content.unwrap_or_default();
         // What stands there already is no response to this request.
@@ -294,10 +280,8 @@ impl Request<'_> {
         let mut received = Exchange::on(connection).run(head, content);
         if is_reused && is_stale(&received, self.call.deadline) {
             let opened = self.open(route);
-            *connection = opened.map_err(|failure| Failure {
-                error: failure.error.or_executed(true),
-                ..failure
-            })?;
+            *connection = opened
+                .map_err(|failure| Failure { error: failure.error.or_executed(true), ..failure })?;
             received = Exchange::on(connection).run(head, content);
         }
         Ok(received.map_err(|broken| no_response(&self.call, broken).or_executed(true))?)
@@ -307,10 +291,7 @@ impl Request<'_> {
 /// Another attempt may succeed.
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure {
-            error,
-            is_final: false,
-        }
+        Failure { error, is_final: false }
     }
 }
 
@@ -344,12 +325,7 @@ impl Response {
 
 impl Exchange<'_> {
     fn on(connection: &mut Connection) -> Exchange<'_> {
-        Exchange {
-            connection,
-            left: HEAD_LIMIT,
-            head: Vec::new(),
-            early: None,
-        }
+        Exchange { connection, left: HEAD_LIMIT, head: Vec::new(), early: None }
     }
 
     /// Sends the request, and reads the head of the final response.
@@ -361,10 +337,7 @@ impl Exchange<'_> {
             None => self.final_head(),
         };
         match received {
-            Ok(head) => Ok(Received {
-                head,
-                is_sent: matches!(sent, Ok(true)),
-            }),
+            Ok(head) => Ok(Received { head, is_sent: matches!(sent, Ok(true)) }),
             Err(trouble) => Err(Broken {
                 has_begun: self.left < HEAD_LIMIT || self.connection.has_surplus(),
                 trouble: sent.err().map_or(trouble, Trouble::Io),
@@ -393,11 +366,8 @@ impl Exchange<'_> {
         let mut blocked = None;
         while !self.is_refused() {
             let stream = self.connection.reader.get_mut();
-            let written = if part.is_empty() {
-                stream.flush().map(|()| 0)
-            } else {
-                stream.write(part)
-            };
+            let written =
+                if part.is_empty() { stream.flush().map(|()| 0) } else { stream.write(part) };
             match written {
                 Ok(n) if n == part.len() => return Ok(true),
                 Ok(n) => {
@@ -449,9 +419,9 @@ impl Exchange<'_> {
     fn next_head(&mut self) -> Result<Head, Trouble> {
         read_head(&mut self.connection.reader, &mut self.left, &mut self.head)?;
         match Head::parse(&std::mem::take(&mut self.head)) {
-            Ok(head) if head.status < 200 && !is_interim(head.status) => Err(Trouble::Malformed(
-                "the answer's status code is not a final one",
-            )),
+            Ok(head) if head.status < 200 && !is_interim(head.status) => {
+                Err(Trouble::Malformed("the answer's status code is not a final one"))
+            }
             parsed => parsed.map_err(Trouble::Malformed),
         }
     }

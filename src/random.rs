@@ -4,7 +4,5 @@ use std::hash::{BuildHasher, Hasher};
 
 /// A number that differs from call to call, by the system's randomness.
 pub(crate) fn random() -> u64 {
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish()
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

@@ -153,8 +153,7 @@ impl Response {
 
     /// Reads the whole content and makes something of it. What could not be used is in the error.
     fn whole<T>(
-        self,
-        read: impl FnOnce(Vec<u8>, &Secrets) -> Result<T, Unfit>,
+        self, read: impl FnOnce(Vec<u8>, &Secrets) -> Result<T, Unfit>,
     ) -> Result<T, Error> {
         let label = self.content.call().label.clone();
         let result = self.content.whole(self.limit).and_then(|content| {
@@ -184,12 +183,7 @@ fn utf8(content: Vec<u8>) -> Result<String, Unfit> {
 
 impl Received {
     pub(crate) fn new(status: u16, fields: Vec<(String, String)>, content: Vec<u8>) -> Received {
-        Received {
-            status,
-            retry_after: retry_after(&fields),
-            fields,
-            content,
-        }
+        Received { status, retry_after: retry_after(&fields), fields, content }
     }
 
     /// All that an error keeps of a response that refused. Content that is truncated, or takes

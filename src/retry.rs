@@ -80,30 +80,16 @@ impl Outcome {
         let status = received.status;
         // To come again at once would only be refused again.
         let no_wait = |wait: &Duration| status != 429 || !wait.is_zero();
-        Outcome::Answer {
-            status,
-            token_refused,
-            retry_after: received.retry_after.filter(no_wait),
-        }
+        Outcome::Answer { status, token_refused, retry_after: received.retry_after.filter(no_wait) }
     }
 }
 
 /// Decides what follows an attempt.
 pub(crate) fn decide(attempt: Attempt, outcome: Outcome) -> Next {
     let (may_repeat, asked) = match outcome {
-        Outcome::Answer {
-            token_refused: true,
-            ..
-        } if !attempt.was_renewed => return Next::Renew,
-        Outcome::Answer {
-            token_refused: true,
-            ..
-        } => return Next::Return,
-        Outcome::Answer {
-            status,
-            retry_after,
-            ..
-        } => {
+        Outcome::Answer { token_refused: true, .. } if !attempt.was_renewed => return Next::Renew,
+        Outcome::Answer { token_refused: true, .. } => return Next::Return,
+        Outcome::Answer { status, retry_after, .. } => {
             let is_passing = match status {
                 429 | 502 | 503 | 504 => true,
                 // How some gateways report a rate limit; without the field it is a refusal.
@@ -145,12 +131,7 @@ pub(crate) struct RateLimit(Mutex<Option<(Instant, Duration)>>);
 impl RateLimit {
     /// Notes a response that limits the rate, if it does.
     pub(crate) fn note(&self, outcome: Outcome) {
-        let Outcome::Answer {
-            status,
-            retry_after,
-            ..
-        } = outcome
-        else {
+        let Outcome::Answer { status, retry_after, .. } = outcome else {
             return;
         };
         let wait = match (status, retry_after) {
@@ -175,11 +156,7 @@ impl RateLimit {
         if wait.is_zero() || wait > time {
             return Duration::ZERO;
         }
-        let longer = if was_refused {
-            Duration::ZERO
-        } else {
-            length / 4
-        };
+        let longer = if was_refused { Duration::ZERO } else { length / 4 };
         (wait + longer).min(time)
     }
 }
@@ -224,10 +201,8 @@ fn says_invalid_token(content: &[u8]) -> bool {
         reason.retain(|c| c.is_ascii_alphabetic());
         let reason = reason.to_ascii_lowercase();
         // Nothing else: a parser of XML calls what it can't read "(invalid token)", too.
-        matches!(
-            &*reason,
-            "invalidtoken" | "invalidtokenerror" | "invalidaccesstoken"
-        ) || reason.contains("token") && reason.contains("expired")
+        matches!(&*reason, "invalidtoken" | "invalidtokenerror" | "invalidaccesstoken")
+            || reason.contains("token") && reason.contains("expired")
     })
 }
 
@@ -277,11 +252,7 @@ mod tests {
             (answer(408, None), Next::Return, Next::Return),
             (answer(429, None), limited, Next::Return),
             (answer(429, Some(7)), asked, Next::Return),
-            (
-                answer(429, Some(0)),
-                Next::Repeat(Duration::ZERO),
-                Next::Return,
-            ),
+            (answer(429, Some(0)), Next::Repeat(Duration::ZERO), Next::Return),
             (answer(429, Some(60)), Next::Return, Next::Return),
             (answer(500, Some(7)), Next::Return, Next::Return),
             (answer(502, None), first, Next::Return),
@@ -300,34 +271,19 @@ mod tests {
 
     #[test]
     fn a_second_refusal_is_returned() {
-        let again = Attempt {
-            was_renewed: true,
-            ..attempt(true)
-        };
+        let again = Attempt { was_renewed: true, ..attempt(true) };
         assert_eq!(decide(again, answer(401, None)), Next::Return);
     }
 
     #[test]
     fn repetitions_end_with_their_number_and_with_the_time() {
-        let spent = Attempt {
-            repeats: 2,
-            ..attempt(true)
-        };
+        let spent = Attempt { repeats: 2, ..attempt(true) };
         assert_eq!(decide(spent, broken(false, false)), Next::Return);
-        let none = Attempt {
-            retries: 0,
-            ..attempt(true)
-        };
+        let none = Attempt { retries: 0, ..attempt(true) };
         assert_eq!(decide(none, broken(false, false)), Next::Return);
-        let late = Attempt {
-            time_left: Duration::from_millis(180),
-            ..attempt(true)
-        };
+        let late = Attempt { time_left: Duration::from_millis(180), ..attempt(true) };
         assert_eq!(decide(late, broken(false, false)), Next::Return);
-        let over = Attempt {
-            time_left: Duration::ZERO,
-            ..attempt(true)
-        };
+        let over = Attempt { time_left: Duration::ZERO, ..attempt(true) };
         assert_eq!(decide(over, answer(429, Some(0))), Next::Return);
     }
 
@@ -338,19 +294,14 @@ mod tests {
             let middle = Duration::from_millis(millis);
             for jitter in [0, 1, 256, 512, 513, u64::MAX] {
                 let pause = back_off(repeats, jitter);
-                assert!(
-                    pause >= middle / 4 * 3 && pause <= middle / 4 * 5,
-                    "{pause:?}"
-                );
+                assert!(pause >= middle / 4 * 3 && pause <= middle / 4 * 5, "{pause:?}");
             }
         }
         assert!(back_off(u32::MAX, u64::MAX) > LONG);
     }
 
     fn fields(list: &[(&str, &str)]) -> Vec<(String, String)> {
-        list.iter()
-            .map(|(n, v)| ((*n).into(), (*v).into()))
-            .collect()
+        list.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect()
     }
 
     #[test]
@@ -359,37 +310,22 @@ mod tests {
         for (list, expected) in [
             (vec![("retry-after", "120")], Some(Duration::from_secs(120))),
             (vec![("Retry-After", "0")], Some(Duration::ZERO)),
-            (
-                vec![("retry-after", "99999999999999999999999")],
-                Some(Duration::from_secs(u64::MAX)),
-            ),
+            (vec![("retry-after", "99999999999999999999999")], Some(Duration::from_secs(u64::MAX))),
             (vec![("retry-after", "-1")], None),
             (vec![("retry-after", "+1")], None),
-            (
-                vec![("retry-after", "292.05")],
-                Some(Duration::from_millis(292_050)),
-            ),
-            (
-                vec![("retry-after", "0.0000000019")],
-                Some(Duration::from_nanos(1)),
-            ),
+            (vec![("retry-after", "292.05")], Some(Duration::from_millis(292_050))),
+            (vec![("retry-after", "0.0000000019")], Some(Duration::from_nanos(1))),
             (vec![("retry-after", "1.")], None),
             (vec![("retry-after", ".5")], None),
             (vec![("retry-after", "1.-5")], None),
             (vec![("retry-after", "")], None),
             (vec![("retry-after", "soon")], None),
             (
-                vec![
-                    ("retry-after", "Wed, 21 Oct 2015 07:28:30 GMT"),
-                    ("date", date),
-                ],
+                vec![("retry-after", "Wed, 21 Oct 2015 07:28:30 GMT"), ("date", date)],
                 Some(Duration::from_secs(30)),
             ),
             (
-                vec![
-                    ("retry-after", "Wednesday, 21-Oct-15 07:29:00 GMT"),
-                    ("date", date),
-                ],
+                vec![("retry-after", "Wednesday, 21-Oct-15 07:29:00 GMT"), ("date", date)],
                 Some(Duration::from_secs(60)),
             ),
             (
@@ -397,10 +333,7 @@ mod tests {
                 Some(Duration::from_secs(1)),
             ),
             (
-                vec![
-                    ("retry-after", "Wed, 21 Oct 2015 07:27:00 GMT"),
-                    ("date", date),
-                ],
+                vec![("retry-after", "Wed, 21 Oct 2015 07:27:00 GMT"), ("date", date)],
                 Some(Duration::ZERO),
             ),
             (vec![("retry-after", date)], None),
@@ -425,10 +358,7 @@ mod tests {
         for (challenge, expected) in [
             ("Bearer error=\"invalid_token\"", true),
             ("bearer realm=\"a, b\", error = invalid_token", true),
-            (
-                "Basic realm=\"x\", Bearer scope=\"a\",error=\"invalid_token\"",
-                true,
-            ),
+            ("Basic realm=\"x\", Bearer scope=\"a\",error=\"invalid_token\"", true),
             ("Bearer error=\"insufficient_scope\"", false),
             ("Bearer error_description=\"invalid_token\"", false),
             ("Basic error=\"invalid_token\"", false),
@@ -446,10 +376,7 @@ mod tests {
             (r#"{"error":"invalid_token"}"#, true),
             (r#"{"fault":{"faultstring":"Access Token expired"}}"#, true),
             (r#"{"message":"Invalid token"}"#, true),
-            (
-                r#"{"error":"not well-formed (invalid token): line 3"}"#,
-                false,
-            ),
+            (r#"{"error":"not well-formed (invalid token): line 3"}"#, false),
             (r#"{"message":"Forbidden"}"#, false),
             (r#"{"message":"the offer has expired"}"#, false),
             (r#"{"id":"invalid_token"}"#, false),

@@ -86,10 +86,7 @@ impl Session {
         check_tls(&base)?;
         check_credential(names[1], id)?;
         check_credential(names[2], secret)?;
-        let endpoint = Url {
-            path: format!("{}/oauth2/token", base.path),
-            ..base.clone()
-        };
+        let endpoint = Url { path: format!("{}/oauth2/token", base.path), ..base.clone() };
         Ok(Session {
             base,
             tokens: Arc::new(Tokens::new(Client {
@@ -124,9 +121,8 @@ impl Session {
         let secret = secret_variable(names[2])?;
         let values = [&*url.1, &*id.1, &*secret.1];
         let missing = names.into_iter().zip(values);
-        let missing: Vec<_> = missing
-            .filter_map(|(name, value)| value.is_empty().then_some(name))
-            .collect();
+        let missing: Vec<_> =
+            missing.filter_map(|(name, value)| value.is_empty().then_some(name)).collect();
         if !missing.is_empty() {
             let missing = missing.join(", ");
             let message = format!("environment variables missing or empty: {missing}");
@@ -245,8 +241,7 @@ impl Session {
             )));
         }
         check_field_value(&format!("value of the field {name}"), value)?;
-        self.fields
-            .retain(|(field, _)| !field.eq_ignore_ascii_case(name));
+        self.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
         self.fields.push((name.to_owned(), value.to_owned()));
         Ok(self)
     }
@@ -430,10 +425,7 @@ impl Session {
     ///
     /// As [`get`](Session::get).
     pub fn post(
-        &self,
-        path: &str,
-        media_type: &str,
-        content: impl AsRef<[u8]>,
+        &self, path: &str, media_type: &str, content: impl AsRef<[u8]>,
     ) -> Result<Response, Error> {
         self.call(path, Some((media_type, content.as_ref())), false)
     }
@@ -458,9 +450,7 @@ impl Session {
     ///
     /// As [`get`](Session::get).
     pub fn post_json<T: miniserde::Serialize + ?Sized>(
-        &self,
-        path: &str,
-        content: &T,
+        &self, path: &str, content: &T,
     ) -> Result<Response, Error> {
         let json = miniserde::json::to_string(content);
         self.call(path, Some(("application/json", json.as_bytes())), false)
@@ -484,10 +474,7 @@ impl Session {
     ///
     /// As [`get`](Session::get).
     pub fn post_idempotent(
-        &self,
-        path: &str,
-        media_type: &str,
-        content: impl AsRef<[u8]>,
+        &self, path: &str, media_type: &str, content: impl AsRef<[u8]>,
     ) -> Result<Response, Error> {
         self.call(path, Some((media_type, content.as_ref())), true)
     }
@@ -576,10 +563,7 @@ impl Session {
 
     /// One call. `content` with its media type makes it a POST.
     fn call(
-        &self,
-        path: &str,
-        content: Option<(&str, &[u8])>,
-        is_idempotent: bool,
+        &self, path: &str, content: Option<(&str, &[u8])>, is_idempotent: bool,
     ) -> Result<Response, Error> {
         let url = self.base.join(path)?;
         if let Some((media_type, _)) = content {
@@ -597,17 +581,10 @@ impl Session {
 
     /// Obeys [`decide`] until there is a response or an error for the caller.
     fn attempts(
-        &self,
-        url: &Url,
-        content: Option<(&str, &[u8])>,
-        is_idempotent: bool,
-        deadline: Deadline,
+        &self, url: &Url, content: Option<(&str, &[u8])>, is_idempotent: bool, deadline: Deadline,
     ) -> Result<Response, Error> {
         let terms = self.terms(deadline);
-        let mut attempt = Attempt {
-            is_idempotent,
-            ..Attempt::first(self.retries)
-        };
+        let mut attempt = Attempt { is_idempotent, ..Attempt::first(self.retries) };
         // Of all attempts so far: what one may have done, a later one does not undo.
         let mut may_have_executed = false;
         let mut was_given = false;
@@ -682,11 +659,7 @@ impl Session {
     }
 
     fn send(
-        &self,
-        url: &Url,
-        content: Option<(&str, &[u8])>,
-        token: &Token,
-        deadline: Deadline,
+        &self, url: &Url, content: Option<(&str, &[u8])>, token: &Token, deadline: Deadline,
         is_repeatable: bool,
     ) -> Result<http::Response, http::Failure> {
         let authorization = format!("Bearer {}", token.value());
@@ -723,11 +696,7 @@ impl Session {
     /// The error for a response other than 2xx, with JAS's own advice. If it refused the token,
     /// `again` tells whether that was a new one.
     fn refused(
-        &self,
-        label: &str,
-        received: Received,
-        again: Option<bool>,
-        token: &Token,
+        &self, label: &str, received: Received, again: Option<bool>, token: &Token,
         terms: Terms<'_>,
     ) -> Error {
         let status = received.status;
@@ -757,13 +726,10 @@ impl Session {
             _ => trouble(status),
         };
         let detail = reason(&received, &self.secrets(token, terms));
-        Error::new(
-            ErrorKind::Status,
-            format!("{label}: answered with {status}{advice}{detail}"),
-        )
-        // 4xx says that the request was not acted on; a redirect may follow what was done.
-        .or_executed(!(400..500).contains(&status))
-        .with_received(received)
+        Error::new(ErrorKind::Status, format!("{label}: answered with {status}{advice}{detail}"))
+            // 4xx says that the request was not acted on; a redirect may follow what was done.
+            .or_executed(!(400..500).contains(&status))
+            .with_received(received)
     }
 
     /// What the response to a call may echo, and no message may show.
@@ -813,9 +779,9 @@ fn variable(name: &str) -> Result<String, Error> {
     match std::env::var(name) {
         Ok(value) => Ok(value),
         Err(std::env::VarError::NotPresent) => Ok(String::new()),
-        Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid_input(format!(
-            "the environment variable {name} is not UTF-8"
-        ))),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Error::invalid_input(format!("the environment variable {name} is not UTF-8")))
+        }
     }
 }
 
@@ -836,10 +802,7 @@ impl fmt::Debug for Session {
         let mut shown = f.debug_struct("Session");
         shown
             .field("base_url", &format_args!("{}", self.base))
-            .field(
-                "token_endpoint",
-                &format_args!("{}", self.tokens.client.endpoint),
-            )
+            .field("token_endpoint", &format_args!("{}", self.tokens.client.endpoint))
             .field("client_id", &self.tokens.client.id);
         if let Some(proxy) = &self.network.proxy {
             shown.field("proxy", &format_args!("{proxy}"));

@@ -96,12 +96,7 @@ impl Token {
     /// A token whose life began at `start`.
     fn new(value: &str, lifetime: Duration, start: Instant) -> Token {
         let lifetime = lifetime.min(LONGEST_LIFETIME);
-        Token {
-            value: value.into(),
-            lifetime,
-            expiry: start + lifetime,
-            is_kept: false,
-        }
+        Token { value: value.into(), lifetime, expiry: start + lifetime, is_kept: false }
     }
 
     pub(crate) fn value(&self) -> &str {
@@ -131,11 +126,7 @@ impl State {
 
 impl Tokens {
     pub(crate) fn new(client: Client) -> Tokens {
-        Tokens {
-            client,
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        }
+        Tokens { client, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// A token for one call: the one held, or a new one.
@@ -285,8 +276,7 @@ impl Tokens {
     }
 
     pub(crate) fn hold(&self, value: &str, lifetime: Duration) {
-        self.state()
-            .hold(Token::new(value, lifetime, Instant::now()));
+        self.state().hold(Token::new(value, lifetime, Instant::now()));
     }
 
     pub(crate) fn invalidate(&self, refused: &str) {
@@ -369,10 +359,7 @@ mod tests {
         {
             let token = Token::new("a", second * lifetime, start);
             let margin = second * margin;
-            assert!(
-                !token.is_due(start + second * (due - 1), margin),
-                "{lifetime}"
-            );
+            assert!(!token.is_due(start + second * (due - 1), margin), "{lifetime}");
             assert!(token.is_due(start + second * due, margin), "{lifetime}");
             assert_eq!(token.expiry, start + second * lifetime);
         }
@@ -387,17 +374,13 @@ mod tests {
         let received = Received::new(status, vec![], vec![]);
         Failure {
             error: Error::new(kind, "no").with_received(received),
-            outcome: Outcome::Broken {
-                was_sent: true,
-                is_final: true,
-            },
+            outcome: Outcome::Broken { was_sent: true, is_final: true },
         }
     }
 
     /// What eight callers get that stand in line when a request ends in this way.
     fn of_eight_who_waited(
-        last: Result<Token, Failure>,
-        way: Network,
+        last: Result<Token, Failure>, way: Network,
     ) -> Vec<Result<Token, Error>> {
         let tokens = tokens();
         let place = stand_first(&tokens);
@@ -418,10 +401,7 @@ mod tests {
     #[test]
     fn a_failure_of_another_proxy_is_that_of_its_own_clones_alone() {
         let proxy = Proxy::parse("URL", "http://proxy.example").unwrap();
-        let way = Network {
-            proxy: Some(Arc::new(proxy)),
-            ..Network::default()
-        };
+        let way = Network { proxy: Some(Arc::new(proxy)), ..Network::default() };
         let failed = Err(failure(ErrorKind::Exchange, 407));
         for result in of_eight_who_waited(failed, way) {
             // They have asked themselves.
@@ -474,12 +454,9 @@ mod tests {
     fn a_token_that_has_expired_counts_as_no_replacement() {
         let tokens = tokens();
         // Of ten seconds, nine and a half have passed; of two, a moment; and one has none.
-        for (lifetime, passed, counts) in [
-            (10_000, 9500, false),
-            (10_000, 8000, true),
-            (2000, 0, true),
-            (0, 0, true),
-        ] {
+        for (lifetime, passed, counts) in
+            [(10_000, 9500, false), (10_000, 8000, true), (2000, 0, true), (0, 0, true)]
+        {
             let millis = Duration::from_millis;
             let start = Instant::now().checked_sub(millis(passed)).unwrap();
             let token = Token::new("a", millis(lifetime), start);
@@ -517,16 +494,11 @@ mod tests {
             (second, Network::default(), 60, true),
             (second, Network::default(), 3, false),
         ] {
-            tokens
-                .state()
-                .hold(Token::new("due", second * 60, Instant::now()));
+            tokens.state().hold(Token::new("due", second * 60, Instant::now()));
             tokens.state().held.as_mut().unwrap().expiry -= second * 40;
             let before = Instant::now();
             tokens.state().failed_early = Some((before, most, way));
-            tokens.renew_if_due(Terms {
-                renew_before: second * 60,
-                ..terms(second * timeout)
-            });
+            tokens.renew_if_due(Terms { renew_before: second * 60, ..terms(second * timeout) });
             // It fails at once, and for all.
             let failed = tokens.state().failed_early.take().unwrap();
             assert_eq!(failed.0 != before, is_tried, "{most:?} {timeout}");
@@ -536,10 +508,7 @@ mod tests {
     #[test]
     fn whoever_pauses_holds_up_nobody() {
         let tokens = tokens();
-        let patient = Terms {
-            retries: 100,
-            ..terms(Duration::from_secs(20))
-        };
+        let patient = Terms { retries: 100, ..terms(Duration::from_secs(20)) };
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 // It pauses for longer and longer, and gives up when a pause does not fit.
@@ -566,16 +535,11 @@ mod tests {
                 tokens.hold(&format!("token-{i}"), Duration::ZERO);
             }
         }
-        let mut secrets = tokens.secrets(Terms {
-            api_key: Some("key"),
-            ..terms(Duration::ZERO)
-        });
+        let mut secrets = tokens.secrets(Terms { api_key: Some("key"), ..terms(Duration::ZERO) });
         secrets.retain(|secret| !secret.is_empty());
         let expected = (2..10).rev().map(|i| format!("token-{i}"));
-        let expected: Vec<_> = ["hush".to_owned(), "key".to_owned()]
-            .into_iter()
-            .chain(expected)
-            .collect();
+        let expected: Vec<_> =
+            ["hush".to_owned(), "key".to_owned()].into_iter().chain(expected).collect();
         assert_eq!(secrets, expected);
     }
 }

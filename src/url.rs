@@ -39,11 +39,7 @@ impl Origin {
 impl fmt::Display for Origin {
     /// Without the port if it is the scheme's own: the `Host` field is made from this text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, default) = if self.https {
-            ("https://", 443)
-        } else {
-            ("http://", 80)
-        };
+        let (scheme, default) = if self.https { ("https://", 443) } else { ("http://", 80) };
         f.write_str(scheme)?;
         f.write_str(&self.host)?;
         if self.port == default {
@@ -108,11 +104,7 @@ impl Url {
             None => (authority, if https { 443 } else { 80 }),
         };
         check_host(what, host)?;
-        let origin = Origin {
-            https,
-            host: host.to_ascii_lowercase(),
-            port,
-        };
+        let origin = Origin { https, host: host.to_ascii_lowercase(), port };
         if !https && !origin.is_loopback() {
             return Err(refused(
                 what,
@@ -121,11 +113,7 @@ impl Url {
             ));
         }
         // RFC 9112, section 3.2.1: what is requested has a path, `/` at the least.
-        let path = if path.starts_with('/') {
-            path.to_owned()
-        } else {
-            format!("/{path}")
-        };
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         Ok(Url { origin, path })
     }
 
@@ -144,17 +132,11 @@ impl Url {
     fn joined(&self, what: &str, path: &str) -> Result<Url, Error> {
         if path.starts_with('/') {
             check_uri(what, path)?;
-            return Ok(Url {
-                origin: self.origin.clone(),
-                path: format!("{}{path}", self.path),
-            });
+            return Ok(Url { origin: self.origin.clone(), path: format!("{}{path}", self.path) });
         }
         if !path.contains("://") {
             check_uri(what, path)?;
-            return Err(refused(
-                what,
-                "starts neither with `/` nor with the base URL's origin",
-            ));
+            return Err(refused(what, "starts neither with `/` nor with the base URL's origin"));
         }
         let url = Url::parse(what, path)?;
         if url.origin != self.origin {
@@ -234,10 +216,7 @@ pub(crate) fn check_media_type(text: &str) -> Result<(), Error> {
         {
             Ok(())
         }
-        _ => Err(refused(
-            what,
-            "is not of the form type/subtype, such as application/json",
-        )),
+        _ => Err(refused(what, "is not of the form type/subtype, such as application/json")),
     }
 }
 
@@ -248,9 +227,7 @@ pub(crate) fn is_token_character(c: char) -> bool {
 /// Checks that `text` holds characters of a URI only ([RFC 3986, section
 /// 2](https://www.rfc-editor.org/rfc/rfc3986#section-2)) and no fragment.
 pub(crate) fn check_uri(what: &str, text: &str) -> Result<(), Error> {
-    check(what, text, |c| {
-        c.is_ascii_alphanumeric() || "-._~:/?[]@!$&'()*+,;=%".contains(c)
-    })?;
+    check(what, text, |c| c.is_ascii_alphanumeric() || "-._~:/?[]@!$&'()*+,;=%".contains(c))?;
     let bytes = text.as_bytes();
     for (i, _) in text.match_indices('%') {
         let digits = bytes.get(i + 1..i + 3).unwrap_or_default();
@@ -281,9 +258,7 @@ pub(crate) fn check_host(what: &str, host: &str) -> Result<(), Error> {
             && label.len() <= 63
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
     };
     if host.is_empty() || host.len() > 253 || !host.split('.').all(label) {
         return Err(refused(what, "has no valid host name"));
@@ -325,10 +300,7 @@ fn check(what: &str, text: &str, is_good: impl Fn(char) -> bool) -> Result<(), E
         c if !c.is_ascii() => "not ASCII",
         _ => "not allowed there",
     };
-    Err(refused(
-        what,
-        format_args!("can't be sent: character {place} is {name} (U+{code:04X})"),
-    ))
+    Err(refused(what, format_args!("can't be sent: character {place} is {name} (U+{code:04X})")))
 }
 
 fn check_ends(what: &str, text: &str) -> Result<(), Error> {
@@ -365,10 +337,7 @@ mod tests {
             ("https://a_b.example/%20", "https://a_b.example", "/%20"),
         ] {
             let url = Url::base("base URL", text).expect(text);
-            assert_eq!(
-                (url.origin.to_string().as_str(), url.path.as_str()),
-                (origin, path)
-            );
+            assert_eq!((url.origin.to_string().as_str(), url.path.as_str()), (origin, path));
         }
     }
 
@@ -431,21 +400,13 @@ mod tests {
             ("", "", "is empty".to_owned()),
             ("a?key=hush", " \"a\"", no_slash.into()),
             ("?a", "", no_slash.into()),
-            (
-                "/a#b",
-                " \"/a#b\"",
-                "can't be sent: character 3 is a `#` (U+0023)".into(),
-            ),
+            ("/a#b", " \"/a#b\"", "can't be sent: character 3 is a `#` (U+0023)".into()),
             (
                 "/a\0",
                 " \"/a\"",
                 "can't be sent: character 3 is a control character (U+0000)".into(),
             ),
-            (
-                "/a{",
-                " \"/a{\"",
-                "can't be sent: character 3 is not allowed there (U+007B)".into(),
-            ),
+            ("/a{", " \"/a{\"", "can't be sent: character 3 is not allowed there (U+007B)".into()),
             (
                 "https://user:hush@api.jas.com/",
                 "",
@@ -467,11 +428,7 @@ mod tests {
                 other("https://api.jas.com.evil.com"),
             ),
         ] {
-            assert_eq!(
-                message(base.join(path)),
-                format!("the path{shown} {why}"),
-                "{path}"
-            );
+            assert_eq!(message(base.join(path)), format!("the path{shown} {why}"), "{path}");
         }
     }
 
@@ -501,24 +458,10 @@ mod tests {
         assert!(check_field_name("x", "x-y").is_ok());
         assert!(check_field_name("x", "x:y").is_err());
         assert!(check_field_name("x", "").is_err());
-        for good in [
-            "application/json",
-            "application/xml; charset=utf-8",
-            "a/b;c=\"d e\"",
-        ] {
+        for good in ["application/json", "application/xml; charset=utf-8", "a/b;c=\"d e\""] {
             assert!(check_media_type(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "json",
-            "/json",
-            "a/",
-            "a /b",
-            "a/b/c",
-            "a/b\r\nx: y",
-            " a/b",
-            "ä/b",
-        ] {
+        for bad in ["", "json", "/json", "a/", "a /b", "a/b/c", "a/b\r\nx: y", " a/b", "ä/b"] {
             assert!(check_media_type(bad).is_err(), "{bad}");
         }
     }

@@ -99,11 +99,7 @@ impl Good {
             let _ = stream.write_all(&answer("200 OK", "Connection: close\r\n", &content));
             until_closed(&mut stream);
         });
-        Good {
-            address,
-            is_ending,
-            thread: Some(thread),
-        }
+        Good { address, is_ending, thread: Some(thread) }
     }
 }
 

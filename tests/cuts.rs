@@ -292,17 +292,10 @@ mod encrypted {
 
     /// Answers the first request, and ends TLS in order, but for the cut.
     fn serve(
-        stream: &mut TcpStream,
-        config: &Arc<ServerConfig>,
-        all: &[u8],
-        cut: usize,
+        stream: &mut TcpStream, config: &Arc<ServerConfig>, all: &[u8], cut: usize,
     ) -> Outcome {
         let mut connection = ServerConnection::new(Arc::clone(config)).unwrap();
-        let mut cut = Cut {
-            stream,
-            left: cut,
-            is_over: false,
-        };
+        let mut cut = Cut { stream, left: cut, is_over: false };
         while connection.is_handshaking() && connection.complete_io(&mut cut).is_ok() {}
         let mut received = Vec::new();
         if !connection.is_handshaking() {
@@ -316,17 +309,11 @@ mod encrypted {
         while connection.wants_write() && connection.write_tls(&mut cut).is_ok() {}
         let _ = cut.stream.shutdown(Shutdown::Write);
         let _ = until_closed(cut.stream);
-        Outcome {
-            request: received,
-            is_answered,
-            is_ended: !cut.is_over,
-            left: [left, cut.left],
-        }
+        Outcome { request: received, is_answered, is_ended: !cut.is_over, left: [left, cut.left] }
     }
 
     fn config(
-        authority: &Authority,
-        version: &'static SupportedProtocolVersion,
+        authority: &Authority, version: &'static SupportedProtocolVersion,
     ) -> Arc<ServerConfig> {
         let config = authority.config_of("localhost", Days::Now, &[version]);
         let mut config = Arc::unwrap_or_clone(config);
@@ -338,12 +325,8 @@ mod encrypted {
     /// Calls servers that cut what they send, each after one byte more: in the handshake, too, or
     /// only behind it. A call gives this if, and only if, its answer was whole.
     fn cut_everywhere(
-        config: &Arc<ServerConfig>,
-        has_handshake: bool,
-        framing: Framing,
-        content: &str,
-        expected: &str,
-        call: impl Fn(&str) -> Result<Vec<u8>, Error> + Sync,
+        config: &Arc<ServerConfig>, has_handshake: bool, framing: Framing, content: &str,
+        expected: &str, call: impl Fn(&str) -> Result<Vec<u8>, Error> + Sync,
     ) {
         const ENDLESS: usize = usize::MAX;
         let (all, _) = framing.of(content);
@@ -399,14 +382,9 @@ mod encrypted {
             let config = config(&authority, version);
             for framing in FRAMINGS {
                 // The handshake is the same for all.
-                cut_everywhere(
-                    &config,
-                    framing == Length,
-                    framing,
-                    CONTENT,
-                    CONTENT,
-                    |url| book(&with_token(url).retries(0)),
-                );
+                cut_everywhere(&config, framing == Length, framing, CONTENT, CONTENT, |url| {
+                    book(&with_token(url).retries(0))
+                });
             }
         }
     }
@@ -434,13 +412,9 @@ mod encrypted {
             return;
         };
         let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
-        for (version, framing) in [
-            (0, Length),
-            (0, Chunked),
-            (0, UntilClose),
-            (1, Chunked),
-            (1, UntilClose),
-        ] {
+        for (version, framing) in
+            [(0, Length), (0, Chunked), (0, UntilClose), (1, Chunked), (1, UntilClose)]
+        {
             let config = config(&authority, versions[version]);
             let (all, head) = framing.of(CONTENT);
             for_each(0..all.len() + 1, 16, |cut| {
@@ -459,10 +433,7 @@ mod encrypted {
                     Err(error) => {
                         assert_broken(&error, ErrorKind::Exchange, &what);
                         assert!(error.may_have_executed(), "{what}");
-                        assert!(
-                            cut < all.len() && !framing.hides(cut, head),
-                            "{what}: {error:?}"
-                        );
+                        assert!(cut < all.len() && !framing.hides(cut, head), "{what}: {error:?}");
                     }
                     Ok(content) if framing.hides(cut, head) => {
                         assert_eq!(content, all[head..cut], "{what}");
@@ -583,10 +554,8 @@ mod encrypted {
         });
         let received = server.ended();
         assert_eq!(received.len(), CALLS);
-        let requests: Vec<_> = received
-            .iter()
-            .map(|bytes| String::from_utf8_lossy(bytes))
-            .collect();
+        let requests: Vec<_> =
+            received.iter().map(|bytes| String::from_utf8_lossy(bytes)).collect();
         for i in 0..CALLS {
             let line = format!("POST /number/{i}/ ");
             let executed = requests.iter().filter(|request| request.contains(&line));

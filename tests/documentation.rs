@@ -20,10 +20,7 @@ fn assert_documented(mistake: &str, url: &str, error: Option<Error>) {
     let error = error.unwrap_or_else(|| panic!("{mistake}: no error"));
     let message = error.to_string().replace(url, "https://api.example.com");
     let row = format!("| {mistake} | `{:?}` | `` {message} `` |", error.kind());
-    assert!(
-        TABLE.lines().any(|line| line == row),
-        "not in the table:\n{row}"
-    );
+    assert!(TABLE.lines().any(|line| line == row), "not in the table:\n{row}");
 }
 
 #[test]
@@ -35,49 +32,26 @@ fn each_mistake_ends_in_the_documented_message() {
     let keyed = session.clone().api_key(API_KEY).expect("a key");
     let check = |mistake, error| assert_documented(mistake, &url, error);
 
-    check(
-        "the secret is wrong",
-        new(&url, "wrong").unwrap().get("/x").err(),
-    );
-    check(
-        "the secret was read from a file with its last line break",
-        new(&url, "hush\r\n").err(),
-    );
+    check("the secret is wrong", new(&url, "wrong").unwrap().get("/x").err());
+    check("the secret was read from a file with its last line break", new(&url, "hush\r\n").err());
     let forbidden = Fault::Answer(403, vec![], br#"{"message":"Forbidden"}"#.to_vec());
     sandbox.next(Place::Api, forbidden);
     check(
         "the application has no subscription to the API",
-        keyed
-            .post("/bookings/v1/bookings", "application/json", "{}")
-            .err(),
+        keyed.post("/bookings/v1/bookings", "application/json", "{}").err(),
     );
     check("no API key was set", session.get(SHIPMENT).err());
-    check(
-        "the API key is wrong",
-        session
-            .clone()
-            .api_key("wrong")
-            .unwrap()
-            .get(SHIPMENT)
-            .err(),
-    );
+    check("the API key is wrong", session.clone().api_key("wrong").unwrap().get(SHIPMENT).err());
     check(
         "the URL from the portal has `/oauth2/token` in it",
         new(&format!("{url}/oauth2/token"), CLIENT_SECRET).err(),
     );
-    check(
-        "the URL begins with `http://`",
-        new("http://api.jas.com", CLIENT_SECRET).err(),
-    );
+    check("the URL begins with `http://`", new("http://api.jas.com", CLIENT_SECRET).err());
     let dead = closed_url();
     assert_documented(
         "nothing listens there, or a firewall refuses",
         &dead,
-        new(&dead, CLIENT_SECRET)
-            .unwrap()
-            .retries(0)
-            .get("/x")
-            .err(),
+        new(&dead, CLIENT_SECRET).unwrap().retries(0).get("/x").err(),
     );
     sandbox.next(Place::Token, Fault::Answer(404, vec![], vec![]));
     let fresh = new(&url, CLIENT_SECRET).unwrap();
@@ -86,18 +60,9 @@ fn each_mistake_ends_in_the_documented_message() {
         "the proxy is not an HTTP proxy",
         session.clone().proxy("socks5://proxy.example.com").err(),
     );
-    check(
-        "the path has no `/` at its start",
-        session.get("tracking/v1/shipments").err(),
-    );
-    sandbox.next(
-        Place::Api,
-        Fault::Answer(200, vec![], br#"{"id":42}"#.to_vec()),
-    );
-    check(
-        "the JSON has another shape",
-        keyed.get(SHIPMENT).unwrap().json::<Shipment>().err(),
-    );
+    check("the path has no `/` at its start", session.get("tracking/v1/shipments").err());
+    sandbox.next(Place::Api, Fault::Answer(200, vec![], br#"{"id":42}"#.to_vec()));
+    check("the JSON has another shape", keyed.get(SHIPMENT).unwrap().json::<Shipment>().err());
     let large = keyed.get("/documents/v1/large?bytes=1048577").unwrap();
     check("the answer is longer than the limit", large.bytes().err());
     for name in ["JAS_URL", "JAS_CLIENT_ID", "JAS_CLIENT_SECRET"] {
@@ -141,10 +106,7 @@ mod over_tls {
                 .with_single_cert(vec![certificate], key)
                 .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!(
-            "https://localhost:{}",
-            listener.local_addr().unwrap().port()
-        );
+        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
         let thread = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut connection = rustls::ServerConnection::new(Arc::new(config)).unwrap();
@@ -188,9 +150,7 @@ mod over_tls {
             stream.write_all(answer).unwrap();
         });
         let session = Session::new("https://api.example.com", "id", "secret").unwrap();
-        let session = session
-            .proxy(&format!("http://user:wrong@{proxy}"))
-            .unwrap();
+        let session = session.proxy(&format!("http://user:wrong@{proxy}")).unwrap();
         let error = session.get("/x").unwrap_err();
         thread.join().unwrap();
         let message = error.to_string().replace(&proxy, "proxy.example.com:3128");

@@ -29,10 +29,7 @@ fn a_session_is_made_from_the_environment() {
     std::env::set_var("JAS_URL", all[0].1);
     std::env::set_var("JAS_CLIENT_ID", "");
     std::env::set_var("JAS_CLIENT_SECRET", all[2].1);
-    assert_eq!(
-        message(),
-        "environment variables missing or empty: JAS_CLIENT_ID"
-    );
+    assert_eq!(message(), "environment variables missing or empty: JAS_CLIENT_ID");
     for (name, value) in all {
         std::env::set_var(name, value);
     }
@@ -87,14 +84,8 @@ fn secrets_in_files() {
     for (content, why) in [
         (&b""[..], "is empty"),
         (b"\n", "is empty"),
-        (
-            b"hush\n\n",
-            "ends with a line break, as the content of a file does: trim it",
-        ),
-        (
-            b"h\xffsh\r\n",
-            "can't be sent: character 2 is not ASCII (U+FFFD)",
-        ),
+        (b"hush\n\n", "ends with a line break, as the content of a file does: trim it"),
+        (b"h\xffsh\r\n", "can't be sent: character 2 is not ASCII (U+FFFD)"),
     ] {
         std::fs::write(&path, content).unwrap();
         assert_eq!(message(), format!("{what} {why}"));

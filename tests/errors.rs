@@ -18,9 +18,7 @@ fn session(sandbox: &Sandbox) -> Session {
 }
 
 fn answer(status: u16, fields: &[(&'static str, &str)], content: &str) -> Fault {
-    let fields = fields
-        .iter()
-        .map(|(name, value)| (*name, (*value).to_owned()));
+    let fields = fields.iter().map(|(name, value)| (*name, (*value).to_owned()));
     Fault::Answer(status, fields.collect(), content.into())
 }
 
@@ -53,14 +51,8 @@ fn one_message_of_each_kind() {
         "the path \"shipments\" starts neither with `/` nor with the base URL's origin"
     );
 
-    let error = Session::new(&url, CLIENT_ID, "wrong")
-        .unwrap()
-        .access_token()
-        .unwrap_err();
-    assert_eq!(
-        (error.kind(), error.status()),
-        (ErrorKind::Denied, Some(403))
-    );
+    let error = Session::new(&url, CLIENT_ID, "wrong").unwrap().access_token().unwrap_err();
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Denied, Some(403)));
     assert_eq!(
         error.to_string(),
         format!(
@@ -70,16 +62,8 @@ fn one_message_of_each_kind() {
         )
     );
 
-    let error = session
-        .clone()
-        .api_key("wrong")
-        .unwrap()
-        .get("/x?y=z")
-        .unwrap_err();
-    assert_eq!(
-        (error.kind(), error.status()),
-        (ErrorKind::Status, Some(403))
-    );
+    let error = session.clone().api_key("wrong").unwrap().get("/x?y=z").unwrap_err();
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Status, Some(403)));
     assert_eq!(error.content(), Some(&br#"{"message":"Forbidden"}"#[..]));
     assert_eq!(
         error.to_string(),
@@ -101,33 +85,18 @@ fn one_message_of_each_kind() {
         )
     );
 
-    let error = Session::new(&dead, "id", "secret")
-        .unwrap()
-        .retries(0)
-        .get("/x")
-        .unwrap_err();
+    let error = Session::new(&dead, "id", "secret").unwrap().retries(0).get("/x").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exchange);
     assert_eq!(
         error.to_string(),
         format!("token request to {dead}/oauth2/token: no connection to the host could be made: check host, port and firewall")
     );
-    let source = error
-        .source()
-        .and_then(|source| source.downcast_ref::<io::Error>());
-    assert_eq!(
-        source.map(io::Error::kind),
-        Some(io::ErrorKind::ConnectionRefused)
-    );
-    assert_eq!(
-        io::Error::from(error).kind(),
-        io::ErrorKind::ConnectionRefused
-    );
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::ConnectionRefused));
+    assert_eq!(io::Error::from(error).kind(), io::ErrorKind::ConnectionRefused);
 
     sandbox.next(Place::Token, answer(200, &[], "{}"));
-    let fresh = session
-        .clone()
-        .token_endpoint(&format!("{url}/oauth2/token"))
-        .unwrap();
+    let fresh = session.clone().token_endpoint(&format!("{url}/oauth2/token")).unwrap();
     let error = fresh.get("/x").unwrap_err();
     assert_eq!(
         (error.kind(), error.status(), error.content()),
@@ -141,10 +110,7 @@ fn one_message_of_each_kind() {
         )
     );
 
-    sandbox.next(
-        Place::Api,
-        answer(200, &[("Content-Type", "text/html")], "<html>"),
-    );
+    sandbox.next(Place::Api, answer(200, &[("Content-Type", "text/html")], "<html>"));
     let error = session.get("/x").unwrap().json::<Vec<u8>>().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Content);
     assert!(error.may_have_executed());
@@ -227,10 +193,7 @@ fn statuses_come_with_advice_and_with_what_the_answer_says() {
     // A redirect was not followed, to wherever it may lead.
     sandbox.next(Place::Api, answer(307, &[("Location", "/elsewhere")], ""));
     session(&sandbox).get("/x").unwrap_err();
-    assert!(sandbox
-        .requests()
-        .iter()
-        .all(|request| request.target != "/elsewhere"));
+    assert!(sandbox.requests().iter().all(|request| request.target != "/elsewhere"));
 }
 
 #[test]
@@ -258,14 +221,8 @@ fn content_of_a_good_response_that_can_t_be_used_is_in_the_error() {
         session.post("/x", "text/plain", "").unwrap()
     };
     for (error, why) in [
-        (
-            created().text().unwrap_err(),
-            "is not UTF-8 from byte 36 on",
-        ),
-        (
-            created().json::<u32>().unwrap_err(),
-            "is not UTF-8 from byte 36 on",
-        ),
+        (created().text().unwrap_err(), "is not UTF-8 from byte 36 on"),
+        (created().json::<u32>().unwrap_err(), "is not UTF-8 from byte 36 on"),
         (
             created().limit(40).bytes().unwrap_err(),
             "is longer than the limit of 40 bytes: raise it with Response::limit, or read it as a \
@@ -273,46 +230,30 @@ fn content_of_a_good_response_that_can_t_be_used_is_in_the_error() {
         ),
     ] {
         assert_eq!(error.kind(), ErrorKind::Content);
-        assert_eq!(
-            error.to_string(),
-            format!("POST {}/x: the content {why}", sandbox.url())
-        );
-        assert_eq!(
-            error.content(),
-            Some(if why.contains("40") {
-                &booked[..40]
-            } else {
-                booked
-            })
-        );
+        assert_eq!(error.to_string(), format!("POST {}/x: the content {why}", sandbox.url()));
+        assert_eq!(error.content(), Some(if why.contains("40") { &booked[..40] } else { booked }));
         assert_eq!(error.status(), Some(201));
         assert_eq!(error.header("location"), Some("/bookings/v1/bookings/B7"));
         assert!(error.may_have_executed());
     }
     // Truncated, or too late: what came is kept, too.
-    for (fault, kind) in [
-        (Fault::Half, ErrorKind::Exchange),
-        (Fault::Stall(Some(15)), ErrorKind::Timeout),
-    ] {
+    for (fault, kind) in
+        [(Fault::Half, ErrorKind::Exchange), (Fault::Stall(Some(15)), ErrorKind::Timeout)]
+    {
         sandbox.next(Place::Api, fault);
         let session = session.clone().timeout(Duration::from_millis(400));
         let booking = session.post("/bookings/v1/bookings", "application/json", "{}");
         let error = booking.unwrap().text().unwrap_err();
         assert_eq!((error.kind(), error.status()), (kind, Some(201)));
         let content = error.content().unwrap();
-        assert_eq!(
-            content,
-            &b"{\"bookingNumber\":\"B700000001\"}"[..content.len()]
-        );
+        assert_eq!(content, &b"{\"bookingNumber\":\"B700000001\"}"[..content.len()]);
         assert_eq!(content.len(), 15);
         assert!(error.may_have_executed());
     }
     let json = b"\xef\xbb\xbf[\"B7\"]".to_vec();
     for fault in [Fault::Answer(200, vec![], json.clone()), {
-        let chunks = format!(
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
-            json.len()
-        );
+        let chunks =
+            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", json.len());
         Fault::Raw([chunks.as_bytes(), &json, b"\r\n0\r\n\r\n"].concat())
     }] {
         sandbox.next(Place::Api, fault.clone());
@@ -334,10 +275,7 @@ fn a_redirect_shows_the_path_without_its_query() {
         ("/tracking/v1/shipments/", "/tracking/v1/shipments/"),
         ("shipments/?token=a#b", "shipments/"),
         ("https://jas.example/v2/x?key=a", "https://jas.example/v2/x"),
-        (
-            "https://user:p/w@jas.example",
-            "https://user:p/w@jas.example",
-        ),
+        ("https://user:p/w@jas.example", "https://user:p/w@jas.example"),
         ("https://user:pw@jas.example", "https://jas.example"),
         ("//jas.example:8443/@x", "//jas.example:8443/@x"),
         ("?a", ""),
@@ -373,10 +311,8 @@ impl std::error::Error for Wrapper {
 fn an_error_is_found_in_whatever_wraps_it() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
-    let message = format!(
-        "POST {}/x: the content broke off: 5 of 100 bytes were received",
-        sandbox.url()
-    );
+    let message =
+        format!("POST {}/x: the content broke off: 5 of 100 bytes were received", sandbox.url());
     let reading = || {
         let raw = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"a\":";
         sandbox.next(Place::Api, Fault::Raw(raw.to_vec()));
@@ -395,10 +331,7 @@ fn an_error_is_found_in_whatever_wraps_it() {
     ];
     for error in &errors {
         let found = Error::find(&**error).unwrap_or_else(|| panic!("not in {error:?}"));
-        assert_eq!(
-            (found.kind(), found.may_have_executed()),
-            (ErrorKind::Exchange, true)
-        );
+        assert_eq!((found.kind(), found.may_have_executed()), (ErrorKind::Exchange, true));
         assert_eq!(found.to_string(), message);
     }
     assert!(Error::find(&io::Error::other("no")).is_none());
@@ -415,11 +348,7 @@ fn an_error_is_found_in_whatever_wraps_it() {
         assert_eq!(told, chain);
     }
     // An error without a cause has none in an `io::Error` either.
-    let late = session
-        .clone()
-        .timeout(Duration::ZERO)
-        .get("/x")
-        .unwrap_err();
+    let late = session.clone().timeout(Duration::ZERO).get("/x").unwrap_err();
     let text = late.to_string();
     assert_eq!(format!("{late:#}"), text);
     let late = io::Error::from(late);
@@ -433,10 +362,9 @@ fn a_secret_that_is_echoed_by_whoever_knows_it_is_not_shown() {
     // A token that was neither the first nor the last of a call.
     let middle = "middle-token-of-three";
     let first = session.access_token().unwrap();
-    for content in [
-        format!(r#"{{"access_token":"{middle}"}}"#),
-        r#"{"access_token":"last"}"#.into(),
-    ] {
+    for content in
+        [format!(r#"{{"access_token":"{middle}"}}"#), r#"{"access_token":"last"}"#.into()]
+    {
         sandbox.next(Place::Token, answer(200, &[], &content));
     }
     let echo = format!("no {first}, {middle}, last");
@@ -455,36 +383,21 @@ fn a_secret_that_is_echoed_by_whoever_knows_it_is_not_shown() {
     // Each character escaped, in a page.
     let escaped = API_KEY.chars().map(|c| format!("&#x{:010x};", c as u32));
     let escaped = escaped.collect::<Vec<_>>().concat();
-    sandbox.next(
-        Place::Api,
-        answer(500, &[], &format!("<p>no {escaped}</p>")),
-    );
+    sandbox.next(Place::Api, answer(500, &[], &format!("<p>no {escaped}</p>")));
     let error = session.get("/x").unwrap_err().to_string();
     assert!(error.ends_with("the answer says: [redacted]"), "{error}");
 
     // A key of a gateway, in a field of its own.
-    let keyed = session
-        .clone()
-        .header("Gateway-Key", "k3y-of-the-gateway")
-        .unwrap();
-    sandbox.next(
-        Place::Api,
-        answer(500, &[], "no such key k3y-of-the-gateway"),
-    );
+    let keyed = session.clone().header("Gateway-Key", "k3y-of-the-gateway").unwrap();
+    sandbox.next(Place::Api, answer(500, &[], "no such key k3y-of-the-gateway"));
     let error = keyed.get("/x").unwrap_err().to_string();
     assert!(error.ends_with("says: no such key [redacted]"), "{error}");
 
     // A token endpoint on the same server: known members only, without the API key.
     for (content, says) in [
-        (
-            format!(r#"{{"error":"bad {API_KEY}"}}"#),
-            "; the answer says: bad [redacted]",
-        ),
+        (format!(r#"{{"error":"bad {API_KEY}"}}"#), "; the answer says: bad [redacted]"),
         ("access_token=another-token&error=x".to_owned(), ""),
-        (
-            r#"{"access_token":"another-token","id":"x"}"#.to_owned(),
-            "",
-        ),
+        (r#"{"access_token":"another-token","id":"x"}"#.to_owned(), ""),
         ("<p>another-token</p>".to_owned(), ""),
     ] {
         sandbox.next(Place::Token, answer(400, &[], &content));
@@ -499,24 +412,15 @@ fn a_secret_that_is_echoed_by_whoever_knows_it_is_not_shown() {
 #[test]
 fn a_content_coding_that_was_not_asked_for_is_an_error() {
     let sandbox = Sandbox::start();
-    sandbox.next(
-        Place::Api,
-        answer(200, &[("Content-Encoding", "gzip")], "..."),
-    );
+    sandbox.next(Place::Api, answer(200, &[("Content-Encoding", "gzip")], "..."));
     let error = session(&sandbox).get("/x").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exchange);
     assert!(error.may_have_executed());
     assert_eq!(
         error.to_string(),
-        format!(
-            "GET {}/x: the content is encoded (gzip), which was not asked for",
-            sandbox.url()
-        )
+        format!("GET {}/x: the content is encoded (gzip), which was not asked for", sandbox.url())
     );
-    sandbox.next(
-        Place::Api,
-        answer(200, &[("Content-Encoding", "identity")], "..."),
-    );
+    sandbox.next(Place::Api, answer(200, &[("Content-Encoding", "identity")], "..."));
     assert_eq!(session(&sandbox).get("/x").unwrap().text().unwrap(), "...");
     // Where there is no content, nothing is encoded.
     sandbox.next(Place::Api, answer(200, &[("Content-Encoding", "gzip")], ""));
@@ -532,20 +436,11 @@ fn what_was_cut_stays_cut_and_its_error_travels_in_an_io_error() {
     let mut response = session(&sandbox).post("/x", "text/plain", "").unwrap();
     let mut content = Vec::new();
     let error = response.read_to_end(&mut content).unwrap_err();
-    assert_eq!(
-        (error.kind(), &content[..]),
-        (io::ErrorKind::UnexpectedEof, &b"hello"[..])
-    );
-    let inner = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>())
-        .unwrap();
+    assert_eq!((error.kind(), &content[..]), (io::ErrorKind::UnexpectedEof, &b"hello"[..]));
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).unwrap();
     assert_eq!(
         inner.to_string(),
-        format!(
-            "POST {}/x: the content broke off: 5 of 100 bytes were received",
-            sandbox.url()
-        )
+        format!("POST {}/x: the content broke off: 5 of 100 bytes were received", sandbox.url())
     );
     let again = response.read(&mut [0; 8]).unwrap_err();
     assert_eq!(again.kind(), io::ErrorKind::UnexpectedEof);
@@ -595,13 +490,8 @@ fn no_error_and_no_public_type_shows_a_secret_a_token_or_an_api_key() {
             let _ = session.get("/x");
 
             // A token endpoint is not sent the token or the API key, but knows the secret.
-            let content = content
-                .replace(&token, form)
-                .replace(API_KEY, CLIENT_SECRET);
-            let fresh = session
-                .clone()
-                .token_endpoint(&format!("{url}/oauth2/token"))
-                .unwrap();
+            let content = content.replace(&token, form).replace(API_KEY, CLIENT_SECRET);
+            let fresh = session.clone().token_endpoint(&format!("{url}/oauth2/token")).unwrap();
             sandbox.next(Place::Token, answer(status, &[], &content));
             errors.extend(fresh.access_token().err());
             tokens.push(token);
@@ -614,10 +504,7 @@ fn no_error_and_no_public_type_shows_a_secret_a_token_or_an_api_key() {
     for kind in [token.as_str(), CLIENT_SECRET] {
         let json = format!(r#"{{"access_token":"{token}","token_type":"{kind}"}}"#);
         sandbox.next(Place::Token, answer(200, &[], &json));
-        let fresh = session
-            .clone()
-            .token_endpoint(&format!("{url}/oauth2/token"))
-            .unwrap();
+        let fresh = session.clone().token_endpoint(&format!("{url}/oauth2/token")).unwrap();
         errors.extend(fresh.access_token().err());
     }
     let coding = answer(200, &[("Content-Encoding", &token)], "...");
@@ -635,10 +522,7 @@ fn no_error_and_no_public_type_shows_a_secret_a_token_or_an_api_key() {
     ] {
         sandbox.next(Place::Api, fault.clone());
         errors.extend(session.get("/x").err());
-        let fresh = session
-            .clone()
-            .token_endpoint(&format!("{url}/oauth2/token"))
-            .unwrap();
+        let fresh = session.clone().token_endpoint(&format!("{url}/oauth2/token")).unwrap();
         sandbox.next(Place::Token, fault);
         errors.extend(fresh.access_token().err());
     }
@@ -646,18 +530,9 @@ fn no_error_and_no_public_type_shows_a_secret_a_token_or_an_api_key() {
     errors.extend(Session::new(&url, CLIENT_ID, &format!("{CLIENT_SECRET}\n")).err());
     errors.extend(session.clone().api_key(&format!("{API_KEY}\n")).err());
     errors.extend(session.clone().header("x", &format!("{token}\n")).err());
+    errors.extend(session.clone().resume(&format!("{token}\n"), Duration::ZERO).err());
     errors.extend(
-        session
-            .clone()
-            .resume(&format!("{token}\n"), Duration::ZERO)
-            .err(),
-    );
-    errors.extend(
-        Session::new(&closed_url(), CLIENT_ID, CLIENT_SECRET)
-            .unwrap()
-            .retries(0)
-            .get("/x")
-            .err(),
+        Session::new(&closed_url(), CLIENT_ID, CLIENT_SECRET).unwrap().retries(0).get("/x").err(),
     );
 
     assert!(errors.len() > 40, "{}", errors.len());
@@ -673,9 +548,8 @@ fn no_error_and_no_public_type_shows_a_secret_a_token_or_an_api_key() {
     }
     tokens.extend([token, session.access_token().unwrap()]);
     for text in texts {
-        for secret in [CLIENT_SECRET, form, API_KEY]
-            .into_iter()
-            .chain(tokens.iter().map(String::as_str))
+        for secret in
+            [CLIENT_SECRET, form, API_KEY].into_iter().chain(tokens.iter().map(String::as_str))
         {
             assert!(!text.contains(secret), "{secret} in {text}");
         }

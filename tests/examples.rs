@@ -54,10 +54,7 @@ fn a_list_of_shipments_is_tracked_in_its_order() {
     // One was not found.
     assert_eq!(status, 1);
     assert!(errors.contains("shipments: 5 of 5 in "), "{errors}");
-    assert!(
-        errors.ends_with("failed: 1\ntokens: 1, connections: 6, retries: 0\n"),
-        "{errors}"
-    );
+    assert!(errors.ends_with("failed: 1\ntokens: 1, connections: 6, retries: 0\n"), "{errors}");
 }
 
 #[test]
@@ -74,26 +71,15 @@ fn a_shipment_that_fails_costs_its_row_and_not_the_run() {
         sandbox.next(Place::Api, fault);
     }
     let (status, rows, errors) = track(command, "");
-    let rows: Vec<_> = rows
-        .lines()
-        .map(|row| row.split_whitespace().next())
-        .collect();
+    let rows: Vec<_> = rows.lines().map(|row| row.split_whitespace().next()).collect();
     assert_eq!(
         rows,
-        [
-            Some("SHIPMENT"),
-            Some("S505185992"),
-            Some("PAR45176295"),
-            Some("S505186107")
-        ]
+        [Some("SHIPMENT"), Some("S505185992"), Some("PAR45176295"), Some("S505186107")]
     );
     assert_eq!(status, 1);
     assert!(errors.contains("S505185992: POST "), "{errors}");
     assert!(errors.contains("PAR45176295: POST "), "{errors}");
-    assert!(
-        errors.ends_with("failed: 2\ntokens: 1, connections: 5, retries: 1\n"),
-        "{errors}"
-    );
+    assert!(errors.ends_with("failed: 2\ntokens: 1, connections: 5, retries: 1\n"), "{errors}");
     let good = track(sandbox.example("track_shipments").arg("S505185992"), "");
     assert_eq!(good.0, 0, "{}", good.2);
 }
@@ -107,26 +93,12 @@ fn what_stops_all_shipments_stops_at_once() {
         let command = command.env(name, value).arg("-");
         let (status, rows, errors) = track(command, &numbers.concat());
         assert_eq!((status, rows.lines().count()), (1, 1), "{errors}");
-        assert!(
-            errors.ends_with(&format!("\nadvice: {advice}\n")),
-            "{errors}"
-        );
+        assert!(errors.ends_with(&format!("\nadvice: {advice}\n")), "{errors}");
     };
-    run(
-        "JAS_CLIENT_SECRET",
-        "wrong",
-        "check JAS_CLIENT_ID and JAS_CLIENT_SECRET",
-    );
-    assert_eq!(
-        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
-        (1, 0)
-    );
+    run("JAS_CLIENT_SECRET", "wrong", "check JAS_CLIENT_ID and JAS_CLIENT_SECRET");
+    assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (1, 0));
     run("JAS_URL", &closed_url(), "check JAS_URL and the network");
-    run(
-        "JAS_API_KEY",
-        "wrong",
-        "check JAS_API_KEY and what your subscription covers, or ask JAS",
-    );
+    run("JAS_API_KEY", "wrong", "check JAS_API_KEY and what your subscription covers, or ask JAS");
     // Each of the four threads asks once at most.
     assert!(sandbox.count(Place::Api) <= 4);
 }
@@ -136,10 +108,7 @@ fn wrong_usage_asks_for_nothing() {
     let sandbox = Sandbox::start();
     for (arguments, message) in [
         (&[][..], "no numbers to track; see --help"),
-        (
-            &["--jobs", "0", "S1"],
-            "--jobs needs a number from 1 to 100",
-        ),
+        (&["--jobs", "0", "S1"], "--jobs needs a number from 1 to 100"),
         (&["--retries", "many", "S1"], "--retries needs a number"),
         (&["--jobs"], "--jobs needs a number from 1 to 100"),
         (&["--wat"], "--wat is not understood; see --help"),
@@ -202,18 +171,12 @@ fn serde_reads_and_writes_json_and_xml() {
          S505186107 arrives 2026-03-09T06:00:00Z, at last: Customs cleared\n"
     );
     let requests = sandbox.requests();
-    assert_eq!(
-        requests[1].content,
-        br#"{"reference":"PO-4711","pieces":3}"#
-    );
+    assert_eq!(requests[1].content, br#"{"reference":"PO-4711","pieces":3}"#);
     let query = b"<ShipmentQuery><HouseBill>MIL45176311</HouseBill></ShipmentQuery>";
     assert_eq!(requests[3].content, query);
     // A booking whose response has another shape is not lost.
     let other = Fault::Answer(201, vec![], br#"{"number":7}"#.to_vec());
     sandbox.next(Place::Api, other);
     let booked = text(&output(&mut command).stdout);
-    assert!(
-        booked.starts_with("PO-4711 is booked: {\"number\":7} (missing field"),
-        "{booked}"
-    );
+    assert!(booked.starts_with("PO-4711 is booked: {\"number\":7} (missing field"), "{booked}");
 }

@@ -15,16 +15,8 @@ fn fetch(sandbox: &Sandbox, secret: &str, arguments: &[&str], input: &str) -> Ou
 #[test]
 fn the_answer_goes_to_standard_output() {
     let sandbox = Sandbox::start();
-    let large = fetch(
-        &sandbox,
-        CLIENT_SECRET,
-        &["get", "/documents/v1/large?bytes=3000000"],
-        "",
-    );
-    assert_eq!(
-        (large.status.code(), large.stdout.len()),
-        (Some(0), 3_000_000)
-    );
+    let large = fetch(&sandbox, CLIENT_SECRET, &["get", "/documents/v1/large?bytes=3000000"], "");
+    assert_eq!((large.status.code(), large.stdout.len()), (Some(0), 3_000_000));
     assert_eq!(sandbox.requests()[1].method, "GET");
 
     let query = "<ShipmentQuery><HouseBill>PAR45176295</HouseBill></ShipmentQuery>";
@@ -34,10 +26,7 @@ fn the_answer_goes_to_standard_output() {
     let answer = fetch(&sandbox, CLIENT_SECRET, &arguments, query);
     assert_eq!(answer.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&answer.stdout).contains("S505185992"));
-    assert_eq!(
-        sandbox.requests().last().expect("a request").content,
-        query.as_bytes()
-    );
+    assert_eq!(sandbox.requests().last().expect("a request").content, query.as_bytes());
 
     let help = fetch(&sandbox, "", &["--help"], "");
     assert_eq!(help.status.code(), Some(0));
@@ -57,20 +46,14 @@ fn the_exit_status_says_what_to_do() {
         assert!(output.stdout.is_empty());
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         // With the feature `log`, its lines stand before.
-        assert!(
-            errors.lines().any(|line| line.starts_with("error: ")),
-            "{errors}"
-        );
+        assert!(errors.lines().any(|line| line.starts_with("error: ")), "{errors}");
         (output.status.code().expect("no signal"), errors)
     };
     assert_eq!(run(&[], CLIENT_SECRET).0, 2);
     assert_eq!(run(&["get", "/a", "b"], CLIENT_SECRET).0, 2);
     assert_eq!(run(&["get", "a"], CLIENT_SECRET).0, 2);
     assert_eq!(run(&shipment, "").0, 2);
-    assert_eq!(
-        run(&["post", "/a", "a/b", "/no/such/file"], CLIENT_SECRET).0,
-        1
-    );
+    assert_eq!(run(&["post", "/a", "a/b", "/no/such/file"], CLIENT_SECRET).0, 1);
     assert_eq!(run(&shipment, "wrong").0, 3);
     wrong(Place::Api, 418);
     let (status, errors) = run(&shipment, CLIENT_SECRET);

@@ -111,10 +111,7 @@ fn meaning(answer: &[u8]) -> Option<Vec<u8>> {
         named.map(|(_, value)| trim(value)).collect()
     };
     let lengths = values("content-length");
-    let lengths: Vec<_> = lengths
-        .iter()
-        .flat_map(|list| list.split(',').map(trim))
-        .collect();
+    let lengths: Vec<_> = lengths.iter().flat_map(|list| list.split(',').map(trim)).collect();
     match (&values("transfer-encoding")[..], &lengths[..]) {
         ([coding], _) if coding.eq_ignore_ascii_case("chunked") => chunks(rest),
         ([], []) => Some(rest.to_vec()),
@@ -153,11 +150,7 @@ fn good() -> [Vec<u8>; 3] {
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nall of\r\n\
                    c; x=\"y\"\r\n the content\r\n0\r\nX-B: c\r\n\r\n";
     [
-        answer(
-            "200 OK",
-            "Content-Type: text/plain\r\n",
-            "all of the content",
-        ),
+        answer("200 OK", "Content-Type: text/plain\r\n", "all of the content"),
         chunked.into(),
         b"HTTP/1.1 200 OK\r\nServer: x\r\n\r\nall of the content".to_vec(),
     ]
@@ -212,11 +205,7 @@ fn a_good_answer_is_taken() {
 #[test]
 fn a_nearly_good_token_answer_is_an_error_or_a_token() {
     let good = answer("200 OK", "", TOKEN);
-    for (i, token) in mutants(&good)
-        .into_iter()
-        .enumerate()
-        .filter(|(i, _)| i % 3 == 0)
-    {
+    for (i, token) in mutants(&good).into_iter().enumerate().filter(|(i, _)| i % 3 == 0) {
         let said = String::from_utf8_lossy(&token).into_owned();
         let meant = meaning(&token).map(|content| String::from_utf8_lossy(&content).into_owned());
         let server = server(vec![answer("200 OK", "", "")], Some(token));
@@ -273,11 +262,7 @@ fn noise_is_an_error_or_what_it_says() {
 fn a_folded_line_is_not_taken_for_a_field() {
     // Its content ends with the connection, whatever the folded lines look like.
     for (fields, value, content) in [
-        (
-            "x: a\r\n Content-Length: 1\r\n",
-            "a Content-Length: 1",
-            "ab",
-        ),
+        ("x: a\r\n Content-Length: 1\r\n", "a Content-Length: 1", "ab"),
         (
             "x: a\r\n\tTransfer-Encoding: chunked \r\n  x: b\r\n",
             "a Transfer-Encoding: chunked x: b",
@@ -416,10 +401,7 @@ fn json_of_any_depth_and_size_is_an_error_or_read() {
         ("-".to_owned(), false),
         ("\"\\ud800\"".to_owned(), false),
     ];
-    let answers: Vec<_> = jsons
-        .iter()
-        .map(|(json, _)| answer("200 OK", "", json))
-        .collect();
+    let answers: Vec<_> = jsons.iter().map(|(json, _)| answer("200 OK", "", json)).collect();
     let server = server(answers, None);
     let session = session(&server.url());
     for (index, (text, is_read)) in jsons.iter().enumerate() {

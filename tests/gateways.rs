@@ -6,12 +6,7 @@ mod sandbox;
 use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 /// Status, fields, content, and what follows "answered with ".
-type Row = (
-    u16,
-    &'static [(&'static str, &'static str)],
-    &'static str,
-    &'static str,
-);
+type Row = (u16, &'static [(&'static str, &'static str)], &'static str, &'static str);
 
 const HTML: &str = "<!DOCTYPE html>\n<HTML><HEAD><title>502 Bad Gateway</title>\
     <style>h1 { color: red }</style></HEAD>\r\n<body onload=\"x()\"><!-- a > b --><h1>Bad Gateway\
@@ -221,9 +216,7 @@ const TOKEN: &[Row] = &[
 ];
 
 fn answer(status: u16, fields: &[(&'static str, &str)], content: &[u8]) -> Fault {
-    let fields = fields
-        .iter()
-        .map(|(name, value)| (*name, (*value).to_owned()));
+    let fields = fields.iter().map(|(name, value)| (*name, (*value).to_owned()));
     Fault::Answer(status, fields.collect(), content.to_vec())
 }
 
@@ -269,20 +262,14 @@ fn a_text_in_another_charset_is_shown_and_what_is_no_text_is_not() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     for (content, expected) in [
-        (
-            &b"<m>Zollst\xf6rung</m>"[..],
-            "500: the server failed; the answer says: Zollstörung",
-        ),
+        (&b"<m>Zollst\xf6rung</m>"[..], "500: the server failed; the answer says: Zollstörung"),
         (b"\x1f\x8b\x08\x00\x00", "500: the server failed"),
         (b"\xff\xfen\x00o\x00", "500: the server failed"),
         (
             b"Zollst\xc3\xb6rung in K\xc3",
             "500: the server failed; the answer says: Zollstörung in K",
         ),
-        (
-            b"Zoll-Caf\xe9",
-            "500: the server failed; the answer says: Zoll-Café",
-        ),
+        (b"Zoll-Caf\xe9", "500: the server failed; the answer says: Zoll-Café"),
     ] {
         sandbox.next(Place::Api, answer(500, &[], content));
         let error = session.get("/x").unwrap_err();
@@ -344,21 +331,14 @@ fn a_secret_in_pieces_that_a_page_shows_as_one_is_not_shown() {
     ] {
         sandbox.next(Place::Api, answer(500, &[], content.as_bytes()));
         let error = session.get("/x").unwrap_err().to_string();
-        assert!(
-            error.ends_with("; the answer says: no [redacted]"),
-            "{error}"
-        );
+        assert!(error.ends_with("; the answer says: no [redacted]"), "{error}");
     }
 }
 
 #[test]
 fn a_secret_with_a_quotation_mark_or_a_backslash_is_not_shown_if_json_has_it_as_it_is() {
     let sandbox = Sandbox::start();
-    for secret in [
-        "Abcdefgh\"ijklmnop",
-        "Abcdefgh\\nijklmnop",
-        "Abcdefgh\\\\ijklmnop",
-    ] {
+    for secret in ["Abcdefgh\"ijklmnop", "Abcdefgh\\nijklmnop", "Abcdefgh\\\\ijklmnop"] {
         let session = session(&sandbox).api_key(secret).unwrap();
         let content = format!("{{\"error\":\"bad key {secret}\"}}");
         sandbox.next(Place::Api, answer(500, &[], content.as_bytes()));

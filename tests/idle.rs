@@ -52,14 +52,7 @@ fn requests_that_may_be_repeated_share_one_connection() {
             scope.spawn(|| assert_eq!(get(session, "/4"), "GET /4"));
         });
         drop(clone);
-        let lines: &[_] = &[
-            TOKEN_REQUEST,
-            "GET /1",
-            "POST /2",
-            "GET /3",
-            TOKEN_REQUEST,
-            "GET /4",
-        ];
+        let lines: &[_] = &[TOKEN_REQUEST, "GET /1", "POST /2", "GET /3", TOKEN_REQUEST, "GET /4"];
         assert_requests(site, &[lines], &format!("{over:?}"));
     }
 }
@@ -279,10 +272,7 @@ fn a_plain_post_always_has_a_fresh_connection() {
         }
         let connections = site.requests();
         for requests in &connections {
-            let posts = requests
-                .iter()
-                .skip(1)
-                .filter(|line| line.contains("/post"));
+            let posts = requests.iter().skip(1).filter(|line| line.contains("/post"));
             assert_eq!(posts.count(), 0, "{over:?}: {connections:?}");
         }
         // Each status query has found the connection of the booking before it.
@@ -369,19 +359,11 @@ fn a_connection_is_kept_after_a_whole_response_of_unambiguous_length_only() {
     for &over in BOTH {
         for response in KEPT {
             let bytes = response.replace('\n', "\r\n").into_bytes();
-            assert_eq!(
-                uses(over, bytes, false, read),
-                [2],
-                "{over:?}: {response:?}"
-            );
+            assert_eq!(uses(over, bytes, false, read), [2], "{over:?}: {response:?}");
         }
         for response in NOT_KEPT {
             let bytes = response.replace('\n', "\r\n").into_bytes();
-            assert_eq!(
-                uses(over, bytes, false, read),
-                [1, 1],
-                "{over:?}: {response:?}"
-            );
+            assert_eq!(uses(over, bytes, false, read), [1, 1], "{over:?}: {response:?}");
         }
         let until_close = b"HTTP/1.1 200 OK\r\n\r\ngood".to_vec();
         assert_eq!(uses(over, until_close, true, read), [1, 1], "{over:?}");
@@ -394,22 +376,10 @@ fn a_connection_is_kept_only_if_the_response_has_been_read() {
     let short = answer("200 OK", "", "good");
     for &over in BOTH {
         let of = |call: fn(&Session), response: &[u8]| uses(over, response.to_vec(), false, call);
-        assert_eq!(
-            of(
-                |session| drop(session.get("/first").unwrap().bytes()),
-                &long
-            ),
-            [2]
-        );
+        assert_eq!(of(|session| drop(session.get("/first").unwrap().bytes()), &long), [2]);
         // Small content is read within the call.
-        assert_eq!(
-            of(|session| drop(session.get("/first").unwrap()), &short),
-            [2]
-        );
-        assert_eq!(
-            of(|session| drop(session.get("/first").unwrap()), &long),
-            [1, 1]
-        );
+        assert_eq!(of(|session| drop(session.get("/first").unwrap()), &short), [2]);
+        assert_eq!(of(|session| drop(session.get("/first").unwrap()), &long), [1, 1]);
         let half = |session: &Session| {
             let mut response = session.get("/first").unwrap();
             response.read_exact(&mut vec![0; 20_000]).unwrap();
@@ -440,11 +410,7 @@ fn a_connection_is_kept_only_if_the_request_was_sent_to_its_end() {
 #[test]
 fn a_refused_token_is_renewed_on_the_connection_of_the_refusal() {
     let refusals = [
-        answer(
-            "401 Unauthorized",
-            "WWW-Authenticate: Bearer\r\n",
-            "expired",
-        ),
+        answer("401 Unauthorized", "WWW-Authenticate: Bearer\r\n", "expired"),
         b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"
             .to_vec(),
     ];
@@ -609,16 +575,13 @@ const FAULTS: &[(&str, Fault)] = &[
         gate.open();
         peer.head();
     }),
-    (
-        "closes without a word of TLS behind the head",
-        |mut peer, gate| {
-            first(&mut peer);
-            gate.open();
-            peer.head();
-            peer.cut();
-            peer.drain();
-        },
-    ),
+    ("closes without a word of TLS behind the head", |mut peer, gate| {
+        first(&mut peer);
+        gate.open();
+        peer.head();
+        peer.cut();
+        peer.drain();
+    }),
     ("closes behind the request", |mut peer, gate| {
         first(&mut peer);
         gate.open();
@@ -643,18 +606,15 @@ const FAULTS: &[(&str, Fault)] = &[
         }
         peer.serve_all();
     }),
-    (
-        "responds with 408 to the head, and closes",
-        |mut peer, gate| {
-            first(&mut peer);
-            gate.open();
-            if peer.head().is_some() {
-                peer.respond(TIMED_OUT);
-            }
-            peer.close();
-            peer.drain();
-        },
-    ),
+    ("responds with 408 to the head, and closes", |mut peer, gate| {
+        first(&mut peer);
+        gate.open();
+        if peer.head().is_some() {
+            peer.respond(TIMED_OUT);
+        }
+        peer.close();
+        peer.drain();
+    }),
 ];
 
 /// More than goes out at a time.
@@ -778,9 +738,8 @@ fn idle_connections_that_are_all_closed_cost_a_call_one_fresh_connection() {
             let request = peer.request().unwrap();
             together.wait();
             peer.serve(&request);
-            let gate = (together.wait().is_leader())
-                .then(|| closing.lock().unwrap().take())
-                .flatten();
+            let gate =
+                (together.wait().is_leader()).then(|| closing.lock().unwrap().take()).flatten();
             if let Some(gate) = &gate {
                 gate.wait();
             }
@@ -900,10 +859,7 @@ fn a_server_may_close_an_idle_connection_at_any_moment() {
                     let (path, session) = (format!("/{n}"), &site.session);
                     let (method, result) = match n % 3 {
                         0 => ("GET", session.get(&path)),
-                        1 => (
-                            "POST",
-                            session.post_idempotent(&path, "text/plain", "query"),
-                        ),
+                        1 => ("POST", session.post_idempotent(&path, "text/plain", "query")),
                         _ => ("POST", session.post(&path, "text/plain", "create")),
                     };
                     let content = result.unwrap().text().unwrap();
@@ -1207,25 +1163,17 @@ const THEN: [Then; 3] = [Then::ReadsNoMore, Then::ReadsOn, Then::Closes];
 
 /// A server that refuses what has the old token, or all that is large, with this.
 fn refusing_early(
-    over: Over,
-    refusal: &[u8],
-    then: Then,
-    call_is_over: mpsc::Receiver<()>,
+    over: Over, refusal: &[u8], then: Then, call_is_over: mpsc::Receiver<()>,
 ) -> Site {
     let refusal = refusal.to_vec();
     let call_is_over = Mutex::new(call_is_over);
     Site::start(over, move |mut peer| {
         while let Some(request) = peer.head() {
-            let is_large = request
-                .head
-                .contains(&format!("Content-Length: {HUGE}\r\n"));
+            let is_large = request.head.contains(&format!("Content-Length: {HUGE}\r\n"));
             let is_old = request.head.contains("Authorization: Bearer token\r\n");
             if !is_large || !is_old {
                 let request = peer.rest_of(request).unwrap();
-                assert!(
-                    !is_large || request.content == huge(),
-                    "the content has changed"
-                );
+                assert!(!is_large || request.content == huge(), "the content has changed");
                 peer.serve(&request);
                 continue;
             }
@@ -1247,12 +1195,7 @@ fn for_each_large_request(run: impl Fn(Over, Then, bool, &str) + Copy + Send) {
     for &over in BOTH {
         for then in THEN {
             for is_idle in [false, true] {
-                run(
-                    over,
-                    then,
-                    is_idle,
-                    &format!("{over:?}, {then:?}, idle: {is_idle}"),
-                );
+                run(over, then, is_idle, &format!("{over:?}, {then:?}, idle: {is_idle}"));
             }
         }
     }
@@ -1335,11 +1278,7 @@ fn a_refusal_that_is_long_or_comes_in_parts_ends_a_large_request_in_time() {
                     end.send(()).unwrap();
                     let error = result.unwrap_err();
                     assert_eq!(error.status(), Some(413), "{over:?}, {what}: {error:?}");
-                    assert_eq!(
-                        error.content(),
-                        Some(&b"at most 1 MB"[..]),
-                        "{over:?}, {what}"
-                    );
+                    assert_eq!(error.content(), Some(&b"at most 1 MB"[..]), "{over:?}, {what}");
                     assert!(took < SOON, "{over:?}, {what}: {took:?}");
                 });
             }
@@ -1349,11 +1288,7 @@ fn a_refusal_that_is_long_or_comes_in_parts_ends_a_large_request_in_time() {
 
 #[test]
 fn a_large_request_whose_token_is_refused_early_is_sent_again_with_a_new_one() {
-    let refusal = answer(
-        "401 Unauthorized",
-        "WWW-Authenticate: Bearer\r\n",
-        "expired",
-    );
+    let refusal = answer("401 Unauthorized", "WWW-Authenticate: Bearer\r\n", "expired");
     for_each_large_request(|over, then, is_idle, what| {
         let (end, call_is_over) = mpsc::channel();
         let site = refusing_early(over, &refusal, then, call_is_over);
@@ -1370,11 +1305,7 @@ fn a_large_request_whose_token_is_refused_early_is_sent_again_with_a_new_one() {
             lines.sort();
             lines
         };
-        assert_eq!(
-            sorted(all),
-            sorted(expected.map(str::to_owned).to_vec()),
-            "{what}"
-        );
+        assert_eq!(sorted(all), sorted(expected.map(str::to_owned).to_vec()), "{what}");
     });
 }
 
@@ -1412,22 +1343,10 @@ fn the_content_of_a_large_request_is_sent_to_its_end_whatever_good_is_said_meanw
     let processing = b"HTTP/1.1 102 Processing\r\nServer: x\r\n\r\n";
     let rows = [
         ("100", interim.to_vec(), last.clone()),
-        (
-            "100 and 102",
-            [&interim[..], processing].concat(),
-            last.clone(),
-        ),
+        ("100 and 102", [&interim[..], processing].concat(), last.clone()),
         ("the response", last.clone(), Vec::new()),
-        (
-            "100 and the response",
-            [&interim[..], &last].concat(),
-            Vec::new(),
-        ),
-        (
-            "its head",
-            last[..last.len() - 4].to_vec(),
-            b"made".to_vec(),
-        ),
+        ("100 and the response", [&interim[..], &last].concat(), Vec::new()),
+        ("its head", last[..last.len() - 4].to_vec(), b"made".to_vec()),
     ];
     thread::scope(|scope| {
         for &over in BOTH {
@@ -1470,10 +1389,7 @@ fn what_is_no_response_to_a_large_request_is_none_before_its_end_either() {
             b"HTTP/1.1 99 Nearly\r\nContent-Length: 0\r\n\r\n",
             "the answer's status code is not a final one",
         ),
-        (
-            b"garbage\r\n\r\n",
-            "there was no answer, or one that is not HTTP",
-        ),
+        (b"garbage\r\n\r\n", "there was no answer, or one that is not HTTP"),
     ] {
         for &over in BOTH {
             let site = responding_early(over, early, b"");
@@ -1548,10 +1464,7 @@ fn signal(name: &str, pid: u32) {
 fn stop(pid: u32) {
     signal("STOP", pid);
     let start = Instant::now();
-    while !fs::read_to_string(format!("/proc/{pid}/stat"))
-        .unwrap()
-        .contains(") T ")
-    {
+    while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ") {
         assert!(start.elapsed() < PATIENCE, "it does not stop");
         thread::yield_now();
     }

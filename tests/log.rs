@@ -56,16 +56,10 @@ fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
     sandbox.revoke();
     session.get(shipment).unwrap();
     let lines = told();
-    assert_eq!(
-        lines,
-        format!("WARN the token was refused; requesting another\n{requested}")
-    );
+    assert_eq!(lines, format!("WARN the token was refused; requesting another\n{requested}"));
     all += &lines;
 
-    let echo = format!(
-        "{CLIENT_SECRET} {API_KEY} {}",
-        session.access_token().unwrap()
-    );
+    let echo = format!("{CLIENT_SECRET} {API_KEY} {}", session.access_token().unwrap());
     let busy = vec![("Retry-After", "0".to_owned())];
     sandbox.next(Place::Api, Fault::Answer(503, busy, echo.into()));
     session.get(shipment).unwrap();
@@ -83,10 +77,7 @@ fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
     sandbox.token_lifetime(Duration::from_secs(1));
     session.invalidate(&session.access_token().unwrap());
     session.access_token().unwrap();
-    while session
-        .held_token()
-        .is_some_and(|(_, left)| left > Duration::from_millis(500))
-    {
+    while session.held_token().is_some_and(|(_, left)| left > Duration::from_millis(500)) {
         std::thread::sleep(Duration::from_millis(5));
     }
     sandbox.next(Place::Token, Fault::Raw(CLIENT_SECRET.into()));

@@ -71,12 +71,7 @@ fn nothing_secret_passes_the_loopback_interface_but_to_the_server() {
     let alone = site::trusted_by(this_test_alone(test, &urls));
     let mut child = Command::new("strace");
     child.args(["-f", "-yy", "-xx", "-s", "1000000", "-o", "/dev/stderr"]);
-    child.args([
-        "-e",
-        "trace=%network,read,write,readv,writev",
-        "-e",
-        "signal=none",
-    ]);
+    child.args(["-e", "trace=%network,read,write,readv,writev", "-e", "signal=none"]);
     child.arg(alone.get_program()).args(alone.get_args());
     let variables = alone.get_envs();
     child.envs(variables.filter_map(|(name, value)| Some((name, value?))));
@@ -98,12 +93,7 @@ fn nothing_secret_passes_the_loopback_interface_but_to_the_server() {
     for secret in SECRETS {
         assert!(server.contains(secret), "{secret} was not sent at all");
     }
-    for seen in [
-        "GET / HTTP/1.1\r\n",
-        "POST / HTTP/1.1\r\n",
-        "HTTP/1.1 200\r\n",
-        "JAS-Session: ",
-    ] {
+    for seen in ["GET / HTTP/1.1\r\n", "POST / HTTP/1.1\r\n", "HTTP/1.1 200\r\n", "JAS-Session: "] {
         assert!(minreq.contains(seen), "{seen:?} is not in {minreq:?}");
     }
     for secret in SECRETS {
@@ -112,10 +102,7 @@ fn nothing_secret_passes_the_loopback_interface_but_to_the_server() {
     // Each head of a request has been written, and each head of a response been read.
     let calls = sites.into_iter().map(|site| site.requests().concat().len());
     let calls: usize = calls.sum();
-    let ends = [
-        ("\r\nHost: 127.0.0.1:", calls),
-        ("HTTP/1.1 401\r\n", BOTH.len()),
-    ];
+    let ends = [("\r\nHost: 127.0.0.1:", calls), ("HTTP/1.1 401\r\n", BOTH.len())];
     for (text, count) in ends {
         // Once written and once read.
         assert_eq!(minreq.matches(text).count(), 2 * count, "{text:?}");
@@ -215,22 +202,10 @@ const STRANGERS: &[(&str, usize)] = &[
     ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 200),
     // A password, but not the one.
     ("GET / HTTP/1.1\r\nJAS-Session: \r\n\r\n", 1),
-    (
-        "GET / HTTP/1.1\r\nJAS-Session: 00000000000000000000000000000000\r\n\r\n",
-        1,
-    ),
-    (
-        "GET / HTTP/1.1\r\nJAS-Session: 00000000000000000000000000000000\r\n\r\n",
-        200,
-    ),
-    (
-        "GET / HTTP/1.1\r\nJAS-Session: ????????????????????????????????\r\n\r\n",
-        1,
-    ),
-    (
-        "GET / HTTP/1.1\r\njas-session: 0\r\nJAS-Session: 0\r\nJAS-Session: 1\r\n\r\n",
-        1,
-    ),
+    ("GET / HTTP/1.1\r\nJAS-Session: 00000000000000000000000000000000\r\n\r\n", 1),
+    ("GET / HTTP/1.1\r\nJAS-Session: 00000000000000000000000000000000\r\n\r\n", 200),
+    ("GET / HTTP/1.1\r\nJAS-Session: ????????????????????????????????\r\n\r\n", 1),
+    ("GET / HTTP/1.1\r\njas-session: 0\r\nJAS-Session: 0\r\nJAS-Session: 1\r\n\r\n", 1),
     // The beginning of what minreq says.
     ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nJAS-Session: ", 1),
     ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nJAS-Session: ", 200),

@@ -30,10 +30,8 @@ const LONG_FIELDS: [Row; 3] = [(OK, FIELD), (OK, "X"), ("HTTP/1.1 200 ", "O")];
 const LONG_TRAILERS: [Row; 2] = [(LAST_CHUNK, FIELD), (LAST_CHUNK, "X")];
 
 /// Many small chunks, each of which a read takes, while trailers pile up behind them.
-const CHUNKS: &str = concat!(
-    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-    "CHUNKS0\r\n"
-);
+const CHUNKS: &str =
+    concat!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "CHUNKS0\r\n");
 
 const SHORT_LINES: [Row; 5] = [
     (CHUNKS, ":\n"),
@@ -47,23 +45,11 @@ const SHORT_LINES: [Row; 5] = [
 const TOKENS: [Row; 7] = [
     ("HTTP/1.1 200 OK\r\nServer: x\r\n\r\n", "{"),
     ("HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n", "{"),
-    (
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-        "8\r\n\"aaaaaa,\r\n",
-    ),
-    (
-        "HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n{\"x\":",
-        "[",
-    ),
-    (
-        "HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n{",
-        "\"\":{},",
-    ),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "8\r\n\"aaaaaa,\r\n"),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n{\"x\":", "["),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n{", "\"\":{},"),
     ("HTTP/1.1 400 X\r\nServer: x\r\n\r\n{\"error\":\"", "\\n"),
-    (
-        "HTTP/1.1 400 X\r\nContent-Length: 65536\r\n\r\n{\"error\":",
-        "{\"a\":",
-    ),
+    ("HTTP/1.1 400 X\r\nContent-Length: 65536\r\n\r\n{\"error\":", "{\"a\":"),
 ];
 
 #[test]

@@ -175,41 +175,13 @@ fn assert_refused(answer: &[u8], again: bool, why: &str) {
 fn an_answer_other_than_2xx_is_told() {
     let page = |status: &str| answer(status, "Content-Type: text/html\r\n", "<p>page</p>");
     for (status, again, why) in [
-        (
-            "407 Proxy Authentication Required",
-            false,
-            ": it refused the user name or the password",
-        ),
-        (
-            "403 Forbidden",
-            false,
-            ": it refuses connections to api.test:443, its host or its port",
-        ),
-        (
-            "502 Bad Gateway",
-            true,
-            ": it has no connection to api.test:443",
-        ),
-        (
-            "503 Service Unavailable",
-            true,
-            ": it has no connection to api.test:443",
-        ),
-        (
-            "504 Gateway Timeout",
-            true,
-            ": it has no connection to api.test:443",
-        ),
-        (
-            "500 Internal Server Error",
-            true,
-            ": it has no connection to api.test:443",
-        ),
-        (
-            "401 Unauthorized",
-            false,
-            ": it refused the user name or the password",
-        ),
+        ("407 Proxy Authentication Required", false, ": it refused the user name or the password"),
+        ("403 Forbidden", false, ": it refuses connections to api.test:443, its host or its port"),
+        ("502 Bad Gateway", true, ": it has no connection to api.test:443"),
+        ("503 Service Unavailable", true, ": it has no connection to api.test:443"),
+        ("504 Gateway Timeout", true, ": it has no connection to api.test:443"),
+        ("500 Internal Server Error", true, ": it has no connection to api.test:443"),
+        ("401 Unauthorized", false, ": it refused the user name or the password"),
         ("429 Too Many Requests", false, ""),
         ("400 Bad Request", false, ""),
         ("302 Found", false, ""),
@@ -223,10 +195,7 @@ fn an_answer_other_than_2xx_is_told() {
         ("418", "answered with 418"),
         ("418  ", "answered with 418"),
         ("418 a\t\u{1b}[31mb\u{202e}", "answered with 418 (a [31mb?)"),
-        (
-            "418 no p@ss/ü, Z2F0ZXdheTpwQHNzL8O8!",
-            "answered with 418 (no [redacted], [redacted]!)",
-        ),
+        ("418 no p@ss/ü, Z2F0ZXdheTpwQHNzL8O8!", "answered with 418 (no [redacted], [redacted]!)"),
         ("418 no p%40ss%2fü", "answered with 418 ([redacted])"),
     ] {
         assert_refused(&page(status), false, why);
@@ -312,9 +281,7 @@ fn a_proxy_that_closes_at_once_or_is_not_there_is_told() {
     assert_harmless(&error);
     let message = error.to_string();
     assert_eq!(
-        message
-            .replace(|c: char| c.is_ascii_digit(), "")
-            .replace("...:", "PROXY"),
+        message.replace(|c: char| c.is_ascii_digit(), "").replace("...:", "PROXY"),
         format!(
             "POST {URL}/: no connection to the proxy PROXY could be made: check host, port and \
              firewall"
@@ -377,9 +344,7 @@ fn a_silent_proxy_ends_in_time_and_leaves_nothing_behind() {
         drip(b"HTTP/1.1 200 OK\r\nX-A: "),
         drip(b"HTTP/1.1 100 C\r\n\r\nHTTP/1.1 1"),
     ];
-    let proxies = servers
-        .each_ref()
-        .map(|server| format!("http://{USER_INFO}@{}", server.address));
+    let proxies = servers.each_ref().map(|server| format!("http://{USER_INFO}@{}", server.address));
     let test = "a_silent_proxy_ends_in_time_and_leaves_nothing_behind";
     assert_passes(this_test_alone(test, &proxies));
     for server in servers {
@@ -425,9 +390,7 @@ fn token_requests_go_through_the_proxy_and_http_does_not() {
     assert_eq!(proxy.ended().len(), 1);
 
     let server = Server::answering(&answer("200 OK", "", "direct"));
-    let direct = session(&server.url())
-        .proxy(&closed_address().to_string())
-        .unwrap();
+    let direct = session(&server.url()).proxy(&closed_address().to_string()).unwrap();
     assert_eq!(direct.get("/").unwrap().text().unwrap(), "direct");
 }
 
@@ -435,29 +398,17 @@ fn token_requests_go_through_the_proxy_and_http_does_not() {
 fn a_proxy_is_a_setting_of_the_clone_and_debug_shows_where_it_is() {
     let proxy = Server::answering(&answer("403 Forbidden", "", ""));
     let plain = session(&format!("https://{}", closed_address()));
-    let other = plain
-        .clone()
-        .proxy(&format!("http://{USER_INFO}@{}", proxy.address));
+    let other = plain.clone().proxy(&format!("http://{USER_INFO}@{}", proxy.address));
     let other = other.unwrap();
     assert!(create(&other).to_string().contains(": the proxy "));
-    assert!(create(&plain)
-        .to_string()
-        .contains(": no connection to the host "));
+    assert!(create(&plain).to_string().contains(": no connection to the host "));
     let shown = format!("{other:?}");
-    assert!(
-        shown.contains(&format!("proxy: {}, ", proxy.address)),
-        "{shown}"
-    );
-    assert!(
-        !shown.contains("gateway") && !shown.contains("p@ss"),
-        "{shown}"
-    );
+    assert!(shown.contains(&format!("proxy: {}, ", proxy.address)), "{shown}");
+    assert!(!shown.contains("gateway") && !shown.contains("p@ss"), "{shown}");
     assert!(!format!("{plain:?}").contains("proxy"));
     // The last one counts.
     let other = other.proxy(&closed_address().to_string()).unwrap();
-    assert!(create(&other)
-        .to_string()
-        .contains(": no connection to the proxy "));
+    assert!(create(&other).to_string().contains(": no connection to the proxy "));
 }
 
 #[test]
@@ -466,11 +417,7 @@ fn the_environment_counts_only_when_it_is_asked_for() {
         let mut session = session(url);
         if how == "asked" {
             // In place of one that was set before.
-            session = match session
-                .proxy(&closed_address().to_string())
-                .unwrap()
-                .proxy_from_env()
-            {
+            session = match session.proxy(&closed_address().to_string()).unwrap().proxy_from_env() {
                 Ok(session) => session,
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -481,11 +428,7 @@ fn the_environment_counts_only_when_it_is_asked_for() {
             };
         }
         let message = create(&session).to_string();
-        let found = if message.contains(" the proxy ") {
-            "proxy"
-        } else {
-            "direct"
-        };
+        let found = if message.contains(" the proxy ") { "proxy" } else { "direct" };
         assert_eq!(found, expected, "{message}");
         return;
     }
@@ -498,46 +441,18 @@ fn the_environment_counts_only_when_it_is_asked_for() {
     let garbled = "the_environment_variable_NO_PROXY_is_not_UTF-8";
     let mut through = 0;
     for (how, set, expected) in [
-        (
-            "silent",
-            &[("HTTPS_PROXY", address), ("https_proxy", address)][..],
-            "direct",
-        ),
+        ("silent", &[("HTTPS_PROXY", address), ("https_proxy", address)][..], "direct"),
         ("asked", &[], "direct"),
         ("asked", &[("HTTPS_PROXY", address)], "proxy"),
-        (
-            "asked",
-            &[("https_proxy", address), ("HTTPS_PROXY", "x")],
-            "proxy",
-        ),
-        (
-            "asked",
-            &[("HTTPS_PROXY", address), ("NO_PROXY", "127.0.0.0/8")],
-            "direct",
-        ),
-        (
-            "asked",
-            &[("HTTPS_PROXY", address), ("NO_PROXY", "10.0.0.0/8")],
-            "proxy",
-        ),
-        (
-            "asked",
-            &[("ALL_PROXY", address), ("HTTP_PROXY", address)],
-            "direct",
-        ),
+        ("asked", &[("https_proxy", address), ("HTTPS_PROXY", "x")], "proxy"),
+        ("asked", &[("HTTPS_PROXY", address), ("NO_PROXY", "127.0.0.0/8")], "direct"),
+        ("asked", &[("HTTPS_PROXY", address), ("NO_PROXY", "10.0.0.0/8")], "proxy"),
+        ("asked", &[("ALL_PROXY", address), ("HTTP_PROXY", address)], "direct"),
         ("asked", &[("HTTPS_PROXY", "http://u:hush@a:x")], bad),
-        (
-            "asked",
-            &[("HTTPS_PROXY", address), ("NO_PROXY", "\u{ff}")],
-            garbled,
-        ),
+        ("asked", &[("HTTPS_PROXY", address), ("NO_PROXY", "\u{ff}")], garbled),
     ] {
         let test = "the_environment_counts_only_when_it_is_asked_for";
-        let told = [
-            format!("https://{dead}"),
-            how.to_owned(),
-            expected.to_owned(),
-        ];
+        let told = [format!("https://{dead}"), how.to_owned(), expected.to_owned()];
         let mut child = this_test_alone(test, &told);
         for name in ["https_proxy", "all_proxy", "http_proxy", "no_proxy"] {
             child.env_remove(name).env_remove(name.to_uppercase());
@@ -630,10 +545,7 @@ mod trusted {
             received
         });
         let proxy = forwarding();
-        let urls = [
-            https(&server),
-            format!("http://{USER_INFO}@{}", proxy.address),
-        ];
+        let urls = [https(&server), format!("http://{USER_INFO}@{}", proxy.address)];
         let test =
             "trusted::a_token_is_requested_and_calls_are_made_and_the_proxy_sees_nothing_of_it";
         assert_passes(authority.trusting(this_test_alone(test, &urls)));
@@ -654,8 +566,6 @@ mod trusted {
     }
 
     fn contains(bytes: &[u8], text: &str) -> bool {
-        bytes
-            .windows(text.len())
-            .any(|window| window == text.as_bytes())
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
     }
 }

@@ -19,11 +19,7 @@ fn session(sandbox: &Sandbox) -> Session {
 }
 
 fn limited(status: u16, retry_after: &str) -> Fault {
-    Fault::Answer(
-        status,
-        vec![("Retry-After", retry_after.to_owned())],
-        vec![],
-    )
+    Fault::Answer(status, vec![("Retry-After", retry_after.to_owned())], vec![])
 }
 
 /// Lets ten calls pass in each window of half a second, which begins with the first of them.

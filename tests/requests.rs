@@ -24,12 +24,8 @@ fn token_request_and_calls_are_sent_as_documented() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     let token = session.access_token().unwrap();
-    session
-        .get("/tracking/v1/shipments/S505185992?a=b%20c")
-        .unwrap();
-    session
-        .post("/tracking/v1/shipments", "application/json", QUERY)
-        .unwrap();
+    session.get("/tracking/v1/shipments/S505185992?a=b%20c").unwrap();
+    session.post("/tracking/v1/shipments", "application/json", QUERY).unwrap();
     let host = host(&sandbox);
     let agent = concat!("jas-session/", env!("CARGO_PKG_VERSION"));
     let requests = sandbox.requests();
@@ -107,18 +103,11 @@ fn json_is_sent_and_read_by_type() {
         number: String,
     }
     let sandbox = Sandbox::start();
-    let query = Query {
-        house_bill: "PAR45176295",
-    };
-    let answer = session(&sandbox)
-        .post_json("/tracking/v1/shipments", &query)
-        .unwrap();
+    let query = Query { house_bill: "PAR45176295" };
+    let answer = session(&sandbox).post_json("/tracking/v1/shipments", &query).unwrap();
     assert_eq!(answer.header("CONTENT-TYPE"), Some("application/json"));
     assert_eq!(answer.json::<Shipment>().unwrap().number, "S505185992");
-    assert_eq!(
-        sandbox.requests()[1].content,
-        br#"{"houseBill":"PAR45176295"}"#
-    );
+    assert_eq!(sandbox.requests()[1].content, br#"{"houseBill":"PAR45176295"}"#);
 }
 
 #[test]
@@ -128,16 +117,11 @@ fn xml_is_handed_over_untouched() {
     let path = "/tracking/v1/shipments";
     let query = "\u{feff}<?xml version=\"1.0\"?>\r\n<?a b?>\r\n<ShipmentQuery><!-- \u{fc} -->\
                  <HouseBill>PAR45176295</HouseBill><Note><![CDATA[a & b]]></Note></ShipmentQuery>\n";
-    let answer = session
-        .post_idempotent(path, "application/xml", query)
-        .unwrap();
+    let answer = session.post_idempotent(path, "application/xml", query).unwrap();
     assert_eq!(answer.header("content-type"), Some("application/xml"));
     assert!(answer.text().unwrap().contains("S505185992"));
     assert_eq!(sandbox.requests()[1].content, query.as_bytes());
-    assert_eq!(
-        sandbox.requests()[1].field("accept"),
-        Some("application/xml")
-    );
+    assert_eq!(sandbox.requests()[1].field("accept"), Some("application/xml"));
 
     // Neither need be UTF-8.
     let latin = b"<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><City>M\xfcnchen</City>\r\n\0";
@@ -175,16 +159,7 @@ fn bad_input_is_refused_before_anything_is_sent() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     let long = "x".repeat(1 << 20) + "\n";
-    let strings = [
-        "",
-        " ",
-        "\0",
-        "a\r\nb: c",
-        "é",
-        "a b",
-        "\u{7f}",
-        long.as_str(),
-    ];
+    let strings = ["", " ", "\0", "a\r\nb: c", "é", "a b", "\u{7f}", long.as_str()];
     for bad in strings {
         let refused = [
             session.get(bad).err(),
@@ -213,10 +188,7 @@ fn bad_input_is_refused_before_anything_is_sent() {
     }
     for path in ["https://127.0.0.1/", "http://example.com/", "x", "/#", "//"] {
         if path != "//" {
-            assert_eq!(
-                session.get(path).unwrap_err().kind(),
-                ErrorKind::InvalidInput
-            );
+            assert_eq!(session.get(path).unwrap_err().kind(), ErrorKind::InvalidInput);
         }
     }
     assert_eq!(sandbox.requests().len(), 0);
@@ -226,33 +198,15 @@ fn bad_input_is_refused_before_anything_is_sent() {
 fn the_fields_that_the_session_owns_are_refused() {
     let sandbox = Sandbox::start();
     for (name, message) in [
-        (
-            "authorization",
-            "the field Authorization is the session's own",
-        ),
+        ("authorization", "the field Authorization is the session's own"),
         ("Host", "the field Host is the session's own"),
-        (
-            "content-length",
-            "the field Content-Length is the session's own",
-        ),
-        (
-            "content-type",
-            "the field Content-Type is the session's own: give it to Session::post",
-        ),
-        (
-            "transfer-encoding",
-            "the field Transfer-Encoding is the session's own",
-        ),
+        ("content-length", "the field Content-Length is the session's own"),
+        ("content-type", "the field Content-Type is the session's own: give it to Session::post"),
+        ("transfer-encoding", "the field Transfer-Encoding is the session's own"),
         ("connection", "the field Connection is the session's own"),
         ("EXPECT", "the field Expect is the session's own"),
-        (
-            "accept-encoding",
-            "the field Accept-Encoding is the session's own",
-        ),
-        (
-            "X-API-Key",
-            "the field x-api-key is the session's own: use Session::api_key",
-        ),
+        ("accept-encoding", "the field Accept-Encoding is the session's own"),
+        ("X-API-Key", "the field x-api-key is the session's own: use Session::api_key"),
     ] {
         let error = session(&sandbox).header(name, "x").unwrap_err();
         assert_eq!(error.to_string(), message);
@@ -274,11 +228,7 @@ fn a_megabyte_of_secret_is_sent_correctly() {
 fn content_is_limited_where_it_is_read_whole_and_a_byte_order_mark_is_removed() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
-    let large = |bytes: u64| {
-        session
-            .get(&format!("/documents/v1/large?bytes={bytes}"))
-            .unwrap()
-    };
+    let large = |bytes: u64| session.get(&format!("/documents/v1/large?bytes={bytes}")).unwrap();
     assert_eq!(large(1 << 20).bytes().unwrap().len(), 1 << 20);
     assert_eq!(large(10).limit(10).bytes().unwrap().len(), 10);
     for shape in [Fault::With(vec![]), Fault::Chunked(3), Fault::UntilClose] {
@@ -296,22 +246,13 @@ fn content_is_limited_where_it_is_read_whole_and_a_byte_order_mark_is_removed() 
         assert!(error.may_have_executed());
     }
     let mut file = Vec::new();
-    assert_eq!(
-        std::io::copy(&mut large(3 << 20), &mut file).unwrap(),
-        3 << 20
-    );
+    assert_eq!(std::io::copy(&mut large(3 << 20), &mut file).unwrap(), 3 << 20);
 
     let answer = |content: &[u8]| {
         sandbox.next(Place::Api, Fault::Answer(200, vec![], content.to_vec()));
         session.get("/x").unwrap()
     };
-    assert_eq!(
-        answer("\u{feff}a\u{feff}".as_bytes()).text().unwrap(),
-        "a\u{feff}"
-    );
-    assert_eq!(
-        answer("\u{feff}[1]".as_bytes()).json::<Vec<u8>>().unwrap(),
-        [1]
-    );
+    assert_eq!(answer("\u{feff}a\u{feff}".as_bytes()).text().unwrap(), "a\u{feff}");
+    assert_eq!(answer("\u{feff}[1]".as_bytes()).json::<Vec<u8>>().unwrap(), [1]);
     assert_eq!(answer(b"").text().unwrap(), "");
 }

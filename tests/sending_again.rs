@@ -32,16 +32,11 @@ fn answer(status: u16, retry_after: Option<&str>) -> Fault {
 fn a_plain_post_whose_answer_was_lost_cut_late_or_not_2xx_has_been_sent_exactly_once() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox).timeout(Duration::from_millis(400));
-    let statuses = [
-        300, 302, 303, 307, 400, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 596,
-    ];
+    let statuses = [300, 302, 303, 307, 400, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 596];
     let mut faults: Vec<_> = statuses
         .into_iter()
         .flat_map(|status| {
-            [
-                (answer(status, None), Some(status)),
-                (answer(status, Some("0")), Some(status)),
-            ]
+            [(answer(status, None), Some(status)), (answer(status, Some("0")), Some(status))]
         })
         .collect();
     // The head of a good answer is longer than 60 bytes.
@@ -49,29 +44,19 @@ fn a_plain_post_whose_answer_was_lost_cut_late_or_not_2xx_has_been_sent_exactly_
     faults.push((Fault::Stall(None), None));
     // Its head has come.
     faults.push((Fault::Stall(Some(0)), Some(201)));
-    for raw in [
-        "",
-        "\r\n\r\n",
-        "garbage",
-        "HTTP/1.1 100 Continue\r\nx: y\r\n\r\n",
-        "HTTP/1.1 200 OK\r\n",
-    ] {
+    for raw in
+        ["", "\r\n\r\n", "garbage", "HTTP/1.1 100 Continue\r\nx: y\r\n\r\n", "HTTP/1.1 200 OK\r\n"]
+    {
         faults.push((Fault::Raw(raw.into()), None));
     }
     for (i, (fault, status)) in faults.into_iter().enumerate() {
         let executes = matches!(fault, Fault::Cut(_) | Fault::Stall(_));
         let (received, booked) = (sandbox.count(Place::Api), sandbox.bookings());
         sandbox.next(Place::Api, fault);
-        let error = book(&session)
-            .and_then(Response::bytes)
-            .expect_err("no good answer");
+        let error = book(&session).and_then(Response::bytes).expect_err("no good answer");
         assert_eq!(error.status(), status, "{i}: {error}");
         assert_eq!(sandbox.count(Place::Api), received + 1, "{i}: {error}");
-        assert_eq!(
-            sandbox.bookings() - booked,
-            usize::from(executes),
-            "{i}: {error}"
-        );
+        assert_eq!(sandbox.bookings() - booked, usize::from(executes), "{i}: {error}");
         let refused = status.is_some_and(|status| (400..500).contains(&status));
         assert_eq!(error.may_have_executed(), !refused, "{i}: {error}");
     }
@@ -108,11 +93,9 @@ fn repetitions_are_counted_and_can_be_turned_off() {
     let sandbox = Sandbox::start();
     sandbox.always(Place::Api, Some(answer(503, Some("0"))));
     let session = session(&sandbox);
-    for (session, attempts) in [
-        (session.clone(), 3),
-        (session.clone().retries(0), 1),
-        (session.clone().retries(5), 6),
-    ] {
+    for (session, attempts) in
+        [(session.clone(), 3), (session.clone().retries(0), 1), (session.clone().retries(5), 6)]
+    {
         let before = sandbox.count(Place::Api);
         assert_eq!(session.get(SHIPMENT).unwrap_err().status(), Some(503));
         assert_eq!(sandbox.count(Place::Api), before + attempts);
@@ -182,8 +165,6 @@ fn no_time_means_no_request() {
 #[test]
 fn a_timeout_without_end_is_accepted() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox)
-        .timeout(Duration::MAX)
-        .renew_before(Duration::MAX);
+    let session = session(&sandbox).timeout(Duration::MAX).renew_before(Duration::MAX);
     assert_eq!(session.get(SHIPMENT).unwrap().status(), 200);
 }

@@ -38,12 +38,7 @@ impl StandIn {
             }
         }
         assert_eq!(screen.next().unwrap().unwrap(), "");
-        StandIn {
-            child,
-            keyboard: keyboard.unwrap(),
-            screen,
-            exports: exports.join("\n"),
-        }
+        StandIn { child, keyboard: keyboard.unwrap(), screen, exports: exports.join("\n") }
     }
 
     fn order(&mut self, order: &str) {
@@ -127,10 +122,7 @@ fn a_limit_of_calls_per_second_and_a_wrong_argument() {
         assert_eq!(stand_in.request(), limited);
     }
     for wrong in [&["--port"][..], &["--port", "70000"], &["what"]] {
-        let output = Command::new(example("sandbox"))
-            .args(wrong)
-            .output()
-            .unwrap();
+        let output = Command::new(example("sandbox")).args(wrong).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");
     }
 }

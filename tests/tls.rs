@@ -23,9 +23,7 @@ use wire::{
 #[cfg(not(feature = "system-roots"))]
 #[test]
 fn an_unknown_issuer_is_final_and_the_message_names_the_feature() {
-    let server = tls(Authority::new().config("localhost", Days::Now), |_| {
-        Vec::new()
-    });
+    let server = tls(Authority::new().config("localhost", Days::Now), |_| Vec::new());
     let url = https(&server);
     let error = session(&url).retries(2).get("/").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exchange);
@@ -38,9 +36,7 @@ fn an_unknown_issuer_is_final_and_the_message_names_the_feature() {
         )
     );
     assert!(!error.may_have_executed());
-    let error = Session::new(&url, "id", "secret")
-        .unwrap()
-        .post("/", "text/plain", "create");
+    let error = Session::new(&url, "id", "secret").unwrap().post("/", "text/plain", "create");
     assert!(!error.unwrap_err().may_have_executed());
     assert_eq!(server.ended().len(), 2);
 }
@@ -52,10 +48,8 @@ fn a_stalled_handshake_ends_in_time_and_leaves_nothing_behind() {
         let before = held();
         for url in rest {
             let start = Instant::now();
-            let error = session(url)
-                .timeout(TIMEOUT)
-                .post("/", "text/plain", "create")
-                .unwrap_err();
+            let error =
+                session(url).timeout(TIMEOUT).post("/", "text/plain", "create").unwrap_err();
             assert_in_time(start, &error);
             assert!(!error.may_have_executed());
             assert_eq!(
@@ -78,9 +72,7 @@ fn a_stalled_handshake_ends_in_time_and_leaves_nothing_behind() {
         }
         until_closed(stream)
     });
-    let untrusted = tls(Authority::new().config("localhost", Days::Now), |_| {
-        Vec::new()
-    });
+    let untrusted = tls(Authority::new().config("localhost", Days::Now), |_| Vec::new());
     let urls = [https(&untrusted), https(&silent), https(&drip)];
     let test = "a_stalled_handshake_ends_in_time_and_leaves_nothing_behind";
     assert_passes(this_test_alone(test, &urls));
@@ -96,10 +88,7 @@ fn an_answer_that_is_not_tls_is_final() {
     let no_tls = "what answers there is not TLS: check the port, and what stands in between";
     let no_agreement = "the server and this device don't agree on TLS (1.2 or 1.3)";
     for (garbage, why) in [
-        (
-            &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..],
-            no_tls,
-        ),
+        (&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], no_tls),
         (b"SSH-2.0-OpenSSH_9.2\r\n", no_tls),
         (&[0; 64], no_tls),
         (&[21, 3, 3, 0, 2, 2, 40], no_agreement), // alert: handshake_failure
@@ -146,9 +135,7 @@ fn an_application_keeps_its_own_provider() {
         assert_eq!(provider.cipher_suites, kept);
         return;
     }
-    let server = tls(Authority::new().config("localhost", Days::Now), |_| {
-        Vec::new()
-    });
+    let server = tls(Authority::new().config("localhost", Days::Now), |_| Vec::new());
     let test = "an_application_keeps_its_own_provider";
     assert_passes(this_test_alone(test, &[https(&server)]));
     assert_eq!(server.ended().len(), 1);
@@ -164,9 +151,7 @@ fn ring_does_the_cryptography_unless_told_otherwise() {
         assert_eq!(names, format!("{:?}", ring::default_provider().kx_groups));
         return;
     }
-    let server = tls(Authority::new().config("localhost", Days::Now), |_| {
-        Vec::new()
-    });
+    let server = tls(Authority::new().config("localhost", Days::Now), |_| Vec::new());
     let test = "ring_does_the_cryptography_unless_told_otherwise";
     assert_passes(this_test_alone(test, &[https(&server)]));
     assert_eq!(server.ended().len(), 1);
@@ -218,10 +203,7 @@ mod trusted {
                 let line = line.lines().next().unwrap();
                 let token = r#"{"access_token":"abc","token_type":"Bearer","expires_in":600}"#;
                 let is_token = line.starts_with("POST /oauth2/token ");
-                finish(
-                    stream,
-                    &answer("200 OK", "", if is_token { token } else { line }),
-                );
+                finish(stream, &answer("200 OK", "", if is_token { token } else { line }));
                 received
             })
         });
@@ -266,18 +248,9 @@ mod trusted {
         if let [expired, early, other, unknown] = &urls()[..] {
             let clock = ", or this device's clock is wrong: it says DATE";
             for (url, why) in [
-                (
-                    expired,
-                    format!("the server's certificate has expired{clock}"),
-                ),
-                (
-                    early,
-                    format!("the server's certificate is not valid yet{clock}"),
-                ),
-                (
-                    other,
-                    "the server's certificate is for another host name".into(),
-                ),
+                (expired, format!("the server's certificate has expired{clock}")),
+                (early, format!("the server's certificate is not valid yet{clock}")),
+                (other, "the server's certificate is for another host name".into()),
                 (unknown, UNKNOWN.into()),
             ] {
                 let error = session(url).retries(2).get("/").unwrap_err();
@@ -349,10 +322,8 @@ mod trusted {
             let received = request(stream);
             let text = String::from_utf8_lossy(&received);
             let (_, rest) = text.split_once("X-Cut: ").unwrap();
-            let numbers: Vec<usize> = rest
-                .split_whitespace()
-                .map_while(|n| n.parse().ok())
-                .collect();
+            let numbers: Vec<usize> =
+                rest.split_whitespace().map_while(|n| n.parse().ok()).collect();
             let all = framed[numbers[0]].as_bytes();
             if let Some(begin) = all.get(..numbers[1]) {
                 stream.write_all(begin).unwrap();
@@ -445,9 +416,7 @@ mod trusted {
             let failed: Vec<_> = LENGTHS
                 .into_iter()
                 .filter_map(|length| {
-                    let session = session(url)
-                        .header("X-Length", &length.to_string())
-                        .unwrap();
+                    let session = session(url).header("X-Length", &length.to_string()).unwrap();
                     match session.get("/").and_then(jas_session::Response::text) {
                         Ok(text) => {
                             assert!(text == content);
@@ -466,15 +435,9 @@ mod trusted {
             let text = String::from_utf8_lossy(&received);
             let (_, rest) = text.split_once("X-Length: ").unwrap();
             let length: usize = rest.lines().next().unwrap().parse().unwrap();
-            let begin = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-A: ",
-                content.len()
-            );
+            let begin = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-A: ", content.len());
             let value = "y".repeat(length - begin.len() - 4);
-            finish(
-                stream,
-                format!("{begin}{value}\r\n\r\n{content}").as_bytes(),
-            );
+            finish(stream, format!("{begin}{value}\r\n\r\n{content}").as_bytes());
             received
         });
         let test = "trusted::long_heads_and_contents_pass_in_large_records";

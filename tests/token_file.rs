@@ -62,17 +62,11 @@ fn the_next_run_needs_no_token_request() {
     let directory = Directory::new();
     run(&sandbox, &directory);
     run(&sandbox, &directory);
-    assert_eq!(
-        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
-        (1, 2)
-    );
+    assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (1, 2));
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        let mode = fs::metadata(token_of(&directory))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(token_of(&directory)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
     assert_eq!(entries(&directory), 1, "nothing else is left");
@@ -149,10 +143,7 @@ fn a_full_disk_or_a_pipe_in_place_of_the_file_makes_no_call_fail() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""]);
     shell.arg(job.get_program()).args(job.get_args());
-    shell.envs(
-        job.get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
+    shell.envs(job.get_envs().filter_map(|(name, value)| Some((name, value?))));
     assert_good(&output(&mut shell));
     assert_eq!(entries(&directory), 0, "no part of it is left");
 
@@ -204,10 +195,7 @@ fn a_token_that_another_process_has_requested_is_taken_before_one_is_requested()
     call(&first);
     call(&second);
     assert_eq!(sandbox.count(Place::Token), 2);
-    assert_eq!(
-        second.held_token().unwrap().0,
-        first.held_token().unwrap().0
-    );
+    assert_eq!(second.held_token().unwrap().0, first.held_token().unwrap().0);
     assert_eq!((first.counts().tokens, second.counts().tokens), (2, 0));
     // Due: so is the file's own.
     let [first, second] = [first, second].map(|session| session.renew_before(Duration::MAX));
@@ -218,19 +206,13 @@ fn a_token_that_another_process_has_requested_is_taken_before_one_is_requested()
     sandbox.token_lifetime(Duration::from_secs(900));
     for session in [&first, &second] {
         due(session);
-        while session
-            .held_token()
-            .is_some_and(|(_, left)| left.as_millis() > 250)
-        {
+        while session.held_token().is_some_and(|(_, left)| left.as_millis() > 250) {
             thread::sleep(Duration::from_millis(5));
         }
         call(session);
     }
     assert_eq!(sandbox.count(Place::Token), 3);
-    assert_eq!(
-        second.held_token().unwrap().0,
-        first.held_token().unwrap().0
-    );
+    assert_eq!(second.held_token().unwrap().0, first.held_token().unwrap().0);
 }
 
 #[test]
@@ -273,9 +255,7 @@ fn a_token_that_was_refused_is_left_to_no_other_run() {
 fn a_token_that_leaves_is_as_fresh_as_without_a_file() {
     let sandbox = Sandbox::start();
     let directory = Directory::new();
-    let old = session(&sandbox, token_of(&directory))
-        .access_token()
-        .unwrap();
+    let old = session(&sandbox, token_of(&directory)).access_token().unwrap();
     let due = session(&sandbox, token_of(&directory)).renew_before(Duration::from_secs(300));
     assert_eq!(due.access_token().unwrap(), old);
     let kept = fs::read_to_string(token_of(&directory)).unwrap();
@@ -314,9 +294,7 @@ fn a_run_that_fails_keeps_its_token_as_well() {
     let sandbox = Sandbox::start();
     let directory = Directory::new();
     sandbox.next(Place::Api, Fault::Answer(404, vec![], vec![]));
-    let error = session(&sandbox, token_of(&directory))
-        .get(PATH)
-        .unwrap_err();
+    let error = session(&sandbox, token_of(&directory)).get(PATH).unwrap_err();
     assert_eq!(error.status(), Some(404));
     call(&session(&sandbox, token_of(&directory)));
     assert_eq!(sandbox.count(Place::Token), 1);

@@ -35,10 +35,7 @@ fn from_threads(n: usize, session: &Session) -> Vec<Result<u16, Error>> {
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .map(|t| t.join().expect("no panic"))
-            .collect()
+        threads.into_iter().map(|t| t.join().expect("no panic")).collect()
     })
 }
 
@@ -95,10 +92,7 @@ fn waiting_threads_share_a_refusal_and_it_is_remembered() {
         });
         for result in from_threads(20, &session) {
             let error = result.unwrap_err();
-            assert_eq!(
-                (error.kind(), error.status()),
-                (ErrorKind::Denied, Some(403))
-            );
+            assert_eq!((error.kind(), error.status()), (ErrorKind::Denied, Some(403)));
             messages.push(error.to_string());
         }
     });
@@ -196,19 +190,12 @@ fn threads_with_little_time_do_not_starve_one_with_much() {
         let token = patient.access_token();
         is_over.store(true, Ordering::SeqCst);
         token.unwrap();
-        for message in hasty
-            .into_iter()
-            .flat_map(|thread| thread.join().expect("no panic"))
-        {
+        for message in hasty.into_iter().flat_map(|thread| thread.join().expect("no panic")) {
             assert!(message.contains(": the time of 100ms was up "), "{message}");
         }
     });
     // Of the hasty ones that stood before the patient one, and its own.
-    assert!(
-        sandbox.count(Place::Token) <= 5,
-        "{}",
-        sandbox.count(Place::Token)
-    );
+    assert!(sandbox.count(Place::Token) <= 5, "{}", sandbox.count(Place::Token));
 }
 
 #[test]
@@ -320,11 +307,7 @@ fn a_call_whose_token_is_refused_is_sent_three_times_at_most() {
         // Whenever a token is refused, there is another one that is no better.
         for (n, gate) in (1..).zip(&gates) {
             sandbox.await_count(Place::Api, n);
-            drop(
-                session
-                    .clone()
-                    .resume(&format!("no-{n}"), Duration::from_secs(600)),
-            );
+            drop(session.clone().resume(&format!("no-{n}"), Duration::from_secs(600)));
             gate.open();
         }
         let error = call.join().expect("no panic").unwrap_err();
@@ -363,10 +346,7 @@ fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_tried_again_at_once() {
     assert_eq!(sandbox.count(Place::Token), 2, "one attempt, and calm");
     wait_until_left(&session, Duration::ZERO);
     // The token is over: now a failure would be seen, and is not repeated when it is a refusal.
-    assert_eq!(
-        session.access_token().unwrap_err().kind(),
-        ErrorKind::Denied
-    );
+    assert_eq!(session.access_token().unwrap_err().kind(), ErrorKind::Denied);
     assert_eq!(sandbox.count(Place::Token), 3);
 }
 
@@ -389,11 +369,7 @@ fn a_renewed_token_that_lives_no_longer_does_not_replace_the_one_held() {
         sandbox.expires_in(json);
         assert_eq!(session.access_token().unwrap(), old);
     }
-    assert_eq!(
-        sandbox.count(Place::Token),
-        2,
-        "and it is not tried again at once"
-    );
+    assert_eq!(sandbox.count(Place::Token), 2, "and it is not tried again at once");
 }
 
 #[test]
@@ -423,25 +399,14 @@ fn a_refused_token_is_replaced_and_the_call_is_sent_once_more() {
     let session = session(&sandbox);
     let old = session.access_token().unwrap();
     sandbox.revoke();
-    let answer = session
-        .post("/bookings/v1/bookings", "application/json", "{}")
-        .unwrap();
+    let answer = session.post("/bookings/v1/bookings", "application/json", "{}").unwrap();
     assert_eq!(answer.status(), 201);
     assert_eq!(sandbox.bookings(), 1);
-    assert_eq!(
-        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
-        (2, 2)
-    );
+    assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (2, 2));
     let requests = sandbox.requests();
-    assert_eq!(
-        requests[1].field("authorization"),
-        Some(format!("Bearer {old}").as_str())
-    );
+    assert_eq!(requests[1].field("authorization"), Some(format!("Bearer {old}").as_str()));
     let new = session.held_token().unwrap().0;
-    assert_eq!(
-        requests[3].field("authorization"),
-        Some(format!("Bearer {new}").as_str())
-    );
+    assert_eq!(requests[3].field("authorization"), Some(format!("Bearer {new}").as_str()));
     assert_eq!(requests[1].content, requests[3].content);
 }
 
@@ -462,10 +427,7 @@ fn a_call_whose_first_token_was_renewed_does_not_say_that_it_was_refused() {
         session.invalidate(&first);
         call.join().expect("no panic").to_string()
     });
-    assert!(
-        error.ends_with("was refused, and a new one, too"),
-        "{error}"
-    );
+    assert!(error.ends_with("was refused, and a new one, too"), "{error}");
     // Another one, whose token is renewed while it pauses, and refused so soon.
     let second = session.access_token().unwrap();
     let busy = vec![("Retry-After", "1".to_owned())];
@@ -488,9 +450,7 @@ fn a_challenge_beside_a_status_of_the_server_s_own_renews_nothing() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     for status in [302, 500] {
-        let Fault::Answer(_, fields, _) = refusal() else {
-            unreachable!()
-        };
+        let Fault::Answer(_, fields, _) = refusal() else { unreachable!() };
         sandbox.next(Place::Api, Fault::Answer(status, fields, vec![]));
         let error = session.post("/x", "text/plain", "").unwrap_err();
         assert_eq!(error.status(), Some(status));
@@ -503,9 +463,7 @@ fn a_challenge_beside_a_status_of_the_server_s_own_renews_nothing() {
 #[test]
 fn a_token_refused_by_a_challenge_is_replaced_whatever_the_status() {
     let sandbox = Sandbox::start();
-    let Fault::Answer(_, fields, _) = refusal() else {
-        unreachable!()
-    };
+    let Fault::Answer(_, fields, _) = refusal() else { unreachable!() };
     sandbox.next(Place::Api, Fault::Answer(403, fields, vec![]));
     assert_eq!(session(&sandbox).get(SHIPMENT).unwrap().status(), 200);
     assert_eq!(sandbox.count(Place::Token), 2);
@@ -518,10 +476,7 @@ fn another_403_never_renews() {
     for _ in 0..3 {
         assert_eq!(session.get(SHIPMENT).unwrap_err().status(), Some(403));
     }
-    assert_eq!(
-        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
-        (1, 3)
-    );
+    assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (1, 3));
 }
 
 #[test]
@@ -540,10 +495,7 @@ fn ten_thousand_refusals_do_not_become_ten_thousand_token_requests() {
         assert_eq!(session.get(SHIPMENT).unwrap_err().status(), Some(401));
     }
     // The first call is sent with the first token and once more; the others once.
-    assert_eq!(
-        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
-        (2, 201)
-    );
+    assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (2, 201));
 }
 
 #[test]
@@ -579,10 +531,7 @@ fn a_gateway_that_says_in_json_that_the_token_is_over_gets_a_new_one() {
         sandbox.next(Place::Api, refusal());
         let answer = session.post("/bookings/v1/bookings", "application/json", "{}");
         assert_eq!(answer.unwrap().status(), 201, "{content}");
-        assert_eq!(
-            (sandbox.count(Place::Token), sandbox.count(Place::Api)),
-            (2, 2)
-        );
+        assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (2, 2));
         // Another one, so soon.
         sandbox.next(Place::Api, refusal());
         let error = session.get(SHIPMENT).unwrap_err().to_string();
@@ -611,10 +560,7 @@ fn threads_whose_token_was_refused_at_the_same_time_replace_it_once() {
             assert_eq!(result.unwrap(), 200);
         }
     });
-    assert_eq!(
-        (sandbox.count(Place::Token), sandbox.count(Place::Api)),
-        (2, 32)
-    );
+    assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (2, 32));
 }
 
 #[test]
@@ -635,20 +581,14 @@ fn a_token_without_a_lifetime_is_good_for_the_call_that_requested_it() {
 #[test]
 fn expires_in_that_is_missing_counts_as_ten_minutes() {
     let sandbox = Sandbox::start();
-    for (json, low, high) in [
-        ("", 590, 600),
-        ("null", 590, 600),
-        ("\"30\"", 25, 30),
-        ("1e30", 86_000, 86_400),
-    ] {
+    for (json, low, high) in
+        [("", 590, 600), ("null", 590, 600), ("\"30\"", 25, 30), ("1e30", 86_000, 86_400)]
+    {
         sandbox.expires_in(json);
         let session = session(&sandbox);
         session.access_token().unwrap();
         let left = session.held_token().unwrap().1.as_secs_f64();
-        assert!(
-            left > f64::from(low) && left <= f64::from(high),
-            "{json}: {left}"
-        );
+        assert!(left > f64::from(low) && left <= f64::from(high), "{json}: {left}");
     }
 }
 

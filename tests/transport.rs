@@ -115,11 +115,7 @@ fn a_process_out_of_descriptors_gets_errors_and_no_panic() {
     let mut child = Command::new("sh");
     child.args(["-c", r#"ulimit -n 64; exec "$0" "$@""#]);
     child.arg(alone.get_program()).args(alone.get_args());
-    child.envs(
-        alone
-            .get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
+    child.envs(alone.get_envs().filter_map(|(name, value)| Some((name, value?))));
     assert_passes(child);
 }
 
@@ -176,9 +172,7 @@ fn a_redirect_is_never_followed_and_the_error_names_where_to() {
     for status in [301, 302, 303, 307, 308] {
         let location = format!("Location: {}/x?y\r\n", elsewhere.url());
         let server = Server::answering(&answer(&format!("{status} Moved"), &location, ""));
-        let error = session(&server.url())
-            .post("/bookings", "text/plain", "create")
-            .unwrap_err();
+        let error = session(&server.url()).post("/bookings", "text/plain", "create").unwrap_err();
         let url = server.url();
         assert_eq!(
             error.to_string(),
@@ -190,11 +184,8 @@ fn a_redirect_is_never_followed_and_the_error_names_where_to() {
         );
         assert_eq!(error.status(), Some(status));
 
-        let error = Session::new(&url, "id", "secret")
-            .unwrap()
-            .retries(0)
-            .access_token()
-            .unwrap_err();
+        let error =
+            Session::new(&url, "id", "secret").unwrap().retries(0).access_token().unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
@@ -281,10 +272,9 @@ fn a_length_that_needs_more_than_32_bits_is_never_a_short_success() {
     let broken = "the content broke off: 5 of 4294967301 bytes were received";
     let over = "the content is longer than the limit of 1048576 bytes: raise it with \
                 Response::limit, or read it as a stream";
-    for (limit, kind, message) in [
-        (1 << 20, ErrorKind::Content, over),
-        (u64::MAX, ErrorKind::Exchange, broken),
-    ] {
+    for (limit, kind, message) in
+        [(1 << 20, ErrorKind::Content, over), (u64::MAX, ErrorKind::Exchange, broken)]
+    {
         let error = session.get("/").unwrap().limit(limit).bytes().unwrap_err();
         assert_eq!(error.kind(), kind);
         assert_eq!(error.to_string(), format!("GET {url}/: {message}"));
@@ -377,23 +367,16 @@ fn an_interim_answer_is_not_taken_for_the_final_one() {
         let server = Server::answering(interim.as_bytes());
         let url = server.url();
         let error = session(&url).get("/").unwrap_err();
-        assert_broken(
-            &error,
-            &server,
-            "the answer broke off in its header section",
-        );
+        assert_broken(&error, &server, "the answer broke off in its header section");
     }
 }
 
 #[test]
 fn who_speaks_another_protocol_and_stays_is_told_at_once() {
     let start = Instant::now();
-    for greeting in [
-        &b"220 mail.example.com ESMTP\r\n"[..],
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        b"HTTP 200",
-        b"\0",
-    ] {
+    for greeting in
+        [&b"220 mail.example.com ESMTP\r\n"[..], b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP 200", b"\0"]
+    {
         let server = Server::keeping_open(greeting);
         let error = session(&server.url()).get("/").unwrap_err();
         assert_broken(&error, &server, NO_HTTP);
@@ -404,11 +387,7 @@ fn who_speaks_another_protocol_and_stays_is_told_at_once() {
 #[test]
 fn the_answers_204_and_304_have_no_content_though_the_server_stays() {
     let start = Instant::now();
-    for fields in [
-        "Server: x\r\n",
-        "Content-Length: 5\r\n",
-        "Transfer-Encoding: chunked\r\n",
-    ] {
+    for fields in ["Server: x\r\n", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
         let head = format!("HTTP/1.1 204 No Content\r\n{fields}\r\n");
         let server = Server::keeping_open(head.as_bytes());
         assert_eq!(text(&server.url()).unwrap(), "");
@@ -458,18 +437,9 @@ fn framing_that_can_be_read_in_two_ways_is_refused() {
         ("Content-Length: 18446744073709551616\r\n", length),
         ("Transfer-Encoding: gzip, chunked\r\n", coding),
         ("Transfer-Encoding: gzip\r\n", coding),
-        (
-            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
-            coding,
-        ),
-        (
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-            coding,
-        ),
-        (
-            "Transfer-Encoding: identity\r\nContent-Length: 4\r\n",
-            coding,
-        ),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", coding),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", coding),
+        ("Transfer-Encoding: identity\r\nContent-Length: 4\r\n", coding),
     ] {
         let all = format!("HTTP/1.1 200 OK\r\n{fields}\r\n4\r\ngood\r\n0\r\n\r\n");
         let server = Server::answering(all.as_bytes());
@@ -645,11 +615,7 @@ fn content_of_exactly_the_limit_is_accepted() {
 
 #[test]
 fn a_reset_inside_content_is_never_a_short_success() {
-    for fields in [
-        "Server: x",
-        "Transfer-Encoding: chunked",
-        "Content-Length: 99",
-    ] {
+    for fields in ["Server: x", "Transfer-Encoding: chunked", "Content-Length: 99"] {
         let begin = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n4\r\nhalf\r\n");
         let server = Server::start(move |stream| {
             // What is left unread makes the close a reset.
@@ -680,9 +646,7 @@ fn an_early_refusal_of_a_large_content_is_seen() {
     });
     let content = vec![b'x'; 8 << 20];
     for _ in 0..5 {
-        let error = session(&server.url())
-            .post("/bookings", "text/plain", &content)
-            .unwrap_err();
+        let error = session(&server.url()).post("/bookings", "text/plain", &content).unwrap_err();
         assert_eq!(error.status(), Some(413), "{error:?}");
         assert_eq!(error.content(), Some(&b"at most 1 MB"[..]));
         assert!(!error.may_have_executed());
@@ -703,9 +667,7 @@ fn a_long_answer_that_comes_before_a_slow_server_has_read_all_is_whole() {
         begin.to_vec()
     });
     let content = vec![b'x'; 16 << 20];
-    let answer = session(&server.url())
-        .post("/bookings", "text/plain", &content)
-        .unwrap();
+    let answer = session(&server.url()).post("/bookings", "text/plain", &content).unwrap();
     assert_eq!((answer.status(), answer.text().unwrap()), (201, long));
 }
 
@@ -720,9 +682,7 @@ fn an_early_refusal_by_a_server_that_closes_is_seen_or_in_doubt() {
     });
     let content = vec![b'x'; 8 << 20];
     for _ in 0..20 {
-        let error = session(&server.url())
-            .post("/bookings", "text/plain", &content)
-            .unwrap_err();
+        let error = session(&server.url()).post("/bookings", "text/plain", &content).unwrap_err();
         if error.status().is_none() {
             assert_eq!(error.kind(), ErrorKind::Exchange);
             assert!(error.may_have_executed());
@@ -733,10 +693,7 @@ fn an_early_refusal_by_a_server_that_closes_is_seen_or_in_doubt() {
 }
 
 #[test]
-#[allow(
-    clippy::too_many_lines,
-    reason = "one scene: the calls, and the servers of each"
-)]
+#[allow(clippy::too_many_lines, reason = "one scene: the calls, and the servers of each")]
 fn calls_end_in_time_and_leave_nothing_behind() {
     const SIZE: usize = 32 << 20;
     let test = "calls_end_in_time_and_leave_nothing_behind";
@@ -803,9 +760,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
         }
 
         let start = Instant::now();
-        let error = session(unread)
-            .post("/", "text/plain", &content)
-            .unwrap_err();
+        let error = session(unread).post("/", "text/plain", &content).unwrap_err();
         assert_in_time(start, &error);
         assert_nothing_left(before, "a content that nobody reads");
         assert!(error.may_have_executed());
@@ -826,10 +781,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
         assert_nothing_left(before, "a response that was dropped");
         let start = Instant::now();
         let mut response = session.get("/").unwrap();
-        assert_nothing_left(
-            (before.0, before.1 + 2),
-            "a response that is held has no threads",
-        );
+        assert_nothing_left((before.0, before.1 + 2), "a response that is held has no threads");
         assert!(start.elapsed() < TIMEOUT + LATE);
         thread::sleep(TIMEOUT.saturating_sub(start.elapsed()));
         let error = io::copy(&mut response, &mut io::sink()).unwrap_err();
@@ -866,24 +818,13 @@ fn calls_end_in_time_and_leave_nothing_behind() {
     let no_token = Server::keeping_open(b"");
     let forgotten = Server::start(|stream| {
         let received = request(stream);
-        respond(
-            stream,
-            b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n",
-        );
+        respond(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
         let part = [b'x'; 4096];
         while stream.write_all(&part).is_ok() {}
         received
     });
-    let servers = [
-        &good,
-        &silent,
-        &half_head,
-        &drip,
-        &half_content,
-        &unread,
-        &no_token,
-        &forgotten,
-    ];
+    let servers =
+        [&good, &silent, &half_head, &drip, &half_content, &unread, &no_token, &forgotten];
     assert_passes(this_test_alone(test, &servers.map(Server::url)));
     drop(child_is_running);
 
@@ -892,12 +833,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
         let received = server.ended();
         let requests = received.iter().map(|bytes| String::from_utf8_lossy(bytes));
         let begins: Vec<_> = requests
-            .map(|request| {
-                (
-                    request.matches(" HTTP/1.1\r\n").count(),
-                    request.ends_with("create"),
-                )
-            })
+            .map(|request| (request.matches(" HTTP/1.1\r\n").count(), request.ends_with("create")))
             .collect();
         assert_eq!(begins, [(1, false), (1, true)]);
     }

@@ -63,19 +63,13 @@ fn certificates_that_are_none_are_refused_by_the_setting() {
     let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     for (pem, why) in [
         ("", "hold no certificate (-----BEGIN CERTIFICATE-----)"),
-        (
-            "garbage",
-            "hold no certificate (-----BEGIN CERTIFICATE-----)",
-        ),
+        ("garbage", "hold no certificate (-----BEGIN CERTIFICATE-----)"),
         (&*key, "hold no certificate (-----BEGIN CERTIFICATE-----)"),
         (&good[..good.len() - 30], "are not valid PEM: "),
         (&*good.replace("MII", "M!I"), "are not valid PEM: "),
         (no_certificate, "can't be used: "),
     ] {
-        let error = session
-            .clone()
-            .root_certificates(pem.as_bytes())
-            .unwrap_err();
+        let error = session.clone().root_certificates(pem.as_bytes()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         let message = error.to_string();
         let expected = format!("the root certificates {why}");

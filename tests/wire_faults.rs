@@ -70,12 +70,7 @@ fn for_each<T: Sync>(rows: &[T], run: impl Fn(Over, &T) + Sync) {
 // Odd
 
 /// A response, what follows, its status and content, and a field of it.
-type Odd = (
-    &'static [u8],
-    Then,
-    (u16, &'static str),
-    Option<(&'static str, &'static str)>,
-);
+type Odd = (&'static [u8], Then, (u16, &'static str), Option<(&'static str, &'static str)>);
 
 const ODD: &[Odd] = &[
     // Bytes that are not ASCII.
@@ -85,12 +80,7 @@ const ODD: &[Odd] = &[
         (200, "good"),
         Some(("Content-Length", "4")),
     ),
-    (
-        b"HTTP/1.1 200 Voil\xc3\xa0\r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        None,
-    ),
+    (b"HTTP/1.1 200 Voil\xc3\xa0\r\nContent-Length: 4\r\n\r\ngood", Stays, (200, "good"), None),
     (
         b"HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename=\"caf\xe9.pdf\"\r\n\
           Content-Length: 4\r\n\r\ngood",
@@ -152,12 +142,7 @@ const ODD: &[Odd] = &[
         (201, "good"),
         None,
     ),
-    (
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
-        Stays,
-        (204, ""),
-        None,
-    ),
+    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", Stays, (204, ""), None),
     // Heads without fields, or without a reason.
     (b"HTTP/1.1 204 No Content\r\n\r\n", Stays, (204, ""), None),
     (b"HTTP/1.1 204\r\n\r\n", Stays, (204, ""), None),
@@ -172,24 +157,14 @@ const ODD: &[Odd] = &[
         (200, ""),
         Some(("Content-Encoding", "gzip")),
     ),
-    (
-        b"HTTP/1.1 204 No Content\r\nContent-Encoding: gzip\r\n\r\n",
-        Stays,
-        (204, ""),
-        None,
-    ),
+    (b"HTTP/1.1 204 No Content\r\nContent-Encoding: gzip\r\n\r\n", Stays, (204, ""), None),
     (
         b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         Stays,
         (200, ""),
         None,
     ),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n",
-        Closes,
-        (200, ""),
-        None,
-    ),
+    (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", Closes, (200, ""), None),
     (
         b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Length: 4\r\n\r\ngood",
         Stays,
@@ -228,12 +203,7 @@ const ODD: &[Odd] = &[
         (200, "perfect"),
         Some(("Content-Length", "7, 7")),
     ),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 7,7 ,\t7\r\n\r\nperfect",
-        Stays,
-        (200, "perfect"),
-        None,
-    ),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 7,7 ,\t7\r\n\r\nperfect", Stays, (200, "perfect"), None),
     (
         b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 7\r\n\r\nperfect",
         Stays,
@@ -248,11 +218,7 @@ fn what_is_only_odd_is_read() {
         let what = format!("{over:?}: {}", response.escape_ascii());
         for is_post in [false, true] {
             let site = once(over, "/x", response, *then);
-            let result = if is_post {
-                post(&site.session)
-            } else {
-                site.session.get("/x")
-            };
+            let result = if is_post { post(&site.session) } else { site.session.get("/x") };
             let response = result.expect(&what);
             assert_eq!(response.status(), *status, "{what}");
             if let Some((name, value)) = field {
@@ -279,18 +245,10 @@ fn a_token_is_taken_from_an_odd_response() {
         let response = [&latin_1, TOKEN.as_bytes()].concat();
         let site = once(over, "/oauth2/token", &response, Stays);
         site.session.invalidate("token");
-        assert_eq!(
-            site.session.access_token().unwrap(),
-            "new",
-            "{over:?}: {head}"
-        );
+        assert_eq!(site.session.access_token().unwrap(), "new", "{over:?}: {head}");
         let content = site.session.get("/x").unwrap().text().unwrap();
         assert_eq!(content, "GET /x");
-        assert_eq!(
-            site.requests(),
-            [[TOKEN_REQUEST, "GET /x"]],
-            "{over:?}: {head}"
-        );
+        assert_eq!(site.requests(), [[TOKEN_REQUEST, "GET /x"]], "{over:?}: {head}");
     });
 }
 
@@ -387,9 +345,7 @@ const TIME: Duration = Duration::from_secs(4);
 /// A refusal with this status.
 fn refusal(template: &[u8], status: &str, retry: &str) -> Vec<u8> {
     let replaced = |text: Vec<u8>, from: &str, to: &str| {
-        let place = text
-            .windows(from.len())
-            .position(|part| part == from.as_bytes());
+        let place = text.windows(from.len()).position(|part| part == from.as_bytes());
         let place = place.unwrap();
         [&text[..place], to.as_bytes(), &text[place + from.len()..]].concat()
     };

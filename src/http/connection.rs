@@ -107,10 +107,8 @@ mod tests {
             proxy: None,
             trust: Trust::default(),
         };
-        let call = Call {
-            label: "GET /".to_owned(),
-            deadline: Deadline::after(Duration::from_secs(20)),
-        };
+        let call =
+            Call { label: "GET /".to_owned(), deadline: Deadline::after(Duration::from_secs(20)) };
         let opened = Connection::open(route, idle, &call);
         opened.map_err(|failure| failure.error).unwrap()
     }

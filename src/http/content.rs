@@ -46,10 +46,7 @@ struct Chunks {
 
 impl Content {
     pub(crate) fn new(
-        call: Call,
-        framing: Framing,
-        connection: Connection,
-        idle: Option<(Arc<Idle>, usize)>,
+        call: Call, framing: Framing, connection: Connection, idle: Option<(Arc<Idle>, usize)>,
     ) -> Content {
         let mut content = Content {
             call,
@@ -374,14 +371,8 @@ mod tests {
         let trailers = format!("0\r\n{}\r\n", "a:\r\n".repeat(LINE_LIMIT));
         assert!(all(trailers.as_bytes(), 100).1.is_none());
         let trailers = format!("0\r\n{}\r\n", "a:\r\n".repeat(LINE_LIMIT + 1));
-        assert!(matches!(
-            all(trailers.as_bytes(), 100).1,
-            Some(Trouble::OverLimit)
-        ));
+        assert!(matches!(all(trailers.as_bytes(), 100).1, Some(Trouble::OverLimit)));
         let trailers = format!("0\r\na: {}\r\n\r\n", "b".repeat(HEAD_LIMIT));
-        assert!(matches!(
-            all(trailers.as_bytes(), 100).1,
-            Some(Trouble::OverLimit)
-        ));
+        assert!(matches!(all(trailers.as_bytes(), 100).1, Some(Trouble::OverLimit)));
     }
 }

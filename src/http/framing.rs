@@ -54,9 +54,7 @@ impl From<io::Error> for Trouble {
 /// Reads to the end of a head; of `left`, what may be read, that is taken. After an error that
 /// passes it goes on where it was.
 pub(crate) fn read_head(
-    reader: &mut impl BufRead,
-    left: &mut usize,
-    head: &mut Vec<u8>,
+    reader: &mut impl BufRead, left: &mut usize, head: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
     // Who speaks another protocol may wait for something else than an HTTP client says.
     while let Some(wanted) = b"HTTP/".get(head.len()) {
@@ -80,9 +78,7 @@ pub(crate) fn read_head(
 
 /// Reads one line more, with its end.
 pub(crate) fn read_line(
-    reader: &mut impl BufRead,
-    left: &mut usize,
-    lines: &mut Vec<u8>,
+    reader: &mut impl BufRead, left: &mut usize, lines: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
     let begin = lines.len();
     let read = reader.take(*left as u64).read_until(b'\n', lines);
@@ -195,9 +191,7 @@ pub(crate) fn status_line(line: &str) -> Option<(&str, u16, &str)> {
     let (version, rest) = line.strip_prefix("HTTP/")?.split_once(' ')?;
     let (code, reason) = rest.split_once(' ').unwrap_or((rest, ""));
     let is_code = matches!(code.len(), 1..=3) && code.bytes().all(|byte| byte.is_ascii_digit());
-    let digits = version
-        .split('.')
-        .all(|part| matches!(part.as_bytes(), [b'0'..=b'9']));
+    let digits = version.split('.').all(|part| matches!(part.as_bytes(), [b'0'..=b'9']));
     let is_version = digits && version.len() <= "1.1".len();
     if !is_code || !is_version {
         return None;
@@ -268,13 +262,9 @@ pub(crate) fn coding(fields: &[(String, String)]) -> Option<String> {
     })?;
     // A name that is not known is not shown: a server may have put anything there.
     let known = ["gzip", "deflate", "compress", "br", "zstd"];
-    let name = known
-        .into_iter()
-        .find(|known| known.eq_ignore_ascii_case(coding));
+    let name = known.into_iter().find(|known| known.eq_ignore_ascii_case(coding));
     let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
-    Some(format!(
-        "the content is encoded{name}, which was not asked for"
-    ))
+    Some(format!("the content is encoded{name}, which was not asked for"))
 }
 
 #[cfg(test)]
@@ -333,26 +323,14 @@ mod tests {
             ("1.1 200", "Content-Length: 5", Ok((Length(5), true))),
             ("1.1 200", "content-length: 0", Ok((Length(0), true))),
             ("1.0 200", "Content-Length: 5", Ok((Length(5), false))),
-            (
-                "1.1 200",
-                "Content-Length: 5\nConnection: Keep-Alive",
-                Ok((Length(5), true)),
-            ),
-            (
-                "1.1 200",
-                "Content-Length: 5\nConnection: x, Close",
-                Ok((Length(5), false)),
-            ),
+            ("1.1 200", "Content-Length: 5\nConnection: Keep-Alive", Ok((Length(5), true))),
+            ("1.1 200", "Content-Length: 5\nConnection: x, Close", Ok((Length(5), false))),
             (
                 "1.1 200",
                 "Content-Length: 5\nConnection: x\nconnection:close",
                 Ok((Length(5), false)),
             ),
-            (
-                "1.1 200",
-                "Content-Length: 5\nContent-Length: 5",
-                Ok((Length(5), false)),
-            ),
+            ("1.1 200", "Content-Length: 5\nContent-Length: 5", Ok((Length(5), false))),
             ("1.1 200", "Content-Length: 5, 5", Ok((Length(5), true))),
             ("1.1 200", "Content-Length: 5, 6", twice),
             ("1.1 200", "Content-Length: 5\nContent-Length: 6", twice),
@@ -360,62 +338,26 @@ mod tests {
             ("1.1 200", "Content-Length: +5", Err(BAD_LENGTH)),
             ("1.1 200", "Content-Length:", Err(BAD_LENGTH)),
             ("1.1 200", "Content-Length: \u{a0}5", Err(BAD_LENGTH)),
-            (
-                "1.1 200",
-                "Content-Length: 18446744073709551615",
-                Ok((Length(u64::MAX), true)),
-            ),
-            (
-                "1.1 200",
-                "Content-Length: 18446744073709551616",
-                Err(BAD_LENGTH),
-            ),
+            ("1.1 200", "Content-Length: 18446744073709551615", Ok((Length(u64::MAX), true))),
+            ("1.1 200", "Content-Length: 18446744073709551616", Err(BAD_LENGTH)),
             ("1.1 200", "Content-Length: 1\n 8", Err(BAD_LENGTH)),
             ("1.1 200", "Transfer-Encoding: chunked", Ok((Chunked, true))),
-            (
-                "1.0 200",
-                "Transfer-Encoding: chunked",
-                Ok((Chunked, false)),
-            ),
-            (
-                "1.1 200",
-                "Transfer-Encoding: Chunked\nContent-Length: 5",
-                Ok((Chunked, false)),
-            ),
+            ("1.0 200", "Transfer-Encoding: chunked", Ok((Chunked, false))),
+            ("1.1 200", "Transfer-Encoding: Chunked\nContent-Length: 5", Ok((Chunked, false))),
             ("1.1 200", "Transfer-Encoding: gzip, chunked", chunked),
-            (
-                "1.1 200",
-                "Transfer-Encoding: chunked\nTransfer-Encoding: chunked",
-                chunked,
-            ),
-            (
-                "1.1 200",
-                "Transfer-Encoding: identity\nContent-Length: 5",
-                chunked,
-            ),
+            ("1.1 200", "Transfer-Encoding: chunked\nTransfer-Encoding: chunked", chunked),
+            ("1.1 200", "Transfer-Encoding: identity\nContent-Length: 5", chunked),
             ("1.1 401", "Transfer-Encoding: gzip", Ok((Length(0), false))),
-            (
-                "1.1 409",
-                "Content-Length: 5\nContent-Length: 6",
-                Ok((Length(0), false)),
-            ),
+            ("1.1 409", "Content-Length: 5\nContent-Length: 6", Ok((Length(0), false))),
             ("1.1 429", "Content-Length: five", Ok((Length(0), false))),
             ("1.1 204", "", Ok((Length(0), true))),
             ("1.1 204", "Content-Length: 5", Ok((Length(0), false))),
-            (
-                "1.1 304",
-                "Transfer-Encoding: chunked",
-                Ok((Length(0), false)),
-            ),
+            ("1.1 304", "Transfer-Encoding: chunked", Ok((Length(0), false))),
             ("1.1 200", "Content-Length\u{b}: 5", name),
             ("1.1 200", "no colon", name),
             ("1.1 200", ": no name", name),
             ("1.1 200", " folded: first", name),
-            (
-                "1.1 401",
-                "no colon\nContent-Length: 5",
-                Ok((Length(5), false)),
-            ),
+            ("1.1 401", "no colon\nContent-Length: 5", Ok((Length(5), false))),
             ("2.0 200", "Content-Length: 5", version),
             ("1. 200", "Content-Length: 5", Err(NO_HTTP)),
             ("1.\u{e9} 200", "Content-Length: 5", Err(NO_HTTP)),
@@ -439,20 +381,11 @@ mod tests {
         };
         assert!(matches!(read("HTTP/1\r\n\r\nmore", 10), (Ok(10), 0, 4)));
         assert!(matches!(read("HTTP/1\n\nmore", 10), (Ok(8), 2, 4)));
-        assert!(matches!(
-            read("HTTP/1\r\n\r\n", 9),
-            (Err(Trouble::OverLimit), 0, _)
-        ));
-        assert!(matches!(
-            read("HTTP/1\r\n", 10),
-            (Err(Trouble::Ended), 2, 0)
-        ));
+        assert!(matches!(read("HTTP/1\r\n\r\n", 9), (Err(Trouble::OverLimit), 0, _)));
+        assert!(matches!(read("HTTP/1\r\n", 10), (Err(Trouble::Ended), 2, 0)));
         assert!(matches!(read("HTTP/", 10), (Err(Trouble::Ended), 5, 0)));
         assert!(matches!(read("", 10), (Err(Trouble::Ended), 10, 0)));
-        assert!(matches!(
-            read("220 mail", 10),
-            (Err(Trouble::Malformed(NO_HTTP)), 10, _)
-        ));
+        assert!(matches!(read("220 mail", 10), (Err(Trouble::Malformed(NO_HTTP)), 10, _)));
         let fields = |n| format!("HTTP/1.1 200\n{}\n", "a:\n".repeat(n));
         assert!(read(&fields(LINE_LIMIT), HEAD_LIMIT).0.is_ok());
         let over = read(&fields(LINE_LIMIT + 1), HEAD_LIMIT).0;

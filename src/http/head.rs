@@ -66,20 +66,13 @@ pub(crate) struct Minreq {
 impl Listener {
     fn open() -> io::Result<Listener> {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        Ok(Listener {
-            port: socket.local_addr()?.port(),
-            socket: giving_up_after(socket, PART)?,
-        })
+        Ok(Listener { port: socket.local_addr()?.port(), socket: giving_up_after(socket, PART)? })
     }
 
     /// Waits for the connection that says this password, and gives all that it says; `None` if
     /// minreq has failed, or time is up.
     fn accept<T>(
-        &self,
-        password: &str,
-        most: usize,
-        thread: &JoinHandle<T>,
-        deadline: Instant,
+        &self, password: &str, most: usize, thread: &JoinHandle<T>, deadline: Instant,
     ) -> io::Result<Option<(TcpStream, Written)>> {
         let mut callers: Vec<Caller> = Vec::new();
         let mut pause = Duration::from_micros(20);
@@ -105,11 +98,7 @@ impl Listener {
                     } else {
                         socket.set_read_timeout(Some(MOMENT))?;
                     }
-                    callers.push(Caller {
-                        socket,
-                        said: Vec::new(),
-                        since: Instant::now(),
-                    });
+                    callers.push(Caller { socket, said: Vec::new(), since: Instant::now() });
                 }
                 Err(error) if is_passing(&error) && is_polled => {
                     thread::sleep(pause);
@@ -140,10 +129,7 @@ impl Minreq {
     /// Has minreq write the head of a request with these fields; `length` is that of the content
     /// of a POST.
     pub(crate) fn write_head(
-        listener: Option<Listener>,
-        fields: &[(&str, &str)],
-        length: Option<usize>,
-        call: &Call,
+        listener: Option<Listener>, fields: &[(&str, &str)], length: Option<usize>, call: &Call,
     ) -> Result<(Minreq, Written), Error> {
         let refused = |cause| call.refused_by_host(cause);
         let listener = listener.map_or_else(Listener::open, Ok).map_err(refused)?;
@@ -160,11 +146,7 @@ impl Minreq {
         let size = |(name, value): &(&str, &str)| name.len() + value.len() + ": \r\n".len();
         let most = fields.iter().map(size).sum::<usize>() + OTHER_FIELDS;
         let accepted = listener.accept(&password, most, &thread, call.deadline.at);
-        let mut minreq = Minreq {
-            listener: Some(listener),
-            near: None,
-            thread: Some(thread),
-        };
+        let mut minreq = Minreq { listener: Some(listener), near: None, thread: Some(thread) };
         match accepted {
             Ok(Some((near, written))) => {
                 minreq.near = Some(near);
@@ -177,9 +159,7 @@ impl Minreq {
 
     /// Has minreq read this head of a response. The listener may be used again.
     pub(crate) fn read_head(
-        mut self,
-        head: &str,
-        call: &Call,
+        mut self, head: &str, call: &Call,
     ) -> Result<(Head, Option<Listener>), Error> {
         if let Some(near) = &mut self.near {
             // Should that fail, minreq knows why.
@@ -236,10 +216,7 @@ impl Drop for Minreq {
 
 /// The request that minreq is to send.
 fn request(
-    port: u16,
-    password: &str,
-    fields: &[(&str, &str)],
-    length: Option<usize>,
+    port: u16, password: &str, fields: &[(&str, &str)], length: Option<usize>,
 ) -> io::Result<minreq::Request> {
     let method = match length {
         Some(_) => minreq::Method::Post,
@@ -304,10 +281,7 @@ impl Written {
         let mut lines = head.split_inclusive('\n');
         let method = lines.next()?.split(' ').next()?.to_owned();
         lines.find(|line| *line == password)?;
-        Some(Written {
-            method,
-            fields: lines.collect(),
-        })
+        Some(Written { method, fields: lines.collect() })
     }
 }
 

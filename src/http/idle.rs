@@ -47,10 +47,7 @@ impl Idle {
 
     /// Connects to a host. The address that worked last comes first.
     pub(crate) fn connect(
-        &self,
-        origin: &Origin,
-        whose: &str,
-        call: &Call,
+        &self, origin: &Origin, whose: &str, call: &Call,
     ) -> Result<Socket, Error> {
         let mut addresses = look_up(origin, whose, call)?;
         let worked = self.addresses().clone();
@@ -74,14 +71,10 @@ impl Idle {
     }
 
     pub(crate) fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn addresses(&self) -> MutexGuard<'_, Vec<(SocketAddr, Duration)>> {
-        self.addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -56,9 +56,7 @@ impl Proxy {
             Some((user_info, place)) => (user_info, place),
             None => ("", authority),
         };
-        let in_brackets = place
-            .strip_prefix('[')
-            .and_then(|rest| rest.split_once(']'));
+        let in_brackets = place.strip_prefix('[').and_then(|rest| rest.split_once(']'));
         let (host, port) = if let Some((address, port)) = in_brackets {
             let Ok(address) = address.parse::<Ipv6Addr>() else {
                 return Err(refused(what, "has no valid IPv6 address in its brackets"));
@@ -75,11 +73,7 @@ impl Proxy {
         };
         let credentials = (!user_info.is_empty()).then(|| credentials(what, user_info));
         Ok(Proxy {
-            origin: Origin {
-                https: false,
-                host,
-                port,
-            },
+            origin: Origin { https: false, host, port },
             credentials: credentials.transpose()?,
             exempt: String::new(),
             connect: tunnel,
@@ -107,10 +101,7 @@ impl Proxy {
 
     /// Connects to `origin`, through the proxy unless `no_proxy` says otherwise.
     pub(crate) fn connect(
-        &self,
-        origin: &Origin,
-        idle: &Idle,
-        call: &Call,
+        &self, origin: &Origin, idle: &Idle, call: &Call,
     ) -> Result<Socket, Failure> {
         (self.connect)(self, origin, idle, call)
     }
@@ -144,11 +135,7 @@ impl Proxy {
     }
 
     fn refused(
-        &self,
-        call: &Call,
-        (status, reason): (u16, &str),
-        head: &[u8],
-        target: &str,
+        &self, call: &Call, (status, reason): (u16, &str), head: &[u8], target: &str,
     ) -> Failure {
         let reason = match reason {
             "" => String::new(),
@@ -240,11 +227,7 @@ fn accepts_basic(head: &[u8]) -> bool {
         .split(|&byte| byte == b'\n')
         .filter_map(|line| line.split_at_checked(NAME.len()))
         .filter(|(name, _)| name.eq_ignore_ascii_case(NAME))
-        .map(|(_, value)| {
-            value
-                .windows(5)
-                .any(|word| word.eq_ignore_ascii_case(b"basic"))
-        })
+        .map(|(_, value)| value.windows(5).any(|word| word.eq_ignore_ascii_case(b"basic")))
         .peekable();
     challenges.peek().is_none() || challenges.any(|is_basic| is_basic)
 }
@@ -259,10 +242,7 @@ fn credentials(what: &str, user_info: &str) -> Result<[String; 2], Error> {
         ));
     };
     if user.contains(':') {
-        return Err(refused(
-            what,
-            "has a colon in its user name, which HTTP can't carry",
-        ));
+        return Err(refused(what, "has a colon in its user name, which HTTP can't carry"));
     }
     let basic = STANDARD.encode(format!("{user}:{password}"));
     Ok([password, basic])
@@ -353,18 +333,10 @@ mod tests {
             ("user:pw@a:1", "a:1", Some("user:pw")),
             ("http://user:p:w@a:1", "a:1", Some("user:p:w")),
             ("http://user:p@w@a:1", "a:1", Some("user:p@w")),
-            (
-                "http://u%20s:%2f%3a%40%25%22@a:1",
-                "a:1",
-                Some("u s:/:@%\""),
-            ),
+            ("http://u%20s:%2f%3a%40%25%22@a:1", "a:1", Some("u s:/:@%\"")),
             ("http://us%C3%A9r:p%e2%82%ac@a:1", "a:1", Some("usér:p€")),
             // RFC 7617, section 2
-            (
-                "http://Aladdin:open%20sesame@a:1",
-                "a:1",
-                Some("Aladdin:open sesame"),
-            ),
+            ("http://Aladdin:open%20sesame@a:1", "a:1", Some("Aladdin:open sesame")),
         ] {
             let proxy = Proxy::parse("URL", text).expect(text);
             assert_eq!(proxy.to_string(), place);
@@ -393,50 +365,29 @@ mod tests {
             ("http://a:1/x", path),
             ("http://a:1?x", path),
             ("http://user:1/hush@a:1", path),
-            (
-                "http://a:1/#",
-                "can't be sent: character 12 is a `#` (U+0023)",
-            ),
+            ("http://a:1/#", "can't be sent: character 12 is a `#` (U+0023)"),
             ("http://", host),
             ("http://user:hush@", host),
             ("http://:1", host),
             ("http://::1", host),
             ("http://a..b:1", host),
             ("http://[::1", host),
-            (
-                "http://[hush]:1",
-                "has no valid IPv6 address in its brackets",
-            ),
-            (
-                "http://[fe80::1%25eth0]:1",
-                "has no valid IPv6 address in its brackets",
-            ),
+            ("http://[hush]:1", "has no valid IPv6 address in its brackets"),
+            ("http://[fe80::1%25eth0]:1", "has no valid IPv6 address in its brackets"),
             ("http://[::1]1", port),
             ("http://a:", port),
             ("http://a:0", port),
             ("http://a:65536", port),
             ("http://a:+1", port),
             ("http://user:hush", port),
-            (
-                "http://a:1\n",
-                "ends with a line break, as the content of a file does: trim it",
-            ),
-            (
-                "http://a\r\nx:1",
-                "can't be sent: character 9 is a line break (U+000D)",
-            ),
-            (
-                "http://us er:hush@a:1",
-                "can't be sent: character 10 is a blank (U+0020)",
-            ),
+            ("http://a:1\n", "ends with a line break, as the content of a file does: trim it"),
+            ("http://a\r\nx:1", "can't be sent: character 9 is a line break (U+000D)"),
+            ("http://us er:hush@a:1", "can't be sent: character 10 is a blank (U+0020)"),
             ("http://u:%0d%0aX:y@a:1", bytes),
             ("http://u%00:hush@a:1", bytes),
             ("http://u:%7F@a:1", bytes),
             ("http://u:hush%FF@a:1", bytes),
-            (
-                "http://u%3av:hush@a:1",
-                "has a colon in its user name, which HTTP can't carry",
-            ),
+            ("http://u%3av:hush@a:1", "has a colon in its user name, which HTTP can't carry"),
             (
                 "http://u:hush%2@a:1",
                 "has a `%` as character 14 without two hexadecimal digits behind it: write %25 \
@@ -467,31 +418,16 @@ mod tests {
     fn which_variables_count() {
         for (set, expected) in [
             (&[][..], None),
-            (
-                &[("http_proxy", "a"), ("all_proxy", "a"), ("ALL_PROXY", "a")],
-                None,
-            ),
+            (&[("http_proxy", "a"), ("all_proxy", "a"), ("ALL_PROXY", "a")], None),
             (&[("https_proxy", "")], None),
             (&[("https_proxy", ""), ("HTTPS_PROXY", "")], None),
             (&[("no_proxy", "x"), ("NO_PROXY", "y")], None),
             (&[("https_proxy", "a:1")], Some(("a:1", ""))),
             (&[("HTTPS_PROXY", "a:1")], Some(("a:1", ""))),
-            (
-                &[("https_proxy", "a:1"), ("HTTPS_PROXY", "b:1")],
-                Some(("a:1", "")),
-            ),
-            (
-                &[("https_proxy", ""), ("HTTPS_PROXY", "b:1")],
-                Some(("b:1", "")),
-            ),
-            (
-                &[("https_proxy", "a:1"), ("no_proxy", "x"), ("NO_PROXY", "y")],
-                Some(("a:1", "x")),
-            ),
-            (
-                &[("https_proxy", "a:1"), ("no_proxy", ""), ("NO_PROXY", "y")],
-                Some(("a:1", "y")),
-            ),
+            (&[("https_proxy", "a:1"), ("HTTPS_PROXY", "b:1")], Some(("a:1", ""))),
+            (&[("https_proxy", ""), ("HTTPS_PROXY", "b:1")], Some(("b:1", ""))),
+            (&[("https_proxy", "a:1"), ("no_proxy", "x"), ("NO_PROXY", "y")], Some(("a:1", "x"))),
+            (&[("https_proxy", "a:1"), ("no_proxy", ""), ("NO_PROXY", "y")], Some(("a:1", "y"))),
         ] {
             let proxy = Proxy::from_env(environment(set)).unwrap_or_default();
             let found = proxy.map(|proxy| (proxy.to_string(), proxy.exempt));
@@ -542,11 +478,7 @@ mod tests {
             ("a.test b", false),
             ("::1/64,b.test", true),
         ] {
-            let host = Origin {
-                https: true,
-                host: "b.test".to_owned(),
-                port: 443,
-            };
+            let host = Origin { https: true, host: "b.test".to_owned(), port: 443 };
             assert_eq!(is_exempt(list, &host), is_direct, "{list}");
         }
         for (list, is_direct) in [
@@ -574,11 +506,7 @@ mod tests {
             ("x 127.0.0.9", true),
             ("x, y, 127.0.0.0/24,", true),
         ] {
-            let host = Origin {
-                https: true,
-                host: "127.0.0.9".to_owned(),
-                port: 7,
-            };
+            let host = Origin { https: true, host: "127.0.0.9".to_owned(), port: 7 };
             assert_eq!(is_exempt(list, &host), is_direct, "{list}");
         }
     }
@@ -591,14 +519,8 @@ mod tests {
             ("proxy-authenticate:basic\n", true),
             ("Proxy-Authenticate: Negotiate\r\n", false),
             ("Proxy-Authenticate: Negotiate, Basic realm=\"x\"\r\n", true),
-            (
-                "Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n",
-                false,
-            ),
-            (
-                "Proxy-Authenticate: NTLM\r\nPROXY-AUTHENTICATE: BASIC\r\n",
-                true,
-            ),
+            ("Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n", false),
+            ("Proxy-Authenticate: NTLM\r\nPROXY-AUTHENTICATE: BASIC\r\n", true),
             ("WWW-Authenticate: Negotiate\r\n", true),
         ] {
             let head = format!("HTTP/1.1 407 x\r\n{fields}\r\n");

@@ -57,12 +57,7 @@ impl Socket {
         // sent before it.
         let _ = tcp.set_nodelay(true);
         tcp.set_write_timeout(Some(WRITE_PART))?;
-        Ok(Socket {
-            tcp,
-            deadline,
-            waits: true,
-            timeout: Duration::ZERO,
-        })
+        Ok(Socket { tcp, deadline, waits: true, timeout: Duration::ZERO })
     }
 
     pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
@@ -196,10 +191,7 @@ pub(crate) fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<S
 /// 8305](https://www.rfc-editor.org/rfc/rfc8305) has them tried side by side). An address that is
 /// alone gets all the time. Tells how long the address took that answered.
 pub(crate) fn connect(
-    addresses: &[SocketAddr],
-    patience: Duration,
-    whose: &str,
-    call: &Call,
+    addresses: &[SocketAddr], patience: Duration, whose: &str, call: &Call,
 ) -> Result<(Socket, Duration), Error> {
     let to = whose.strip_prefix(" of ").unwrap_or("the host");
     let mut silent = addresses.to_vec();
@@ -241,10 +233,7 @@ pub(crate) fn is_passing(error: &io::Error) -> bool {
 
 /// Whether a write to a [`Socket`] may be tried again: `TimedOut` is its deadline.
 pub(crate) fn is_passing_write(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Neither this process nor this host may open more.

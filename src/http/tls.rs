@@ -118,9 +118,7 @@ fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, Error>
     };
     #[cfg(not(feature = "system-roots"))]
     let builder = {
-        let mut store = rustls::RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
+        let mut store = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         for root in roots {
             store.add(root.clone())?;
         }
@@ -140,10 +138,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// Does the handshake with this host.
     pub(crate) fn open(
-        host: &str,
-        trust: &Trust,
-        socket: Socket,
-        call: &Call,
+        host: &str, trust: &Trust, socket: Socket, call: &Call,
     ) -> Result<Stream, Failure> {
         let config = trust.config().map_err(|cause| Failure {
             error: call.failed(NOT_SET_UP).with_source(cause),
@@ -240,14 +235,8 @@ fn failure(call: &Call, cause: io::Error) -> Failure {
         return call.late("before the request was sent").into();
     }
     let refusal = cause.get_ref().and_then(|inner| inner.downcast_ref());
-    let why = refusal.map_or(
-        "the connection broke off in the TLS handshake".into(),
-        refused,
-    );
-    Failure {
-        is_final: refusal.is_some(),
-        error: call.failed(why).with_source(cause),
-    }
+    let why = refusal.map_or("the connection broke off in the TLS handshake".into(), refused);
+    Failure { is_final: refusal.is_some(), error: call.failed(why).with_source(cause) }
 }
 
 fn refused(refusal: &Error) -> String {

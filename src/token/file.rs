@@ -57,9 +57,7 @@ impl Tokens {
 
     /// The token of the file, if it is of use, or one from the token endpoint.
     pub(super) fn obtain(
-        &self,
-        terms: Terms<'_>,
-        is_of_use: impl FnOnce(&Token) -> bool,
+        &self, terms: Terms<'_>, is_of_use: impl FnOnce(&Token) -> bool,
     ) -> Result<Token, Failure> {
         let file = self.state().file.clone();
         let kept = file.as_ref().and_then(|file| file.read(&self.client));
@@ -132,9 +130,7 @@ impl TokenFile {
         }
         check_visible("access token", &kept.access_token).map_err(|_| "it is damaged")?;
         // A clock that was set back would make an old token look young.
-        let age = now
-            .checked_sub(kept.written_at)
-            .ok_or("it was written in the future")?;
+        let age = now.checked_sub(kept.written_at).ok_or("it was written in the future")?;
         let lifetime = Duration::from_secs(kept.expires_in).min(LONGEST_LIFETIME);
         let left = lifetime.saturating_sub(Duration::from_secs(age));
         let token = Token {
@@ -224,10 +220,7 @@ mod private {
         options
     }
 
-    #[allow(
-        clippy::unnecessary_wraps,
-        reason = "it may fail where there are modes"
-    )]
+    #[allow(clippy::unnecessary_wraps, reason = "it may fail where there are modes")]
     pub(super) fn check(_: &Metadata) -> Result<(), String> {
         Ok(())
     }
@@ -305,10 +298,7 @@ mod tests {
         file.0.try_write(&client("Id", ""), &token, NOW).unwrap();
         assert_eq!(file.read(NOW).err().as_deref(), Some(whose));
         file.0.try_write(&client("id", ""), &token, NOW).unwrap();
-        assert_eq!(
-            file.read(NOW - 1).err().as_deref(),
-            Some("it was written in the future")
-        );
+        assert_eq!(file.read(NOW - 1).err().as_deref(), Some("it was written in the future"));
         let good = fs::read_to_string(&file.0 .0).unwrap();
         let damaged = [
             String::new(),

@@ -268,21 +268,12 @@ mod tests {
             (r#"{"access_token":["a"]}"#, no_object),
             ("{}", "it has no access_token"),
             ("\u{feff}{}", "it has no access_token"),
-            (
-                r#"{"access_token":"","token_type":"Bearer"}"#,
-                "it has no access_token",
-            ),
-            (
-                r#"{"access_token":"","error":""}"#,
-                "it has no access_token",
-            ),
+            (r#"{"access_token":"","token_type":"Bearer"}"#, "it has no access_token"),
+            (r#"{"access_token":"","error":""}"#, "it has no access_token"),
             (r#"{"access_token":"a b"}"#, no_field),
             (r#"{"access_token":"a\r\nx: y"}"#, no_field),
             (r#"{"access_token":"\u00fc"}"#, no_field),
-            (
-                r#"{"access_token":"abc","expires_in":"soon"}"#,
-                "its expires_in is not a number",
-            ),
+            (r#"{"access_token":"abc","expires_in":"soon"}"#, "its expires_in is not a number"),
             (
                 r#"{"access_token":"secret-token","token_type":"mac"}"#,
                 "its token_type is \"mac\", not Bearer",

@@ -57,12 +57,7 @@ struct Progress {
 
 impl Progress {
     fn of(response: Response) -> Progress {
-        Progress {
-            length: response.content_length(),
-            response,
-            come: 0,
-            shown: String::new(),
-        }
+        Progress { length: response.content_length(), response, come: 0, shown: String::new() }
     }
 }
 

@@ -79,11 +79,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    let desk = Arc::new(Desk {
-        start: Instant::now(),
-        calls_per_second,
-        state: Mutex::default(),
-    });
+    let desk = Arc::new(Desk { start: Instant::now(), calls_per_second, state: Mutex::default() });
     let sandbox = match Sandbox::on_port(port, desk.clone()) {
         Ok(sandbox) => sandbox,
         Err(error) => {
@@ -169,10 +165,7 @@ impl Desk {
 impl Watch for Desk {
     fn fault(&self, request: &Request) -> Option<Fault> {
         if request.place == Place::Token {
-            let fault = self
-                .state()
-                .is_down
-                .then(|| Fault::Answer(503, vec![], vec![]));
+            let fault = self.state().is_down.then(|| Fault::Answer(503, vec![], vec![]));
             if fault.is_some() {
                 self.tell(request, "503 (down)");
             }

@@ -169,10 +169,7 @@ fn token_refused_then_busy(attempt: u32) -> Fault {
 
 /// Fields that mean something, but not in a good answer.
 fn misleading_fields() -> Fault {
-    let fields = [
-        ("Retry-After", "60"),
-        ("WWW-Authenticate", r#"Bearer error="invalid_token""#),
-    ];
+    let fields = [("Retry-After", "60"), ("WWW-Authenticate", r#"Bearer error="invalid_token""#)];
     let fields = fields.map(|(name, value)| (name, value.to_owned()));
     Fault::With(fields.into())
 }
@@ -248,18 +245,9 @@ fn soak(calls: usize) -> io::Result<bool> {
     println!("{:>8} met a refused token", lock(&client.refusals).len());
     println!("{:>8} against the rules", wrong.len());
     println!("{doubled:>8} plain POSTs received twice though no token was refused");
-    println!(
-        "{:>8} token requests, {} of them in an outage",
-        tokens.received, tokens.refused
-    );
-    println!(
-        "{:>8} calls made, then all of them:",
-        FIRST_CALLS.min(calls)
-    );
-    for (i, what) in ["threads", "sockets", "KiB of memory (RSS)"]
-        .iter()
-        .enumerate()
-    {
+    println!("{:>8} token requests, {} of them in an outage", tokens.received, tokens.refused);
+    println!("{:>8} calls made, then all of them:", FIRST_CALLS.min(calls));
+    for (i, what) in ["threads", "sockets", "KiB of memory (RSS)"].iter().enumerate() {
         println!("{:>8} {what}, then {}", before[i], after[i]);
     }
     let is_flat = before[..2] == after[..2] && after[2] <= before[2] + RSS_TOLERANCE_KIB;
@@ -317,10 +305,7 @@ impl Client {
             self.may_refuse_tokens.store(true, Ordering::SeqCst);
             // The end of a scope does not wait until its threads have left the system.
             let ended = workers.into_iter().map(thread::ScopedJoinHandle::join);
-            assert!(
-                ended.filter(Result::is_err).count() == 0,
-                "a thread panicked"
-            );
+            assert!(ended.filter(Result::is_err).count() == 0, "a thread panicked");
             Ok(())
         })
     }
@@ -329,10 +314,7 @@ impl Client {
     fn work(&self, refuses: bool, end: usize) {
         loop {
             let next = |id| (id < end).then_some(id + 1);
-            let Ok(id) = self
-                .next
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
-            else {
+            let Ok(id) = self.next.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next) else {
                 return;
             };
             let random = mix(SEED + id as u64);
@@ -371,12 +353,7 @@ impl Client {
         let end = error.as_ref().map_or(End::Success, |error| {
             End::Failure(error.kind(), error.status(), error.may_have_executed())
         });
-        let mut call = Call {
-            api,
-            way: &WAYS[way],
-            end,
-            error: None,
-        };
+        let mut call = Call { api, way: &WAYS[way], end, error: None };
         call.error = error.filter(|_| !call.is_as_ruled());
         call
     }
@@ -416,11 +393,7 @@ impl Call {
     /// What contradicts the rules in its end, or in what the sandbox saw of it.
     fn breach(&self, record: Record) -> Option<&'static str> {
         let Rule(end, sent) = self.rule();
-        let Record {
-            received,
-            refused,
-            executed,
-        } = record;
+        let Record { received, refused, executed } = record;
         Some(match self.end {
             _ if !self.is_as_ruled() => "did not end as it had to",
             _ if received > sent + refused => "was sent too often",
@@ -435,16 +408,9 @@ impl Call {
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Call {
-            api,
-            way,
-            end,
-            error,
-        } = self;
+        let Call { api, way, end, error } = self;
         write!(f, "{api} that met {:?}, {end:?}", way.0)?;
-        error
-            .as_ref()
-            .map_or(Ok(()), |error| write!(f, ": {error}"))
+        error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
     }
 }
 
@@ -477,11 +443,7 @@ impl Remote {
         let pipes = process.stdin.zip(process.stdout);
         let (orders, answers) = pipes.ok_or_else(|| io::Error::other("no pipes"))?;
         let answers = BufReader::new(answers).lines();
-        let mut remote = Remote {
-            url: String::new(),
-            orders,
-            answers,
-        };
+        let mut remote = Remote { url: String::new(), orders, answers };
         remote.url = remote.line()?;
         Ok(remote)
     }
@@ -497,16 +459,9 @@ impl Remote {
         writeln!(self.orders, "report")?;
         let record = |_| {
             let line = self.line()?;
-            let numbers: Vec<_> = line
-                .split(' ')
-                .filter_map(|word| word.parse().ok())
-                .collect();
+            let numbers: Vec<_> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
             match numbers[..] {
-                [received, refused, executed] => Ok(Record {
-                    received,
-                    refused,
-                    executed,
-                }),
+                [received, refused, executed] => Ok(Record { received, refused, executed }),
                 _ => Err(io::Error::other(format!("no record: {line}"))),
             }
         };
@@ -584,12 +539,7 @@ fn stand_in(calls: usize) -> io::Result<bool> {
             "up" => None,
             _ => {
                 let mut output = BufWriter::new(io::stdout());
-                for Record {
-                    received,
-                    refused,
-                    executed,
-                } in lock(&watcher.records).iter()
-                {
+                for Record { received, refused, executed } in lock(&watcher.records).iter() {
                     writeln!(output, "{received} {refused} {executed}")?;
                 }
                 continue;

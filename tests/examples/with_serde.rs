@@ -79,10 +79,7 @@ fn main() {
 fn run(reference: &str) -> Result<(), Box<dyn Error>> {
     let session = Session::from_env()?;
 
-    let booking = Booking {
-        reference: reference.to_owned(),
-        pieces: 3,
-    };
+    let booking = Booking { reference: reference.to_owned(), pieces: 3 };
     let json = serde_json::to_vec(&booking)?;
     let response = session.post("/bookings/v1/bookings", "application/json", json)?;
     // What was booked is not lost if it has another shape.
@@ -104,9 +101,7 @@ fn run(reference: &str) -> Result<(), Box<dyn Error>> {
         shipment.milestones.len()
     );
 
-    let query = XmlQuery {
-        house_bill: "MIL45176311",
-    };
+    let query = XmlQuery { house_bill: "MIL45176311" };
     let query = quick_xml::se::to_string(&query)?;
     let response = session.post_idempotent("/tracking/v1/shipments", "application/xml", query)?;
     let shipment: XmlShipment = quick_xml::de::from_str(&response.text()?)?;
@@ -114,11 +109,7 @@ fn run(reference: &str) -> Result<(), Box<dyn Error>> {
         "{} arrives {}, at last: {}",
         shipment.number,
         shipment.arrival.as_deref().unwrap_or("some time"),
-        shipment
-            .milestones
-            .milestone
-            .last()
-            .map_or("", |last| &last.description)
+        shipment.milestones.milestone.last().map_or("", |last| &last.description)
     );
     Ok(())
 }

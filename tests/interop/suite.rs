@@ -46,12 +46,7 @@ struct Client {
 
 impl Client {
     fn new(id: impl Into<String>, secret: impl Into<String>) -> Client {
-        Client {
-            id: id.into(),
-            secret: secret.into(),
-            lifetime: 600,
-            has_grant: true,
-        }
+        Client { id: id.into(), secret: secret.into(), lifetime: 600, has_grant: true }
     }
 
     /// A session of its own.
@@ -124,15 +119,9 @@ struct Suite {
 impl Suite {
     fn start() -> Suite {
         let job = Client::new("job", "the secret of the job");
-        let lasting = |id: &str, lifetime| Client {
-            lifetime,
-            ..Client::new(id, "secret")
-        };
+        let lasting = |id: &str, lifetime| Client { lifetime, ..Client::new(id, "secret") };
         let (brief, briefest) = (lasting("brief", 4), lasting("briefest", 2));
-        let without_grant = Client {
-            has_grant: false,
-            ..Client::new("without grant", "secret")
-        };
+        let without_grant = Client { has_grant: false, ..Client::new("without grant", "secret") };
         let odd = odd_clients();
         let all = [&job, &brief, &briefest, &without_grant];
         let all: Vec<_> = all.into_iter().chain(&odd).cloned().collect();
@@ -157,10 +146,7 @@ impl Suite {
     /// and nginx to have seen `seen`: items parted by commas, each with a count behind `×` unless
     /// that is 1, or with the least and the most. A connection counts when its first request comes.
     fn scene(
-        &mut self,
-        name: &str,
-        expected: &str,
-        seen: &str,
+        &mut self, name: &str, expected: &str, seen: &str,
         run: impl FnOnce(&mut Server) -> Result<String, Error>,
     ) {
         let outcome = told(run(&mut self.auth));
@@ -168,13 +154,7 @@ impl Suite {
         let is_good = outcome.starts_with(expected) && is_as(&counts, seen);
         let counts: Vec<_> = counts
             .into_iter()
-            .map(|(what, n)| {
-                if n == 1 {
-                    what
-                } else {
-                    format!("{what} ×{n}")
-                }
-            })
+            .map(|(what, n)| if n == 1 { what } else { format!("{what} ×{n}") })
             .collect();
         let counts = counts.join(", ");
         let mark = if is_good { "" } else { "**fault:** " };
@@ -265,12 +245,9 @@ impl Suite {
         let client = self.without_grant.clone();
         let expected =
             format!("Denied: answered with 400: {check}invalid_request: requested grant type");
-        self.scene(
-            "a client without the grant",
-            &expected,
-            "token 400, connection",
-            |_| client.session().get("/whoami")?.text(),
-        );
+        self.scene("a client without the grant", &expected, "token 400, connection", |_| {
+            client.session().get("/whoami")?.text()
+        });
         let client = self.job.clone();
         self.scene(
             "the token endpoint is elsewhere",
@@ -459,22 +436,13 @@ impl Suite {
                 "Exchange: the server's certificate is for another host name",
             ),
             ("... of an unknown issuer", "https://unknown.test", issuer),
-            (
-                "... without that of its issuer",
-                "https://incomplete.test",
-                issuer,
-            ),
+            ("... without that of its issuer", "https://incomplete.test", issuer),
         ] {
-            self.scene(name, expected, "no handshake", |_| {
-                with_token(url).get("/")?.text()
-            });
+            self.scene(name, expected, "no handshake", |_| with_token(url).get("/")?.text());
         }
-        self.scene(
-            "..., and a token is needed first",
-            issuer,
-            "no handshake",
-            |_| session("https://unknown.test", id, secret).get("/")?.text(),
-        );
+        self.scene("..., and a token is needed first", issuer, "no handshake", |_| {
+            session("https://unknown.test", id, secret).get("/")?.text()
+        });
 
         // The system's roots are read once in a process.
         let child = |url: &str, variables: &[(&str, &str)]| {
@@ -488,17 +456,10 @@ impl Suite {
             Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
         };
         let (good, refused) = (("ok", "GET 200, connection"), (issuer, "no handshake"));
-        let (its_own, other) = if HAS_SYSTEM_ROOTS {
-            (good, refused)
-        } else {
-            (refused, good)
-        };
-        self.scene(
-            "`SSL_CERT_FILE` names another root: its server",
-            its_own.0,
-            its_own.1,
-            |_| child("https://unknown.test", &[("SSL_CERT_FILE", "stranger.pem")]),
-        );
+        let (its_own, other) = if HAS_SYSTEM_ROOTS { (good, refused) } else { (refused, good) };
+        self.scene("`SSL_CERT_FILE` names another root: its server", its_own.0, its_own.1, |_| {
+            child("https://unknown.test", &[("SSL_CERT_FILE", "stranger.pem")])
+        });
         self.scene("... the other server", other.0, other.1, |_| {
             child(API, &[("SSL_CERT_FILE", "stranger.pem")])
         });
@@ -513,14 +474,8 @@ impl Suite {
             let answer = session.post_idempotent(path, media_type, content)?;
             assert_eq!(answer.header("content-type"), Some(media_type));
             assert!(answer.bytes()? == content, "the answer differs");
-            assert!(
-                fs::read("received").unwrap() == content,
-                "the API saw another content"
-            );
-            Ok(format!(
-                "ok, {} bytes, the same in the API and here",
-                content.len()
-            ))
+            assert!(fs::read("received").unwrap() == content, "the API saw another content");
+            Ok(format!("ok, {} bytes, the same in the API and here", content.len()))
         };
         let same = "ok, ";
         self.scene(
@@ -656,10 +611,7 @@ impl Suite {
         );
         let content = vec![b'x'; 8 * 1024 * 1024];
         for (name, content) in [
-            (
-                "... 413: a create of 2 kB where 1 kB is allowed",
-                &content[..2048],
-            ),
+            ("... 413: a create of 2 kB where 1 kB is allowed", &content[..2048]),
             ("... 413: a create of 8 MiB", &content),
         ] {
             self.scene(
@@ -676,13 +628,7 @@ impl Suite {
             "Status: answered with 400: bad request, usually a missing or wrong media type; the \
              answer says: 400 Bad Request Request Header Or Cookie Too Large",
             "GET 400",
-            |_| {
-                session
-                    .clone()
-                    .header("x-long", &long)?
-                    .get("/whoami")?
-                    .text()
-            },
+            |_| session.clone().header("x-long", &long)?.get("/whoami")?.text(),
         );
     }
 
@@ -758,9 +704,7 @@ fn calls_for(session: &Session, calls: u32) -> Result<String, Error> {
 
 /// Books, and gives the number of all bookings so far.
 fn booking(session: &Session) -> Result<u32, Error> {
-    let booked = session
-        .post("/bookings", "text/plain", "a booking")?
-        .text()?;
+    let booked = session.post("/bookings", "text/plain", "a booking")?.text()?;
     Ok(booked.strip_prefix("booking ").unwrap().parse().unwrap())
 }
 
@@ -797,16 +741,8 @@ fn told(result: Result<String, Error>) -> String {
     };
     let message = error.to_string();
     let (label, why) = message.split_once(": ").unwrap_or(("", &message));
-    let message = if label.contains("https://") {
-        why
-    } else {
-        &message
-    };
-    let executed = if error.may_have_executed() {
-        ", may have executed"
-    } else {
-        ""
-    };
+    let message = if label.contains("https://") { why } else { &message };
+    let executed = if error.may_have_executed() { ", may have executed" } else { "" };
     let cause = error.source().map(|cause| format!(" ({cause})"));
     let cause = cause.unwrap_or_default();
     format!("{:?}{executed}: {message}{cause}", error.kind())
@@ -852,11 +788,7 @@ struct Server {
 impl Server {
     fn start(name: &'static str, port: u16) -> Server {
         let process = Server::spawn(name, port);
-        Server {
-            name,
-            port,
-            process,
-        }
+        Server { name, port, process }
     }
 
     fn stop(&mut self) {

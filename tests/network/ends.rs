@@ -125,9 +125,7 @@ fn is_complete(received: &str) -> bool {
 /// From now on packets are dropped, both ways, until the script heals the link.
 fn cut_link() {
     for chain in ["INPUT", "OUTPUT"] {
-        let status = Command::new("iptables")
-            .args(["-P", chain, "DROP"])
-            .status();
+        let status = Command::new("iptables").args(["-P", chain, "DROP"]).status();
         assert!(status.unwrap().success());
     }
 }
@@ -267,9 +265,7 @@ fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) 
 /// How many more threads and sockets there are than `before`, as soon as these are as many as
 /// `expected`, or after this time. A thread that has been joined is listed for a moment more.
 fn held_more(
-    before: (usize, usize),
-    expected: (usize, usize),
-    patience: Duration,
+    before: (usize, usize), expected: (usize, usize), patience: Duration,
 ) -> (usize, usize) {
     let start = Instant::now();
     loop {

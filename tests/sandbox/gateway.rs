@@ -22,10 +22,7 @@ pub(super) fn execute(request: &Request, shared: &Shared) -> Answer {
     if let Some(refusal) = refusal(request, shared) {
         return refusal;
     }
-    let (path, query) = request
-        .target
-        .split_once('?')
-        .unwrap_or((&request.target, ""));
+    let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
     let number = path.strip_prefix("/tracking/v1/shipments/");
     match (request.method.as_str(), path) {
         ("POST", "/tracking/v1/shipments") => track(request),
@@ -83,9 +80,7 @@ fn token(request: &Request, shared: &Shared) -> Answer {
 
 /// The answer to a call without a valid token or the API key.
 fn refusal(request: &Request, shared: &Shared) -> Option<Answer> {
-    let given = request
-        .field("Authorization")
-        .and_then(|value| value.split_once(' '));
+    let given = request.field("Authorization").and_then(|value| value.split_once(' '));
     let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"));
     let Some((_, token)) = given else {
         let refusal = message(401, JSON, "Unauthorized");
@@ -195,9 +190,7 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 /// The value of a member of a flat JSON object; neither `,` nor `:` nor an escape may be in it.
 fn member<'a>(json: &'a str, name: &str) -> Option<&'a str> {
     let members = json.trim().strip_prefix('{')?.strip_suffix('}')?;
-    let mut members = members
-        .split(',')
-        .filter_map(|member| member.split_once(':'));
+    let mut members = members.split(',').filter_map(|member| member.split_once(':'));
     let (_, value) = members.find(|(key, _)| unquoted(key) == Some(name))?;
     unquoted(value)
 }
@@ -233,18 +226,12 @@ fn form_value(content: &[u8], name: &str) -> Option<String> {
 }
 
 fn find(number: &str) -> Option<&'static Shipment> {
-    SHIPMENTS
-        .iter()
-        .find(|Shipment(values, ..)| values[..2].contains(&number))
+    SHIPMENTS.iter().find(|Shipment(values, ..)| values[..2].contains(&number))
 }
 
 /// What is known of a shipment: its values, milestones and transport legs, in the order of the
 /// names in [`answer`].
-struct Shipment(
-    [&'static str; 6],
-    &'static [[&'static str; 4]],
-    &'static [[&'static str; 6]],
-);
+struct Shipment([&'static str; 6], &'static [[&'static str; 4]], &'static [[&'static str; 6]]);
 
 /// Made up, all of it.
 #[rustfmt::skip]

@@ -24,10 +24,7 @@ impl Answer {
     }
 
     pub(super) fn stream(
-        status: u16,
-        media_type: &str,
-        length: u64,
-        content: impl Read + 'static,
+        status: u16, media_type: &str, length: u64, content: impl Read + 'static,
     ) -> Answer {
         Answer {
             status,
@@ -50,9 +47,7 @@ impl Answer {
             !given.any(|(other, _)| other.eq_ignore_ascii_case(name))
         });
         let fields = self.fields.iter().cloned().chain(own);
-        let lines: Vec<_> = fields
-            .map(|(name, value)| format!("{name}: {value}\r\n"))
-            .collect();
+        let lines: Vec<_> = fields.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let (status, reason) = (self.status, reason(self.status));
         format!("HTTP/1.1 {status} {reason}\r\n{}\r\n", lines.concat()).into_bytes()
     }

@@ -47,10 +47,7 @@ pub fn example(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().expect("this test's path");
     path.pop();
     path.pop();
-    path.extend([
-        "examples",
-        &format!("{name}{}", std::env::consts::EXE_SUFFIX),
-    ]);
+    path.extend(["examples", &format!("{name}{}", std::env::consts::EXE_SUFFIX)]);
     path
 }
 
@@ -94,10 +91,7 @@ impl Sandbox {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                lifetime: Duration::from_secs(600),
-                ..State::default()
-            }),
+            state: Mutex::new(State { lifetime: Duration::from_secs(600), ..State::default() }),
             watch,
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
@@ -106,11 +100,7 @@ impl Sandbox {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        Ok(Sandbox {
-            address,
-            shared,
-            acceptor: Some(acceptor),
-        })
+        Ok(Sandbox { address, shared, acceptor: Some(acceptor) })
     }
 
     /// The base URL, `http://127.0.0.1:PORT`.
@@ -175,10 +165,7 @@ impl Sandbox {
             .unwrap_or_else(PoisonError::into_inner);
         let count = state.count(place);
         drop(state);
-        assert!(
-            !waited.timed_out(),
-            "{count} of {n} requests to {place:?} after 10 s"
-        );
+        assert!(!waited.timed_out(), "{count} of {n} requests to {place:?} after 10 s");
     }
 
     /// How many creates have been executed.
@@ -205,10 +192,7 @@ impl Drop for Sandbox {
         while TcpStream::connect_timeout(&self.address, SLICE).is_err() && !acceptor.is_finished() {
         }
         let panicked = acceptor.join().unwrap_or(true);
-        assert!(
-            !panicked || thread::panicking(),
-            "a thread of the sandbox panicked"
-        );
+        assert!(!panicked || thread::panicking(), "a thread of the sandbox panicked");
     }
 }
 
@@ -307,9 +291,7 @@ impl Request {
     /// The value of the first field of this name, in any case.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.fields.iter();
-        fields
-            .find(|(other, _)| other.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        fields.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
 
@@ -371,10 +353,7 @@ impl Shared {
     /// Pauses for this long, or until the sandbox is dropped.
     fn pause(&self, pause: Duration) {
         let stopping = |_: &mut State| !self.is_stopping();
-        drop(
-            self.changed
-                .wait_timeout_while(self.lock(), pause, stopping),
-        );
+        drop(self.changed.wait_timeout_while(self.lock(), pause, stopping));
     }
 }
 

@@ -46,10 +46,7 @@ fn a_proxy_of_the_environment_gets_no_secret_and_the_error_names_the_feature() {
     assert_eq!(call().unwrap().text().unwrap(), "good");
     // The feature `urlencoding` has not encoded it a second time.
     let request = at_api.recv().unwrap();
-    assert!(
-        request.starts_with("POST /a%20b?c=%41 HTTP/1.1\r\n"),
-        "{request}"
-    );
+    assert!(request.starts_with("POST /a%20b?c=%41 HTTP/1.1\r\n"), "{request}");
 
     let refusing = |mut stream: TcpStream| {
         let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n");
@@ -58,10 +55,9 @@ fn a_proxy_of_the_environment_gets_no_secret_and_the_error_names_the_feature() {
     let (silent, at_silent) = server(|mut stream| {
         let _ = stream.read(&mut [0]);
     });
-    for (proxy, seen, kind) in [
-        (refusing, at_refusing, ErrorKind::Exchange),
-        (silent, at_silent, ErrorKind::Timeout),
-    ] {
+    for (proxy, seen, kind) in
+        [(refusing, at_refusing, ErrorKind::Exchange), (silent, at_silent, ErrorKind::Timeout)]
+    {
         std::env::set_var("http_proxy", proxy);
         let start = Instant::now();
         let error = call().unwrap_err();
@@ -71,10 +67,7 @@ fn a_proxy_of_the_environment_gets_no_secret_and_the_error_names_the_feature() {
         assert!(!error.may_have_executed());
         let seen = seen.recv().unwrap();
         assert!(seen.starts_with("CONNECT 127.0.0.1:"), "{seen}");
-        assert!(
-            !seen.contains("token") && !seen.contains("create"),
-            "{seen}"
-        );
+        assert!(!seen.contains("token") && !seen.contains("create"), "{seen}");
     }
     // It was connected to, and sent nothing.
     assert!(at_api.try_iter().all(|request| request.is_empty()));

@@ -67,11 +67,7 @@ impl Server {
                 received.collect()
             })
         });
-        Server {
-            address,
-            is_stopping,
-            acceptor: Some(acceptor),
-        }
+        Server { address, is_stopping, acceptor: Some(acceptor) }
     }
 
     /// Answers each request with these bytes, and closes.
@@ -221,9 +217,7 @@ pub fn inodes() -> HashSet<String> {
     let files = fs::read_dir("/proc/self/fd").unwrap();
     let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
     let names = links.map(|link| link.to_string_lossy().into_owned());
-    names
-        .filter_map(|name| Some(name.strip_prefix("socket:[")?.replace(']', "")))
-        .collect()
+    names.filter_map(|name| Some(name.strip_prefix("socket:[")?.replace(']', ""))).collect()
 }
 
 /// An answer with a length.

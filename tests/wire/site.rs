@@ -4,11 +4,7 @@
 #![allow(unreachable_pub, reason = "pub is what tests use")]
 #![cfg_attr(
     not(feature = "tls"),
-    allow(
-        clippy::unnecessary_wraps,
-        clippy::unused_self,
-        reason = "TLS needs it"
-    )
+    allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "TLS needs it")
 )]
 
 use std::io::{self, Read, Write};
@@ -89,8 +85,7 @@ impl Site {
 
     /// `greet` speaks before the handshake: as a proxy does.
     pub fn behind(
-        over: Over,
-        greet: impl Fn(&mut TcpStream) + Send + Sync + 'static,
+        over: Over, greet: impl Fn(&mut TcpStream) + Send + Sync + 'static,
         serve: impl Fn(Peer) + Send + Sync + 'static,
     ) -> Site {
         let log = Arc::default();
@@ -106,13 +101,7 @@ impl Site {
         let session = Session::new(&url(over, address), "id", "secret").unwrap();
         let session = trusting(session.retries(0).timeout(PATIENCE));
         let session = session.resume("token", Duration::from_secs(600)).unwrap();
-        Site {
-            session,
-            address,
-            over,
-            log,
-            server,
-        }
+        Site { session, address, over, log, server }
     }
 
     pub fn url(&self) -> String {
@@ -262,11 +251,7 @@ impl Peer {
         let head = String::from_utf8(received).unwrap();
         let line = head.split(" HTTP/1.1\r\n").next().unwrap().to_owned();
         self.log.lock().unwrap()[self.number].push(line.clone());
-        Some(Request {
-            line,
-            head,
-            content,
-        })
+        Some(Request { line, head, content })
     }
 
     /// The request with all of its content; `None` if the client closes before that.

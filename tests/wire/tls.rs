@@ -19,8 +19,7 @@ pub type Stream = StreamOwned<ServerConnection, TcpStream>;
 
 /// A server whose `serve` runs once the handshake has succeeded.
 pub fn tls(
-    config: Arc<ServerConfig>,
-    serve: impl Fn(&mut Stream) -> Vec<u8> + Send + Sync + 'static,
+    config: Arc<ServerConfig>, serve: impl Fn(&mut Stream) -> Vec<u8> + Send + Sync + 'static,
 ) -> Server {
     Server::handing_over(move |mut stream| {
         let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
@@ -30,10 +29,7 @@ pub fn tls(
                 return Vec::new();
             }
         }
-        serve(&mut StreamOwned::new(
-            connection,
-            stream.try_clone().unwrap(),
-        ))
+        serve(&mut StreamOwned::new(connection, stream.try_clone().unwrap()))
     })
 }
 
@@ -63,17 +59,11 @@ impl Authority {
         let mut params = CertificateParams::new([]).unwrap();
         // Issuers of one name would be told apart by their signatures only.
         let name = format!("issuer {:?}", rcgen::PublicKeyData::der_bytes(&key));
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, name);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let own = params.self_signed(&key).unwrap();
         let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, own.der());
-        let lines: Vec<_> = base64
-            .as_bytes()
-            .chunks(64)
-            .map(String::from_utf8_lossy)
-            .collect();
+        let lines: Vec<_> = base64.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
         Authority {
             issuer: Issuer::new(params, key),
             pem: format!(
@@ -90,20 +80,14 @@ impl Authority {
     }
 
     pub fn config_of(
-        &self,
-        host: &str,
-        days: Days,
-        versions: &[&'static rustls::SupportedProtocolVersion],
+        &self, host: &str, days: Days, versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Arc<ServerConfig> {
         self.config_with(host, days, versions, 0)
     }
 
     /// With so many certificates more than needed, which take the client time.
     pub fn config_with(
-        &self,
-        host: &str,
-        days: Days,
-        versions: &[&'static rustls::SupportedProtocolVersion],
+        &self, host: &str, days: Days, versions: &[&'static rustls::SupportedProtocolVersion],
         more: usize,
     ) -> Arc<ServerConfig> {
         let (first, last) = match days {

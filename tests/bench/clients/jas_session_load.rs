@@ -18,9 +18,8 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let url = arguments.get(1).ok_or("no URL")?;
-    let session = Session::new(url, "id", "secret")?
-        .timeout(load::TIMEOUT)
-        .idle_connections(load::IDLE);
+    let session =
+        Session::new(url, "id", "secret")?.timeout(load::TIMEOUT).idle_connections(load::IDLE);
     match arguments[..] {
         ["whole", _, path] => {
             session.get(path)?.limit(u64::MAX).bytes()?;
@@ -53,9 +52,7 @@ fn idle(session: &Session, connections: usize) -> Result<()> {
     };
     at_a_time()?;
     let status = fs::read_to_string("/proc/self/status")?;
-    let resident = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
     println!("{}", resident.ok_or("no VmRSS")?.trim());
     at_a_time()
 }

@@ -7,9 +7,8 @@ use oauth2::{ClientId, ClientSecret, TokenResponse, TokenUrl};
 
 fn main() -> Result<()> {
     let (url, gets) = arguments()?;
-    let client = reqwest::blocking::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()?;
+    let client =
+        reqwest::blocking::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
     let token = BasicClient::new(ClientId::new("id".into()))
         .set_client_secret(ClientSecret::new("secret".into()))
         .set_token_uri(TokenUrl::new(format!("{url}{ENDPOINT}"))?)

@@ -15,10 +15,8 @@ fn main() -> Result<()> {
         .request(&agent)?;
     let authorization = format!("Bearer {}", token.access_token().secret());
     for _ in 0..gets {
-        let response = agent
-            .get(&format!("{url}{CONTENT}"))
-            .set("Authorization", &authorization)
-            .call()?;
+        let response =
+            agent.get(&format!("{url}{CONTENT}")).set("Authorization", &authorization).call()?;
         check(response.status(), response.into_string()?.as_bytes())?;
     }
     Ok(())

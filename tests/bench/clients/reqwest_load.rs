@@ -19,10 +19,8 @@ fn main() -> job::Result<()> {
         .send()?;
     let authorization = authorization(response.status().as_u16(), &response.text()?)?;
     load::run(|path| {
-        let response = client
-            .get(format!("{url}{path}"))
-            .header("Authorization", &authorization)
-            .send()?;
+        let response =
+            client.get(format!("{url}{path}")).header("Authorization", &authorization).send()?;
         Ok((response.status().as_u16(), response))
     })
 }

@@ -13,20 +13,12 @@ fn main() -> job::Result<()> {
         .max_idle_connections_per_host(load::IDLE)
         .build()
         .new_agent();
-    let mut response = agent
-        .post(format!("{url}{ENDPOINT}"))
-        .content_type(FORM_TYPE)
-        .send(FORM)?;
+    let mut response = agent.post(format!("{url}{ENDPOINT}")).content_type(FORM_TYPE).send(FORM)?;
     let status = response.status().as_u16();
     let authorization = authorization(status, &response.body_mut().read_to_string()?)?;
     load::run(|path| {
-        let response = agent
-            .get(format!("{url}{path}"))
-            .header("Authorization", &authorization)
-            .call()?;
-        Ok((
-            response.status().as_u16(),
-            response.into_body().into_reader(),
-        ))
+        let response =
+            agent.get(format!("{url}{path}")).header("Authorization", &authorization).call()?;
+        Ok((response.status().as_u16(), response.into_body().into_reader()))
     })
 }

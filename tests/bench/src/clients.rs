@@ -34,11 +34,7 @@ pub const REQWEST_LOAD: Client = client("reqwest", "reqwest", "reqwest-load");
 pub const MINREQ_LOAD: Client = client("minreq", "minreq-ring", "minreq-load");
 
 const fn client(name: &'static str, feature: &'static str, program: &'static str) -> Client {
-    Client {
-        name,
-        feature,
-        program,
-    }
+    Client { name, feature, program }
 }
 
 impl Client {
@@ -62,19 +58,13 @@ impl Bench {
     /// Builds a client's program and puts it aside: another feature may make another program of
     /// the same name.
     pub fn build(&self, client: &Client) -> Result<PathBuf> {
-        progress(format_args!(
-            "building {} ({})",
-            client.program, client.feature
-        ));
+        progress(format_args!("building {} ({})", client.program, client.feature));
         let mut cargo = client.cargo(self, "build");
         cargo.args(["--release", "--bin", client.program, "--target-dir"]);
         output(cargo.arg(&self.directory))?;
         let program = client.path(&self.directory);
         fs::create_dir_all(program.parent().ok_or("no directory")?)?;
-        fs::copy(
-            self.directory.join("release").join(client.program),
-            &program,
-        )?;
+        fs::copy(self.directory.join("release").join(client.program), &program)?;
         Ok(program)
     }
 

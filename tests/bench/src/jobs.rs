@@ -11,14 +11,8 @@ use crate::clients::{
 use crate::measure::{has_valgrind, instructions, median, usage, Usage};
 use crate::{command, progress, server, Bench, Result, Server};
 
-const PEERS: [Client; 6] = [
-    UREQ,
-    UREQ_DEFAULT,
-    OAUTH2_UREQ,
-    OAUTH2_REQWEST,
-    ATTOHTTPC,
-    MINREQ_DEFAULT,
-];
+const PEERS: [Client; 6] =
+    [UREQ, UREQ_DEFAULT, OAUTH2_UREQ, OAUTH2_REQWEST, ATTOHTTPC, MINREQ_DEFAULT];
 /// How many GETs follow the token request.
 const GETS: [&str; 2] = ["1", "10"];
 /// How often each job is measured, turn by turn with the others.
@@ -72,12 +66,7 @@ fn row(bench: &Bench, client: &Client, name: &'static str, last: &[&str]) -> Res
         instructions: Vec::new(),
         used: Vec::new(),
     });
-    Ok(Row {
-        name,
-        size,
-        crates: bench.crates(client)?.len(),
-        jobs,
-    })
+    Ok(Row { name, size, crates: bench.crates(client)?.len(), jobs })
 }
 
 /// Sends each client to a server whose certificate is of an issuer that none of them trusts.
@@ -189,11 +178,7 @@ fn set_goals(bench: &mut Bench, rows: &[Row]) {
 fn set_goals_of_crates(bench: &mut Bench) -> Result<()> {
     let crates = bench.crates(&OURS)?;
     // One of them is jas-session.
-    bench.at_most(
-        "crates besides jas-session",
-        crates.len() as f64 - 1.0,
-        23.0,
-    );
+    bench.at_most("crates besides jas-session", crates.len() as f64 - 1.0, 23.0);
     let aws_lc = crates.iter().filter(|name| name.starts_with("aws-lc"));
     bench.at_most("crates of aws-lc", aws_lc.count() as f64, 0.0);
     Ok(())

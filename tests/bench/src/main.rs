@@ -104,10 +104,7 @@ impl Bench {
         println!("\n| measured | | goal | holds |\n|---|---|---|---|");
         for goal in &self.goals {
             let holds = if goal.holds { "yes" } else { "**no**" };
-            println!(
-                "| {} | {:.3} | {} | {holds} |",
-                goal.what, goal.number, goal.goal
-            );
+            println!("| {} | {:.3} | {} | {holds} |", goal.what, goal.number, goal.goal);
         }
     }
 }

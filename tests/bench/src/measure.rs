@@ -29,20 +29,12 @@ pub fn usage(program: &Command) -> Result<Usage> {
     between.arg("run").arg(program.get_program());
     between.env("GLIBC_TUNABLES", COPYING);
     let printed = output(between.args(program.get_args()))?.0;
-    let mut printed: Vec<f64> = printed
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .collect();
+    let mut printed: Vec<f64> = printed.lines().filter_map(|line| line.parse().ok()).collect();
     let [Some(wall), Some(cpu), Some(memory)] = [printed.pop(), printed.pop(), printed.pop()]
     else {
         return Err("nothing was measured".into());
     };
-    Ok(Usage {
-        memory,
-        cpu,
-        wall,
-        printed,
-    })
+    Ok(Usage { memory, cpu, wall, printed })
 }
 
 /// The process between: runs a program and prints what it used.
@@ -74,9 +66,7 @@ pub fn instructions(program: &Command) -> Result<f64> {
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
     valgrind.arg(program.get_program()).args(program.get_args());
     let printed = output(&mut valgrind)?.1;
-    let collected = printed
-        .lines()
-        .find_map(|line| line.split_once("Collected : "));
+    let collected = printed.lines().find_map(|line| line.split_once("Collected : "));
     Ok(collected.ok_or("callgrind counted nothing")?.1.parse()?)
 }
 

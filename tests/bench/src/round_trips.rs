@@ -25,10 +25,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
         bench.build(client)?;
     }
     let alone = || command("unshare", &["--map-root-user", "--net"]);
-    let is_possible = alone()
-        .arg("true")
-        .output()
-        .is_ok_and(|o| o.status.success());
+    let is_possible = alone().arg("true").output().is_ok_and(|o| o.status.success());
     if !is_possible || link::device().is_err() {
         println!("\nNo round trips are measured: that needs `unshare --net` and /dev/net/tun.");
         return Ok(());
@@ -52,11 +49,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     }
     for (what, trips, limit) in [
         ("first job", clients[0], 4.0),
-        (
-            "each further call",
-            (clients[1] - clients[0]) / FURTHER,
-            1.0,
-        ),
+        ("each further call", (clients[1] - clients[0]) / FURTHER, 1.0),
         ("job, token carried over", ours[0], 3.0),
         ("POST", ours[1], 3.0),
     ] {
@@ -70,9 +63,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
 pub fn print(directory: &Path) -> Result<()> {
     link::start()?;
     let server = Server::start(directory, link::HERE)?;
-    let url = server
-        .tls
-        .replace(&link::HERE.to_string(), &link::THERE.to_string());
+    let url = server.tls.replace(&link::HERE.to_string(), &link::THERE.to_string());
     let address = url.trim_start_matches("https://");
     let round_trip = least(|| {
         let start = Instant::now();
@@ -86,10 +77,7 @@ pub fn print(directory: &Path) -> Result<()> {
         jobs.extend(["1", &more].map(|gets| command(&program, &[&url, gets])));
     }
     jobs.push(command(OURS.path(directory), &[&url, "1", TOKEN]));
-    jobs.push(command(
-        OUR_LOAD.path(directory),
-        &["post", &url, "1", TOKEN],
-    ));
+    jobs.push(command(OUR_LOAD.path(directory), &["post", &url, "1", TOKEN]));
     for job in jobs {
         let took = least(|| Ok(usage(&job)?.wall))?;
         println!("{}", took / round_trip);

@@ -60,15 +60,9 @@ impl Counts {
         stream.write_all(b"GET /counts HTTP/1.1\r\nConnection: close\r\n\r\n")?;
         let mut response = String::new();
         stream.read_to_string(&mut response)?;
-        let counts = response
-            .lines()
-            .last()
-            .and_then(|line| line.split_once(' '));
+        let counts = response.lines().last().and_then(|line| line.split_once(' '));
         let (tokens, connections) = counts.ok_or("no counts")?;
-        Ok(Counts {
-            tokens: tokens.parse()?,
-            connections: connections.parse()?,
-        })
+        Ok(Counts { tokens: tokens.parse()?, connections: connections.parse()? })
     }
 }
 
@@ -121,8 +115,7 @@ fn config(root: &Path) -> Result<Arc<ServerConfig>> {
 
 /// Listens on a free port, and serves each connection in a thread of its own.
 fn listen(
-    address: Ipv4Addr,
-    serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    address: Ipv4Addr, serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
 ) -> Result<u16> {
     let listener = TcpListener::bind((address, 0))?;
     let port = listener.local_addr()?.port();
@@ -151,10 +144,7 @@ fn respond_to_all(stream: &mut (impl Read + Write)) -> io::Result<()> {
             }
         }
         let length = field(&head, "content-length").and_then(|length| length.parse().ok());
-        io::copy(
-            &mut (&mut reader).take(length.unwrap_or(0)),
-            &mut io::sink(),
-        )?;
+        io::copy(&mut (&mut reader).take(length.unwrap_or(0)), &mut io::sink())?;
         respond(&head, reader.get_mut())?;
         if field(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
             return Ok(());
@@ -181,9 +171,7 @@ fn respond(head: &str, stream: &mut impl Write) -> io::Result<()> {
         }
         _ => {}
     }
-    let content = path
-        .rsplit_once('/')
-        .map(|(how, length)| (how, length.parse()));
+    let content = path.rsplit_once('/').map(|(how, length)| (how, length.parse()));
     match content {
         _ if field(head, "authorization").and_then(|value| value.strip_prefix("Bearer "))
             != Some(TOKEN) =>

@@ -43,11 +43,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
         println!("| {tokens} |");
         let what = format!("calls per second / ureq 3's, TLS, {threads} threads");
         bench.at_least(&what, ratio(1), 1.0);
-        bench.at_most(
-            &format!("token requests, {threads} threads"),
-            tokens as f64,
-            1.0,
-        );
+        bench.at_most(&format!("token requests, {threads} threads"), tokens as f64, 1.0);
     }
     without_pause(bench)
 }
@@ -67,20 +63,11 @@ fn without_pause(bench: &mut Bench) -> Result<()> {
 
 /// Calls per second in each of so many slices of time.
 fn slices(
-    bench: &Bench,
-    client: &Client,
-    url: &str,
-    threads: usize,
-    slices: usize,
-    milliseconds: usize,
+    bench: &Bench, client: &Client, url: &str, threads: usize, slices: usize, milliseconds: usize,
 ) -> Result<Vec<f64>> {
     let [threads, count, length] = [threads, slices, milliseconds].map(|n| n.to_string());
     let program = client.path(&bench.directory);
-    let speeds = usage(&command(
-        program,
-        &["calls", url, &threads, &count, &length],
-    ))?
-    .printed;
+    let speeds = usage(&command(program, &["calls", url, &threads, &count, &length]))?.printed;
     if speeds.len() != slices {
         return Err(format!("{} printed too little", client.name).into());
     }

@@ -13,13 +13,8 @@ use sandbox::{Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const LIFETIME: Duration = Duration::from_secs(2);
 /// What is tracked when no number is given.
-pub(crate) const SAMPLES: [&str; 5] = [
-    "S505185992",
-    "MIL45176311",
-    "S505186240",
-    "GOT45176533",
-    "S505186418",
-];
+pub(crate) const SAMPLES: [&str; 5] =
+    ["S505185992", "MIL45176311", "S505186240", "GOT45176533", "S505186418"];
 /// The row before which the stand-in refuses every token it has issued.
 const REVOKED_ROW: usize = 2;
 
@@ -34,10 +29,7 @@ impl Demo {
         eprintln!("JAS_URL is not set: a stand-in responds, whose tokens live for 2 s");
         let sandbox = Sandbox::start();
         sandbox.token_lifetime(LIFETIME);
-        Demo {
-            sandbox,
-            token: Mutex::default(),
-        }
+        Demo { sandbox, token: Mutex::default() }
     }
 
     pub(crate) fn session(&self) -> Result<Session, Error> {

@@ -43,15 +43,8 @@ Exit status:
 
 const STATUS_QUERY: &str = "/tracking/v1/shipments";
 const JOBS: usize = 4;
-const COLUMNS: [&str; 7] = [
-    "SHIPMENT",
-    "HOUSE BILL",
-    "FROM",
-    "TO",
-    "DEPARTURE",
-    "ARRIVAL",
-    "LAST MILESTONE",
-];
+const COLUMNS: [&str; 7] =
+    ["SHIPMENT", "HOUSE BILL", "FROM", "TO", "DEPARTURE", "ARRIVAL", "LAST MILESTONE"];
 
 /// The part of a response that the table shows. JAS does not publish the names of the members:
 /// these are the stand-in's.
@@ -118,12 +111,7 @@ fn fail(status: u8, message: &str) -> ExitCode {
 
 impl Options {
     fn parse(arguments: Vec<String>) -> Result<Options, String> {
-        let mut options = Options {
-            numbers: Vec::new(),
-            jobs: None,
-            retries: 2,
-            csv: false,
-        };
+        let mut options = Options { numbers: Vec::new(), jobs: None, retries: 2, csv: false };
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -172,9 +160,7 @@ impl Options {
 fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Result<usize, String> {
     let numbers = &options.numbers;
     // The demonstration shows one thing after another.
-    let jobs = options
-        .jobs
-        .unwrap_or(if demo.is_some() { 1 } else { JOBS });
+    let jobs = options.jobs.unwrap_or(if demo.is_some() { 1 } else { JOBS });
     let (next, is_stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (sender, results) = mpsc::channel();
     let mut table = Table::new(options, demo.is_none() && io::stderr().is_terminal());
@@ -224,15 +210,9 @@ fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Resul
 
 /// Asks for one shipment. The query only reads, so it may be sent again after a fault.
 fn track(session: &Session, number: &str) -> Result<Shipment, Error> {
-    let name = if is_shipment_number(number) {
-        "shipmentNumber"
-    } else {
-        "houseBill"
-    };
+    let name = if is_shipment_number(number) { "shipmentNumber" } else { "houseBill" };
     let query = json::to_string(&BTreeMap::from([(name, number)]));
-    session
-        .post_idempotent(STATUS_QUERY, "application/json", query)?
-        .json()
+    session.post_idempotent(STATUS_QUERY, "application/json", query)?.json()
 }
 
 fn is_shipment_number(number: &str) -> bool {
@@ -296,8 +276,7 @@ impl<'a> Table<'a> {
 
     /// Writes each row as soon as those before it are there.
     fn write(
-        &mut self,
-        results: mpsc::Receiver<(usize, Result<Shipment, Error>)>,
+        &mut self, results: mpsc::Receiver<(usize, Result<Shipment, Error>)>,
     ) -> io::Result<()> {
         self.row(COLUMNS)?;
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
@@ -371,9 +350,7 @@ impl<'a> Table<'a> {
 
     /// Shows on a terminal how far it is, ten times a second at most.
     fn progress(&mut self) {
-        let is_early = self
-            .shown_at
-            .is_some_and(|at| at.elapsed() < Duration::from_millis(100));
+        let is_early = self.shown_at.is_some_and(|at| at.elapsed() < Duration::from_millis(100));
         if is_early || !self.has_terminal {
             return;
         }

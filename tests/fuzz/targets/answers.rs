@@ -257,11 +257,7 @@ static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
             received_by_server.send(serve(&listener, &play)).unwrap();
         }
     });
-    Mutex::new(Server {
-        address,
-        plays,
-        received,
-    })
+    Mutex::new(Server { address, plays, received })
 });
 
 /// How many answers are being sent.
@@ -314,10 +310,7 @@ fn serve_one(mut stream: TcpStream, play: &Play, received: &Mutex<Received>) {
             drop(received);
             let token = play.token.as_deref().unwrap_or_default();
             let _ = stream.write_all(token);
-            (
-                matches!(read(token, false).content, Content::Whole(_)),
-                false,
-            )
+            (matches!(read(token, false).content, Content::Whole(_)), false)
         } else if is_next {
             received.next.push(request);
             drop(received);
@@ -358,11 +351,7 @@ fn request(stream: &mut TcpStream, is_part: bool) -> Vec<u8> {
                 return request;
             }
         }
-        let room = if request.len() < PART {
-            PART - request.len()
-        } else {
-            buffer.len()
-        };
+        let room = if request.len() < PART { PART - request.len() } else { buffer.len() };
         match stream.read(&mut buffer[..room]) {
             Ok(n @ 1..) => request.extend_from_slice(&buffer[..n]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -423,9 +412,7 @@ fn run(play: &Play) -> Result<(), String> {
     let is_held = matches!(&held, Some((_, left)) if *left > Duration::from_secs(61));
     let next = (outcome.is_ok() && is_held).then(|| next_call(&session));
     drop(session);
-    TcpStream::connect(server.address)
-        .and_then(|mut stream| stream.write_all(OVER))
-        .unwrap();
+    TcpStream::connect(server.address).and_then(|mut stream| stream.write_all(OVER)).unwrap();
     let received = server.received.recv().unwrap();
     let held = held.map(|(token, _)| token);
     check(play, &outcome, &received, held.as_deref());
@@ -468,9 +455,9 @@ fn call(session: &Session, play: &Play) -> Outcome {
     match play.reading {
         Reading::Bytes => response.bytes().map(Some),
         Reading::Text => response.text().map(|text| Some(text.into_bytes())),
-        Reading::Json => response
-            .json::<Value>()
-            .map(|value| Some(json::to_string(&value).into_bytes())),
+        Reading::Json => {
+            response.json::<Value>().map(|value| Some(json::to_string(&value).into_bytes()))
+        }
         Reading::Pieces(size) => pieces(response, size).map(Some),
         Reading::None => Ok(None),
     }
@@ -485,20 +472,13 @@ fn pieces(mut response: Response, size: usize) -> Result<Vec<u8>, Error> {
             Ok(0) => break,
             Ok(n) => content.extend_from_slice(&piece[..n]),
             Err(error) => {
-                assert!(
-                    response.read(&mut piece).is_err(),
-                    "what is cut stays cut: {error:?}"
-                );
+                assert!(response.read(&mut piece).is_err(), "what is cut stays cut: {error:?}");
                 let error = error.into_inner().unwrap();
                 return Err(*error.downcast::<Error>().unwrap());
             }
         }
     }
-    assert_eq!(
-        response.read(&mut piece).unwrap(),
-        0,
-        "the end stays the end"
-    );
+    assert_eq!(response.read(&mut piece).unwrap(), 0, "the end stays the end");
     Ok(content)
 }
 
@@ -533,18 +513,10 @@ fn check_requests(play: &Play, received: &Received, sent: &[u8]) {
     let reused = in_use(&received.api);
     assert!(!is_plain || reused == 0, "{reused} creates on one in use");
     let most = 1 + repeats + usize::from(is_refused) + reused;
-    assert!(
-        received.api.len() <= most,
-        "received {} times",
-        received.api.len()
-    );
+    assert!(received.api.len() <= most, "received {} times", received.api.len());
     let refusals = usize::from(is_refused) + usize::from(refuses(play.next()));
     let most = (1 + play.retries as usize) * (1 + refusals) + in_use(&received.token);
-    assert!(
-        received.token.len() <= most,
-        "{} token requests",
-        received.token.len()
-    );
+    assert!(received.token.len() <= most, "{} token requests", received.token.len());
     for request in &received.token {
         assert!(!contains(&request.bytes, KEY.as_bytes()));
     }
@@ -555,19 +527,12 @@ fn check_requests(play: &Play, received: &Received, sent: &[u8]) {
         assert!(is_handed_out || !contains(&request.bytes, SECRET.as_bytes()));
         let text = String::from_utf8_lossy(&request.bytes);
         let is_whole = play.end != End::Reset && text.contains("\r\n\r\n");
-        assert!(
-            !is_whole || text.contains(API_PATH) && text.contains(KEY),
-            "{text}"
-        );
+        assert!(!is_whole || text.contains(API_PATH) && text.contains(KEY), "{text}");
     }
 }
 
 fn check_error(
-    play: &Play,
-    error: &Error,
-    received: &Received,
-    reading: &Reference,
-    held: Option<&str>,
+    play: &Play, error: &Error, received: &Received, reading: &Reference, held: Option<&str>,
 ) {
     check_shown(play, error, held);
     // With seconds left, nobody is to say that time is up.
@@ -598,27 +563,19 @@ fn check_shown(play: &Play, error: &Error, held: Option<&str>) {
         assert!(!shown.contains(secret), "{shown} shows {secret}");
     }
     assert!(!error.to_string().contains(char::is_control), "{error}");
-    assert!(error
-        .content()
-        .is_none_or(|content| content.len() <= 64 * 1024));
+    assert!(error.content().is_none_or(|content| content.len() <= 64 * 1024));
     assert_ne!(error.kind(), ErrorKind::InvalidInput, "{error}");
 }
 
 /// The second call gets what was sent for it, and nothing of what was sent before. An answer that
 /// is still on its way when the connection is looked at can be taken for its own.
 fn check_next(
-    play: &Play,
-    outcome: &Result<Vec<u8>, Error>,
-    received: &Received,
-    held: Option<String>,
+    play: &Play, outcome: &Result<Vec<u8>, Error>, received: &Received, held: Option<String>,
 ) -> Result<(), String> {
     let is_fresh = received.next.last().is_some_and(|request| request.is_first);
     let expected = match read(play.next(), true) {
         _ if is_fresh => Some(b"fresh".to_vec()),
-        Reference {
-            status: Some(200..=299),
-            content: Content::Whole(content),
-        } => Some(content),
+        Reference { status: Some(200..=299), content: Content::Whole(content) } => Some(content),
         _ => None,
     };
     let is_good = match outcome {
@@ -633,9 +590,7 @@ fn check_next(
     }
     let shown = |content: &Vec<u8>| String::from_utf8_lossy(content).into_owned();
     let (outcome, expected) = (outcome.as_ref().map(shown), expected.as_ref().map(shown));
-    Err(format!(
-        "the second call got {outcome:?}, not {expected:?}, fresh: {is_fresh}"
-    ))
+    Err(format!("the second call got {outcome:?}, not {expected:?}, fresh: {is_fresh}"))
 }
 
 /// What the server that answered may echo. The token endpoint knows neither key nor older tokens;
@@ -664,15 +619,9 @@ fn check_content(play: &Play, content: &[u8], reading: &Reference) {
     };
     let limit = play.limit.unwrap_or(1024 * 1024);
     let is_limited = !matches!(play.reading, Reading::Pieces(_));
-    assert!(
-        !is_limited || expected.len() as u64 <= limit,
-        "over the limit"
-    );
+    assert!(!is_limited || expected.len() as u64 <= limit, "over the limit");
     let expected = match play.reading {
-        Reading::Text => expected
-            .strip_prefix(b"\xef\xbb\xbf")
-            .unwrap_or(&expected)
-            .to_vec(),
+        Reading::Text => expected.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&expected).to_vec(),
         Reading::Json => {
             let text = std::str::from_utf8(&expected).unwrap();
             let value: Value = json::from_str(text.trim_start_matches('\u{feff}')).unwrap();
@@ -699,10 +648,7 @@ enum Content {
 }
 
 fn read(bytes: &[u8], is_closed: bool) -> Reference {
-    let broken = |status| Reference {
-        status,
-        content: Content::Broken,
-    };
+    let broken = |status| Reference { status, content: Content::Broken };
     let mut rest = bytes;
     let (status, fields) = loop {
         let Some(line) = line(&mut rest) else {
@@ -735,12 +681,7 @@ fn read(bytes: &[u8], is_closed: bool) -> Reference {
             Some(status) => break (status, fields),
         }
     };
-    let value = |name| {
-        fields
-            .iter()
-            .find(|field| field.0 == name)
-            .map(|field| &field.1)
-    };
+    let value = |name| fields.iter().find(|field| field.0 == name).map(|field| &field.1);
     let content = if status == 204 || status == 304 {
         Content::Whole(Vec::new())
     } else if value("transfer-encoding").is_some() {
@@ -749,12 +690,7 @@ fn read(bytes: &[u8], is_closed: bool) -> Reference {
         let mut lengths = lengths.split(',').map(str::trim);
         let length = lengths.next().unwrap_or_default();
         let is_one = lengths.all(|other| other == length);
-        match length
-            .parse()
-            .ok()
-            .filter(|_| is_one)
-            .and_then(|length: usize| rest.get(..length))
-        {
+        match length.parse().ok().filter(|_| is_one).and_then(|length: usize| rest.get(..length)) {
             Some(content) => Content::Whole(content.to_vec()),
             None => Content::Broken,
         }
@@ -763,10 +699,7 @@ fn read(bytes: &[u8], is_closed: bool) -> Reference {
     } else {
         Content::Broken
     };
-    Reference {
-        status: Some(status),
-        content,
-    }
+    Reference { status: Some(status), content }
 }
 
 /// The next line that has ended, without its end.
@@ -844,10 +777,7 @@ fn count_what_is_left() {
             return;
         }
         let limit = (seen.1, seen.2);
-        assert!(
-            start.elapsed() < PATIENCE,
-            "{threads} threads, {files} files, not {limit:?}"
-        );
+        assert!(start.elapsed() < PATIENCE, "{threads} threads, {files} files, not {limit:?}");
         thread::sleep(Duration::from_millis(1));
     }
 }

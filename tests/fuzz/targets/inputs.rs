@@ -23,17 +23,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most characters that an excerpt shows, with the dots behind it.
 const EXCERPT: usize = 203;
 
-const KINDS: [fn(&[&[u8]]); 9] = [
-    base_url,
-    endpoint_url,
-    path,
-    fields,
-    retry_after,
-    challenge,
-    token_answer,
-    excerpt,
-    form,
-];
+const KINDS: [fn(&[&[u8]]); 9] =
+    [base_url, endpoint_url, path, fields, retry_after, challenge, token_answer, excerpt, form];
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, rest)) = data.split_first() else {
@@ -65,10 +56,7 @@ fn check_refusal(error: &Error) {
 /// What may be requested: the `Host` field and the request line are made from it.
 fn check_target(target: &Target) {
     let whole = target.to_string();
-    assert!(
-        whole.bytes().all(|byte| byte.is_ascii_graphic()),
-        "{whole:?}"
-    );
+    assert!(whole.bytes().all(|byte| byte.is_ascii_graphic()), "{whole:?}");
     assert!(!whole.contains(['#', '\\', '"', '<', '>']), "{whole:?}");
     let authority = match target.origin.split_once("://") {
         Some(("https", authority)) => authority,
@@ -86,19 +74,13 @@ fn check_target(target: &Target) {
     let (host, port) = authority.split_once(':').unwrap_or((authority, "1"));
     assert!(port.parse::<u16>().is_ok_and(|port| port > 0), "{whole}");
     let is_good = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.');
-    assert!(
-        !host.is_empty() && host.len() < 254 && host.chars().all(is_good),
-        "{whole}"
-    );
+    assert!(!host.is_empty() && host.len() < 254 && host.chars().all(is_good), "{whole}");
     // A resolver would take another last label for an address in another notation.
     let last = host.rsplit('.').next().unwrap();
     if last.starts_with(|c: char| c.is_ascii_digit()) && is_number(last) {
         assert!(host.parse::<std::net::Ipv4Addr>().is_ok(), "{whole}");
     }
-    assert!(
-        target.path.is_empty() || target.path.starts_with('/'),
-        "{whole}"
-    );
+    assert!(target.path.is_empty() || target.path.starts_with('/'), "{whole}");
     for (i, _) in whole.match_indices('%') {
         let digits = &whole.as_bytes()[i + 1..][..2];
         assert!(digits.iter().all(u8::is_ascii_hexdigit), "{whole}");
@@ -107,10 +89,7 @@ fn check_target(target: &Target) {
 
 /// As `inet_aton` understands it.
 fn is_number(label: &str) -> bool {
-    match label
-        .strip_prefix("0x")
-        .or_else(|| label.strip_prefix("0X"))
-    {
+    match label.strip_prefix("0x").or_else(|| label.strip_prefix("0X")) {
         Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
         None => label.bytes().all(|byte| byte.is_ascii_digit()),
     }
@@ -122,10 +101,7 @@ fn base_url(parts: &[&[u8]]) {
         Err(error) => check_refusal(&error),
         Ok(target) => {
             check_target(&target);
-            assert!(
-                !target.path.ends_with('/') && !target.path.contains('?'),
-                "{target}"
-            );
+            assert!(!target.path.ends_with('/') && !target.path.contains('?'), "{target}");
             assert_eq!(fuzzing::base(&target.to_string()).unwrap(), target);
         }
     }
@@ -165,10 +141,7 @@ fn path(parts: &[&[u8]]) {
                 assert!(target.path.starts_with('/'), "{target}");
             }
             // As a `next` link it is the same.
-            assert_eq!(
-                fuzzing::join(base_text, &target.to_string()).unwrap(),
-                target
-            );
+            assert_eq!(fuzzing::join(base_text, &target.to_string()).unwrap(), target);
         }
     }
 }
@@ -207,24 +180,15 @@ fn fields(parts: &[&[u8]]) {
         if let Err(error) = checked {
             check_refusal(&error);
             // It may be a secret.
-            assert!(
-                value.len() < 12 || !error.to_string().contains(&*value),
-                "{error}"
-            );
+            assert!(value.len() < 12 || !error.to_string().contains(&*value), "{error}");
         }
     }
     match fuzzing::check_media_type(&value) {
         Err(error) => check_refusal(&error),
         Ok(()) => {
-            assert!(
-                is_printable(&value.replace('\t', " ")) && has_bare_ends(&value),
-                "{value:?}"
-            );
+            assert!(is_printable(&value.replace('\t', " ")) && has_bare_ends(&value), "{value:?}");
             let (kind, rest) = value.split_once('/').unwrap();
-            assert!(
-                !kind.is_empty() && !rest.is_empty() && !kind.contains([' ', ';']),
-                "{value}"
-            );
+            assert!(!kind.is_empty() && !rest.is_empty() && !kind.contains([' ', ';']), "{value}");
         }
     }
 }
@@ -240,8 +204,7 @@ fn retry_after(parts: &[&[u8]]) {
     let (seconds, fraction) = value.split_once('.').unwrap_or((&value, "0"));
     let expected = if is_number(seconds) && is_number(fraction) {
         let seconds = seconds.bytes().fold(0_u64, |sum, digit| {
-            sum.saturating_mul(10)
-                .saturating_add(u64::from(digit - b'0'))
+            sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
         });
         let digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
         let nanos = digits.fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
@@ -267,10 +230,7 @@ fn challenge(parts: &[&[u8]]) {
     let bare = raw.to_lowercase().replace([' ', '\t', '"'], "");
     assert!(is_refused(401, &raw, "") && !is_refused(204, &raw, &raw));
     if is_refused(403, &raw, "") {
-        assert!(
-            bare.contains("bearer") && bare.contains("error=invalid_token"),
-            "{raw:?}"
-        );
+        assert!(bare.contains("bearer") && bare.contains("error=invalid_token"), "{raw:?}");
     }
     let gap = [" ", "  ", "\t"][usize::from(byte(parts, 1, 0)) % 3];
     let comma = [",", ", ", " ,", ",,"][usize::from(byte(parts, 1, 1)) % 4];
@@ -290,10 +250,7 @@ fn challenge(parts: &[&[u8]]) {
     token.retain(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
     let lower = token.to_lowercase();
     // `Bear error` and `Bearer ror` have both words.
-    if !["bear", "ror", "invalid_token"]
-        .iter()
-        .any(|word| lower.contains(word))
-    {
+    if !["bear", "ror", "invalid_token"].iter().any(|word| lower.contains(word)) {
         for value in [
             format!("{token} error{is}{bad}"),
             format!("{name}{gap}error{is}\"{token}\""),
@@ -304,10 +261,7 @@ fn challenge(parts: &[&[u8]]) {
     }
     let says = json::to_string(&format!("token {} has expired", text(parts, 0)));
     let says = format!("{{\"message\":{says}}}");
-    assert!(
-        is_refused(403, "", &says) && !is_refused(404, "", &says),
-        "{says}"
-    );
+    assert!(is_refused(403, "", &says) && !is_refused(404, "", &says), "{says}");
 }
 
 /// 6: the content of a token endpoint's answer.
@@ -370,18 +324,8 @@ fn excerpt(parts: &[&[u8]]) {
     own.retain(|c| c.is_ascii_graphic() && !"]?".contains(c));
     own.push_str("4711-8e7d");
     let secrets = [SECRET, &own, ""].map(str::to_owned);
-    let how = |i: usize| {
-        byte(
-            parts,
-            1,
-            i % parts.get(1).map_or(1, |part| part.len().max(1)),
-        )
-    };
-    let escaped: String = own
-        .bytes()
-        .enumerate()
-        .map(|(i, c)| escape(c, how(i)))
-        .collect();
+    let how = |i: usize| byte(parts, 1, i % parts.get(1).map_or(1, |part| part.len().max(1)));
+    let escaped: String = own.bytes().enumerate().map(|(i, c)| escape(c, how(i))).collect();
     let (mut before, behind) = (text(parts, 2).into_owned(), text(parts, 3));
     // Behind half an escape (`%`, `\`, `&#`), nobody can tell what begins there.
     if before.contains(['%', '\\', '&']) {
