@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use jas_session::{ErrorKind, Session};
 
-#[path = "wire/site.rs"]
+#[path = "support/wire/site.rs"]
 mod site;
+#[path = "support/wire/mod.rs"]
 mod wire;
 use wire::{answer, assert_in_time, request, until_closed, PATIENCE, TIMEOUT};
 

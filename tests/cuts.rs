@@ -10,6 +10,7 @@ use std::thread;
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
+#[path = "support/wire/mod.rs"]
 mod wire;
 use wire::{answer, request, respond, trusting, until_closed, Server, PATIENCE};
 

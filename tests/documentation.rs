@@ -2,6 +2,7 @@
 
 use jas_session::{Error, Session};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{closed_url, Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 

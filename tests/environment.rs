@@ -2,6 +2,7 @@
 
 use jas_session::{ErrorKind, Session};
 
+#[path = "support/scratch/mod.rs"]
 mod scratch;
 use scratch::Directory;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{closed_url, Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 

@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::{Command, Output};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
+#[path = "support/scratch/mod.rs"]
 mod scratch;
 use sandbox::{closed_url, run_with_input, Fault, Gate, Place, Sandbox};
 use scratch::Directory;

@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{run_with_input, Fault, Place, Sandbox, CLIENT_SECRET};
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use jas_session::{miniserde::json, Error, ErrorKind, Response, Session};
 
+#[path = "support/wire/mod.rs"]
 mod wire;
 use wire::{answer, request, respond, Server, PATIENCE};
 

@@ -2,6 +2,7 @@
 
 use jas_session::{Error, ErrorKind, Session};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
-#[path = "wire/site.rs"]
+#[path = "support/wire/site.rs"]
 mod site;
+#[path = "support/wire/mod.rs"]
 mod wire;
 use site::{good, pattern, Over, Peer, Site, BOTH, TOKEN_REQUEST};
 use wire::{answer, assert_in_time, urls, PATIENCE, TIMEOUT};

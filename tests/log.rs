@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jas_session::Session;
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
+#[path = "support/scratch/mod.rs"]
 mod scratch;
 use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 use scratch::Directory;

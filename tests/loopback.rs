@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use jas_session::Session;
 
-#[path = "wire/site.rs"]
+#[path = "support/wire/site.rs"]
 mod site;
+#[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Peer, Site, BOTH, TOKEN_REQUEST};
 use wire::{answer, assert_passes, inodes, this_test_alone, urls, PATIENCE};

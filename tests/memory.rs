@@ -6,6 +6,7 @@ use std::io::Write;
 
 use jas_session::{ErrorKind, Response, Session};
 
+#[path = "support/wire/mod.rs"]
 mod wire;
 use wire::{
     answer, assert_passes, request, respond, session, this_test_alone, trusting, urls, Server,

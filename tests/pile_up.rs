@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jas_session::ErrorKind;
 
+#[path = "support/wire/mod.rs"]
 mod wire;
 use wire::{
     answer, assert_nothing_left, assert_passes, held, session, sockets, text, this_test_alone,

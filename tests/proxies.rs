@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use jas_session::{Error, ErrorKind, Session};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::closed_address;
+#[path = "support/wire/mod.rs"]
 mod wire;
 use wire::{
     answer, assert_in_time, assert_nothing_left, assert_passes, held, request, respond, session,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jas_session::Session;
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{Fault, Gate, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
 

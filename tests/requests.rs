@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jas_session::{ErrorKind, Session};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{closed_url, Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 

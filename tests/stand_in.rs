@@ -5,6 +5,7 @@
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::example;
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use jas_session::{ErrorKind, Session};
 use rustls::crypto::{ring, CryptoProvider};
 
+#[path = "support/wire/mod.rs"]
 mod wire;
 use wire::tls::{https, tls, Authority, Days};
 use wire::{

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jas_session::{Error, ErrorKind, Session};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{Fault, Gate, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 

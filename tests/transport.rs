@@ -12,7 +12,9 @@ use std::{env, fs};
 
 use jas_session::{Error, ErrorKind, Session};
 
+#[path = "support/sandbox/mod.rs"]
 mod sandbox;
+#[path = "support/wire/mod.rs"]
 mod wire;
 use sandbox::{Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 use wire::{

@@ -3,6 +3,7 @@
 
 use jas_session::{ErrorKind, Session};
 
+#[path = "support/wire/mod.rs"]
 mod wire;
 use wire::tls::{finish, https, tls, Authority, Days};
 use wire::{answer, request, Server, PATIENCE};

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use jas_session::{ErrorKind, Response, Session};
 
-#[path = "wire/site.rs"]
+#[path = "support/wire/site.rs"]
 mod site;
+#[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Over, Site, BOTH, TOKEN_REQUEST};
 use wire::PATIENCE;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-#[path = "../sandbox/mod.rs"]
+#[path = "../support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
 

@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
-#[path = "../sandbox/mod.rs"]
+#[path = "../support/sandbox/mod.rs"]
 mod sandbox;
-#[path = "../wire/mod.rs"]
+#[path = "../support/wire/mod.rs"]
 mod wire;
 use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
 

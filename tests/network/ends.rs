@@ -17,7 +17,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-#[path = "../wire/mod.rs"]
+#[path = "../support/wire/mod.rs"]
 mod wire;
 use wire::{sockets, threads, LATE, PATIENCE};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jas_session::{Error, Session};
 
-#[path = "../../sandbox/mod.rs"]
+#[path = "../../support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::{Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
