@@ -1,3 +1,8 @@
+//! The error that every call can give: its kind, its message, and what it keeps of a response.
+//! Made by all modules. Knows none of them.
+
+pub(crate) mod remote_text;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -8,8 +13,9 @@ use std::time::Duration;
 ///
 /// [`kind`](Error::kind) sorts errors by who can mend them, `Display` says what happened, where
 /// and what to do, and [`source`](StdError::source) is the cause below, if there is one. None of
-/// them shows a secret, a token or an API key; [`content`](Error::content) alone holds an answer
+/// them shows a secret, a token or an API key; [`content`](Error::content) alone holds a response
 /// as it was received.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
 /// Who can mend an [`Error`].
@@ -22,14 +28,14 @@ pub enum ErrorKind {
     /// token. [`Error::status`] is its response's, not the API's. A refusal of the credentials (400,
     /// 401, 403, or 2xx with an `error`) is remembered for ten seconds.
     Denied,
-    /// See [`Error::status`]: the API answered, but not with 2xx; or the token endpoint is busy
-    /// or out of order (429, 5xx, 403 with `Retry-After`).
+    /// The API responded with another status than 2xx: see [`Error::status`]. Or the token endpoint
+    /// is busy or out of order (429, 5xx, or 403 with `Retry-After`).
     Status,
-    /// The call's time was up ([`Session::timeout`](crate::Session::timeout)).
+    /// The timeout of the call passed ([`Session::timeout`](crate::Session::timeout)).
     Timeout,
-    /// The network or the server: no connection, TLS, an answer that broke off or was no HTTP.
+    /// The network or the server: no connection, no TLS, or a response that was truncated or not HTTP.
     Exchange,
-    /// The token endpoint's 2xx answer holds no usable bearer token.
+    /// The token endpoint's 2xx response holds no usable bearer token.
     InvalidToken,
     /// The content of a 2xx response is over the limit, not UTF-8, or not the JSON asked for:
     /// [`Error::content`] keeps it.
@@ -42,6 +48,7 @@ struct Inner {
     message: String,
     received: Option<Arc<Received>>,
     may_have_executed: bool,
+    is_final: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -55,6 +62,7 @@ pub(crate) struct Received {
 
 /// What stands below an [`Error`] in an [`io::Error`], for [`Error::find`]: there are wrappers that
 /// lead past the error itself, to its source. It shows what it stands before.
+#[derive(Debug)]
 struct Below(Error);
 
 impl Error {
@@ -93,7 +101,7 @@ impl Error {
     /// How long the server asks to wait before the next try (`Retry-After`, [RFC 9110, section
     /// 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)), uncapped.
     ///
-    /// An HTTP-date is measured against the `Date` field of the same answer. Ask
+    /// An HTTP-date is measured against the `Date` field of the same response. Ask
     /// [`may_have_executed`](Error::may_have_executed) before sending a create again: a 503 may
     /// have both. Not every rate limit says how long: see [`status`](Error::status) for 429, too.
     #[must_use]
@@ -101,11 +109,11 @@ impl Error {
         self.0.received.as_ref()?.retry_after
     }
 
-    /// Whether the API may have done what was asked, or may still do it, although no good answer
+    /// Whether the API may have done what was asked, or may still do it, although no good response
     /// arrived.
     ///
-    /// `false`: nothing of the request was acted on, as far as a 4xx answer tells (409 may mean
-    /// that an earlier request was). `true` after a good answer that could not be read, too.
+    /// `false`: the request was not executed, as far as a 4xx response tells. (A 409 may mean that an
+    /// earlier one was.) After a 2xx response whose content could not be read or used, it is `true`.
     #[must_use]
     pub fn may_have_executed(&self) -> bool {
         self.0.may_have_executed
@@ -151,6 +159,7 @@ impl Error {
             message: message.into(),
             received: None,
             may_have_executed: false,
+            is_final: false,
             source: None,
         }))
     }
@@ -181,15 +190,20 @@ impl Error {
         self
     }
 
+    /// A retry would end in the same way: TLS refused a certificate, for example.
+    pub(crate) fn finally(mut self, is_final: bool) -> Error {
+        self.0.is_final = is_final;
+        self
+    }
+
+    pub(crate) fn is_final(&self) -> bool {
+        self.0.is_final
+    }
+
     /// For a token request: whatever came of it, the API has done nothing.
     pub(crate) fn never_executed(mut self) -> Error {
         self.0.may_have_executed = false;
         self
-    }
-
-    /// The same error once more, for another thread that waited for the same token request.
-    pub(crate) fn copy(&self) -> Error {
-        Error(self.0.clone())
     }
 }
 
@@ -235,7 +249,7 @@ impl From<Error> for io::Error {
                 .and_then(|source| source.downcast_ref::<io::Error>())
                 .map_or(io::ErrorKind::Other, io::Error::kind),
         };
-        let below = Below(error.copy());
+        let below = Below(error.clone());
         io::Error::new(kind, error.with_source(below))
     }
 }
@@ -245,12 +259,6 @@ impl Below {
     fn is_alone(error: &(dyn StdError + 'static)) -> bool {
         let below = error.downcast_ref::<Below>();
         below.is_some_and(|below| below.0.source().is_none())
-    }
-}
-
-impl fmt::Debug for Below {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
     }
 }
 
@@ -269,12 +277,21 @@ impl StdError for Below {
     }
 }
 
-/// What a status means that tells of the server, and of nothing that the caller did wrong.
-pub(crate) fn trouble(status: u16) -> &'static str {
+/// What a status means, and what to do about it.
+pub(crate) fn advice(status: u16) -> &'static str {
     match status {
-        429 => ": too many requests for now",
-        500 => ": the server failed",
-        502..=504 => ": the server, or one behind it, is down or overloaded",
+        400 => ": the server could not read the request: check its content and its media type",
+        404 => ": nothing is there: check the path and the base URL",
+        405 => ": this path does not take this method",
+        // It speaks of this request: nothing was done now.
+        409 => ": it conflicts with what is there already, perhaps of an earlier request",
+        413 => ": the content is larger than the server takes: send less at a time",
+        415 => ": the server does not take this media type here: check it",
+        429 => ": too many requests for now: send fewer at a time",
+        500 => ": the server failed: try again later",
+        502..=504 => ": the server, or one behind it, is down or overloaded: try again later",
+        // The gateways of one maker say so.
+        596 => ": no such route: check the base URL, the path, and the subscription to this API",
         _ => "",
     }
 }

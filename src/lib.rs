@@ -1,7 +1,13 @@
-//! A blocking session for the JAS freight APIs: it requests an OAuth 2.0 access token (client
-//! credentials, [RFC 6749, section 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)),
-//! puts it on every call, renews it before it expires and after it was refused, and sends
-//! nothing twice that must not be.
+//! A blocking client for the JAS freight APIs: shipments, bookings and tracking.
+//!
+//! A [`Session`] requests an OAuth 2.0 access token (client credentials, [RFC 6749, section
+//! 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)) and puts it on every call. It renews the
+//! token before it expires, and replaces a token that the API refused. It retries requests that only
+//! read. It never retries a booking that may have been made.
+//!
+//! # Quick start
+//!
+//! `cargo add jas-session`, then:
 //!
 //! ```no_run
 //! use jas_session::Session;
@@ -10,24 +16,32 @@
 //! let session = Session::new("https://api.example.com", "client id", "client secret")?
 //!     .api_key("api-key")?;
 //! let query = "<ShipmentQuery><HouseBill>PAR45176295</HouseBill></ShipmentQuery>";
-//! let status = session
-//!     .post_idempotent("/tracking/v1/shipments", "application/xml", query)?
-//!     .text()?;
-//! println!("{status}");
+//! let response = session.post_idempotent("/tracking/v1/shipments", "application/xml", query)?;
+//! println!("{}", response.text()?);
 //! # Ok(()) }
 //! ```
 //!
+//! - The base URL is the one in the JAS portal, without `/oauth2/token`. Its host is a name, an IPv4
+//!   address, or an IPv6 address in brackets. `http` is accepted for this machine only.
+//! - [`Session::from_env`] takes the same from `JAS_URL`, `JAS_CLIENT_ID`, `JAS_CLIENT_SECRET` and
+//!   `JAS_API_KEY`.
+//! - To read, call [`get`](Session::get) or [`post_idempotent`](Session::post_idempotent). To book,
+//!   call [`post`](Session::post) or [`post_json`](Session::post_json).
+//!
 //! # Errors
 //!
-//! An answer other than 2xx is an [`Error`], so that `?` never takes an error page for data.
-//! [`Error::kind`] sorts errors by who can mend them; [`Error::may_have_executed`] tells whether
-//! the API may have done what was asked all the same. `{error:#}` shows the causes, too, and
-//! [`Error::find`] finds it within an [`io::Error`](std::io::Error) and what wraps that.
+//! Every response other than 2xx is an [`Error`], so an error page is never taken for data.
 //!
-//! A booking job has to look in this order:
+//! - [`Error::kind`] tells the cause: your input, the credentials, the server or the network.
+//! - [`Error::may_have_executed`] tells whether the API may have done what you asked.
+//! - Print it with `{error:#}`: that shows its causes, too.
+//! - [`Error::find`] finds it inside an [`io::Error`](std::io::Error).
+//!
+//! When you book, check in this order:
 //!
 //! ```no_run
-//! use jas_session::{miniserde, ErrorKind, Session}; // miniserde: in each module that derives
+//! use std::time::Duration;
+//! use jas_session::{miniserde, ErrorKind, Session}; // miniserde: for the derive
 //!
 //! #[derive(miniserde::Serialize)]
 //! struct Booking { reference: String, pieces: u32 }
@@ -35,30 +49,83 @@
 //! # fn main() -> Result<(), jas_session::Error> {
 //! let session = Session::from_env()?;
 //! let booking = Booking { reference: "PO-4711".into(), pieces: 3 };
-//! let answer = session.post_json("/bookings/v1/bookings", &booking);
-//! match answer.and_then(|answer| answer.text()) {
-//!     Ok(text) => println!("{} is booked: {text}", booking.reference),
-//!     // Booked, but not in UTF-8, or longer than the limit.
+//! let response = session.post_json("/bookings/v1/bookings", &booking);
+//! match response.and_then(|response| response.text()) {
+//!     Ok(text) => println!("booked: {text}"),
+//!     // Booked, but the response is too long, or not UTF-8.
 //!     Err(error) if error.kind() == ErrorKind::Content => {
-//!         println!("{} is booked: {:?}", booking.reference, error.content());
+//!         println!("booked: {:?}", error.content());
 //!     }
-//!     // Before the others: a 503 may have this and a `Retry-After`, too.
-//!     Err(error) if error.may_have_executed() => println!("look before booking again: {error:#}"),
-//!     // Nothing was done now, but an earlier run may have booked it.
-//!     Err(error) if error.status() == Some(409) => println!("look whether it is booked: {error}"),
+//!     // Perhaps booked. A 503 with `Retry-After` belongs here, too.
+//!     Err(error) if error.may_have_executed() => println!("look before you retry: {error:#}"),
+//!     // Not booked now, but perhaps by an earlier run.
+//!     Err(error) if error.status() == Some(409) => println!("look: {error}"),
+//!     // Not booked: a rate limit.
 //!     Err(error) if error.status() == Some(429) || error.retry_after().is_some() => {
-//!         let minute = std::time::Duration::from_secs(60);
-//!         println!("not booked; again in {:?}", error.retry_after().unwrap_or(minute));
+//!         let pause = error.retry_after().unwrap_or(Duration::from_secs(60));
+//!         println!("not booked; retry in {pause:?}");
 //!     }
-//!     Err(error) => println!("not booked: {error}"),
+//!     Err(error) => println!("not booked: {error:#}"),
 //! }
 //! # Ok(()) }
 //! ```
 //!
-//! # Jobs that run often
+//! # Threads
 //!
-//! [`Session::token_file`] keeps the token from one run to the next, so that while it lives (ten
-//! minutes), further runs make no token request:
+//! One session serves all threads. Share it by reference, or clone it: clones share the token and the
+//! idle connections. Calls run side by side. Here four threads track a list:
+//!
+//! ```no_run
+//! use std::sync::atomic::{AtomicUsize, Ordering};
+//! # use jas_session::Session;
+//!
+//! # fn main() -> Result<(), jas_session::Error> {
+//! let session = Session::from_env()?;
+//! let numbers = ["S505185992", "S505186107", "S505186240"];
+//! let next = AtomicUsize::new(0);
+//! let track = || {
+//!     while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
+//!         let response = session.get(&format!("/tracking/v1/shipments/{number}"));
+//!         match response.and_then(|response| response.text()) {
+//!             Ok(shipment) => println!("{shipment}"),
+//!             Err(error) => eprintln!("{number}: {error:#}"),
+//!         }
+//!     }
+//! };
+//! std::thread::scope(|scope| {
+//!     for _ in 0..4 {
+//!         scope.spawn(track);
+//!     }
+//! });
+//! # Ok(()) }
+//! ```
+//!
+//! **Rate limits.** A 429 is a rate limit, and so is a 403 or 503 with `Retry-After`. The session
+//! retries [`get`](Session::get) and [`post_idempotent`](Session::post_idempotent) when the limit ends.
+//! Its other calls wait for the end, too, if the limit lasts 30 seconds at most and the wait fits into
+//! half of the time that they have left.
+//!
+//! - If the limit allows as many calls at a time as you have threads, no setting is needed.
+//! - With more threads, raise [`retries`](Session::retries): to 20 for 16 threads at 5 calls a second,
+//!   for example. Raise the [`timeout`](Session::timeout), too: it includes the waiting.
+//! - A [`post`](Session::post) is not retried after a rate limit. See [`Error::retry_after`].
+//!   `may_have_executed()` is `false` after a 429, and `true` after a 503.
+//!
+//! **When to stop.** After these errors, the other calls would fail as well:
+//!
+//! - [`Denied`](ErrorKind::Denied), [`InvalidToken`](ErrorKind::InvalidToken) and
+//!   [`InvalidInput`](ErrorKind::InvalidInput).
+//! - [`Exchange`](ErrorKind::Exchange), if `may_have_executed()` is `false`: there is no connection.
+//! - [`Status`](ErrorKind::Status) 401 or 403, if `retry_after()` is `None`: the API key or the
+//!   subscription is wrong.
+//!
+//! The example `track_shipments` of the repository is a whole job: rows in order, CSV, a progress line
+//! and an exit status. [`Session::counts`] gives the numbers for its last line.
+//!
+//! # Cron jobs
+//!
+//! [`Session::token_file`] keeps the token for the next run. A JAS token lives ten minutes. Until it
+//! expires, further runs make no token request:
 //!
 //! ```no_run
 //! # use jas_session::Session;
@@ -68,264 +135,232 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Nothing that is wrong with the file makes a call fail; the feature `log` tells it. To keep a token
-//! elsewhere there are [`Session::held_token`] and [`Session::resume`].
+//! A missing or damaged file makes no call fail. The feature `log` reports it. To keep the token
+//! elsewhere, use [`Session::held_token`] and [`Session::resume`].
 //!
-//! # Many calls
+//! A token may expire while the device is suspended. The API then refuses it, and the session replaces
+//! it.
 //!
-//! One session serves all threads: share it by reference, or clone it. Its calls run side by side,
-//! with one token, and keep their connections for the next calls. Here four threads track a list:
+//! # JSON and XML
 //!
-//! ```no_run
-//! # use jas_session::Session;
-//! use std::sync::atomic::{AtomicUsize, Ordering};
-//!
-//! # fn main() -> Result<(), jas_session::Error> {
-//! let session = Session::from_env()?.retries(5);
-//! let (numbers, next) = (["S505185992", "S505186107", "S505186240"], AtomicUsize::new(0));
-//! std::thread::scope(|scope| {
-//!     for _ in 0..4 {
-//!         scope.spawn(|| {
-//!             while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
-//!                 let path = format!("/tracking/v1/shipments/{number}");
-//!                 match session.get(&path).and_then(|response| response.text()) {
-//!                     Ok(shipment) => println!("{shipment}"),
-//!                     Err(error) => eprintln!("{number}: {error:#}"),
-//!                 }
-//!             }
-//!         });
-//!     }
-//! });
-//! let counts = session.counts();
-//! eprintln!("{} tokens, {} retries", counts.tokens, counts.retries);
-//! # Ok(()) }
-//! ```
-//!
-//! **A rate limit** (429, or 403 or 503 with `Retry-After`) is met by the session: the call that was
-//! refused is sent again when the limit ends, if it only reads, and the other calls wait for that, too,
-//! if it lasts 30 seconds at most and fits into half of their time. With no more threads than the
-//! limit allows calls at a time, a job needs nothing of its own. With more, a call may be refused
-//! several times in a row: raise [`retries`](Session::retries) (to 20 for 16 threads at 5 calls a
-//! second), and the [`timeout`](Session::timeout), which counts the waiting. A `post` is not sent again by itself: its
-//! error has [`Error::retry_after`], and `may_have_executed()` tells whether to look first (after a 503
-//! it does, after a 429 not).
-//!
-//! **What fails for all** need not be asked for again: [`Denied`](ErrorKind::Denied),
-//! [`InvalidToken`](ErrorKind::InvalidToken) and [`InvalidInput`](ErrorKind::InvalidInput), an
-//! [`Exchange`](ErrorKind::Exchange) for which `may_have_executed()` is `false` (no connection), and a
-//! [`Status`](ErrorKind::Status) of 401 or 403 without `retry_after()` (API key, subscription).
-//!
-//! The repository's example `track_shipments` has all that a job needs besides: rows in order, CSV, a
-//! progress line, which errors stop a run, and the exit status.
-//!
-//! # JSON and XML with serde
-//!
-//! [`post_json`](Session::post_json) and [`Response::json`] take miniserde's derives, which are small.
-//! Any other crate works on content as text or bytes (the example `with_serde`, with quick-xml, too):
+//! [`post_json`](Session::post_json) and [`Response::json`] work with miniserde's derives. With any
+//! other crate, pass content as text or bytes. This example uses `serde_json` and `quick-xml`:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let session = jas_session::Session::from_env()?;
 //! #[derive(serde::Serialize)]
-//! struct Query { #[serde(rename = "houseBill")] house_bill: String }
+//! struct ShipmentQuery { #[serde(rename = "HouseBill")] house_bill: String }
 //! #[derive(serde::Deserialize)]
 //! struct Shipment { arrival: Option<String> }
 //!
-//! let query = serde_json::to_vec(&Query { house_bill: "PAR45176295".into() })?;
-//! let response = session.post_idempotent("/tracking/v1/shipments", "application/json", query)?;
+//! let path = "/tracking/v1/shipments";
+//! let query = serde_json::json!({ "houseBill": "PAR45176295" }).to_string();
+//! let response = session.post_idempotent(path, "application/json", query)?;
 //! let shipment: Shipment = serde_json::from_slice(&response.bytes()?)?;
 //!
-//! #[derive(serde::Serialize)]
-//! #[serde(rename = "ShipmentQuery")]
-//! struct XmlQuery { #[serde(rename = "HouseBill")] house_bill: String }
-//! let query = quick_xml::se::to_string(&XmlQuery { house_bill: "PAR45176295".into() })?;
-//! let response = session.post_idempotent("/tracking/v1/shipments", "application/xml", query)?;
+//! let query = quick_xml::se::to_string(&ShipmentQuery { house_bill: "PAR45176295".into() })?;
+//! let response = session.post_idempotent(path, "application/xml", query)?;
 //! let shipment: Shipment = quick_xml::de::from_str(&response.text()?)?;
 //! # Ok(()) }
 //! ```
 //!
-//! After a `post`, keep the content ([`Response::bytes`]) until it has been read: what was booked is in
-//! there, whatever its shape.
+//! After a booking, keep the content until it is parsed: if parsing fails, it still holds the booking
+//! number.
 //!
 //! # Large documents
 //!
-//! A [`Response`] is a stream: [`std::io::copy`] writes it to a file in constant memory, and
-//! [`Response::content_length`] gives what a percentage needs. The timeout counts for all of the
-//! download. What is truncated is an error, so write to another name, and rename what is whole:
+//! A [`Response`] is a stream, so [`std::io::copy`] saves it in constant memory. A truncated document
+//! is an error. Write to another name first, and rename the file when it is complete:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let session = jas_session::Session::from_env()?;
-//! use std::fs::{rename, File};
-//! use std::io::{Read, Write};
+//! use std::time::Duration;
 //!
+//! let session = session.timeout(Duration::from_secs(600)); // for the whole download
 //! let mut document = session.get("/documents/v1/PAR45176295.pdf")?;
-//! let length = document.content_length(); // not every server tells it
-//! let (mut file, mut buffer, mut come) = (File::create("bill.pdf.part")?, [0; 64 * 1024], 0);
-//! loop {
-//!     let n = document.read(&mut buffer)?;
-//!     if n == 0 {
-//!         break;
-//!     }
-//!     file.write_all(&buffer[..n])?;
-//!     come += n as u64;
-//!     if let Some(length) = length {
-//!         eprint!("\r{} %", come * 100 / length);
-//!     }
-//! }
-//! rename("bill.pdf.part", "bill.pdf")?;
+//! std::io::copy(&mut document, &mut std::fs::File::create("bill.pdf.part")?)?;
+//! std::fs::rename("bill.pdf.part", "bill.pdf")?;
 //! # Ok(()) }
 //! ```
 //!
-//! # Behind a proxy
+//! For a percentage, divide by [`Response::content_length`], as the example `download` does. Not every
+//! server sends a length.
 //!
-//! [`Session::proxy`] sets an HTTP proxy, and [`Session::proxy_from_env`] the one that the
-//! environment names; without them connections are direct, whatever the environment says. A proxy
-//! that opens TLS shows a certificate of the company's own: trust its issuer with
-//! [`Session::root_certificates`], or turn on the feature `system-roots` if this system trusts it.
+//! # Proxy
 //!
-//! # Guarantees
+//! Connections are direct by default. [`Session::proxy`] sets an HTTP proxy, and
+//! [`Session::proxy_from_env`] the one that the environment names:
 //!
-#![doc = include_str!("guarantees.md")]
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use jas_session::Session;
+//! let issuer = std::fs::read("company-ca.pem")?;
+//! let session = Session::from_env()?
+//!     .proxy("http://user:password@proxy.example.com:3128")?
+//!     .root_certificates(&issuer)?; // only for a proxy that opens TLS
+//! # Ok(()) }
+//! ```
 //!
-//! # Features
+//! A proxy that opens TLS shows a certificate of your company. Trust its issuer with
+//! [`Session::root_certificates`]. If your system trusts the issuer already, turn on the feature
+//! `system-roots` instead.
 //!
-//! | feature | what it brings |
-//! |---|---|
-//! | `tls` (default) | HTTPS: TLS by rustls with ring, and Mozilla's roots, compiled in |
-//! | `system-roots` | HTTPS with the system's roots in place of the compiled-in ones |
-//! | `log` | tells the `log` crate, under the target `jas_session`, about token requests and renewals (`info`, `debug`), refusals and retries (`warn`). A logger must not use the session: it would wait for itself |
-//!
-//! ring becomes the process's cryptography provider at the first call, unless the application has
-//! installed one before
-//! ([`CryptoProvider::install_default`](https://docs.rs/rustls/0.23/rustls/crypto/struct.CryptoProvider.html#method.install_default)).
-//!
-//! # Common mistakes
-//!
-#![doc = include_str!("mistakes.md")]
-//!
-//! (`#[derive(miniserde::Serialize)]` says "cannot find module or crate `miniserde`": write `use
-//! jas_session::miniserde;` in each module that derives.)
+//! If another crate turns on minreq's feature `proxy`, leave the variables `http_proxy` and `all_proxy`
+//! unset. If one is set, calls fail, and the error says so.
 //!
 //! # Your own tests
 //!
-//! A batch job can be tested without JAS: `http` is accepted for this machine, and a few lines
-//! of the standard library respond as JAS would, or as a bad network does. (`http` passes by every
-//! proxy, so a stand-in says nothing about yours: [`access_token`](Session::access_token) of the real
-//! JAS does.)
+//! You can test a job without JAS, over `http` on 127.0.0.1. The example `sandbox` of the repository is
+//! a stand-in for JAS that you can start beside your tests (`cargo run --example sandbox -- --help`). Or
+//! write a stub with the standard library:
+//!
+//! <details><summary>A stub that responds like JAS, or like a bad network</summary>
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Read, Write};
 //! use std::net::TcpListener;
-//! use std::sync::Arc;
 //! use std::time::Duration;
 //! use jas_session::{ErrorKind, Session};
 //!
-//! /// Sends what `respond` makes of the head and the content of each request, and closes.
-//! fn stub(respond: impl Fn(&str, &str) -> String + Send + Sync + 'static) -> String {
+//! /// Gives `respond` the request line and the content, sends what it returns, and closes.
+//! fn stub(respond: impl Fn(&str, &str) -> String + Send + 'static) -> String {
 //!     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
 //!     let url = format!("http://{}", listener.local_addr().unwrap());
-//!     let respond = Arc::new(respond);
 //!     std::thread::spawn(move || {
 //!         for stream in listener.incoming() {
-//!             let (mut stream, respond) = (BufReader::new(stream.unwrap()), respond.clone());
-//!             std::thread::spawn(move || {
-//!                 let (mut head, mut length) = (String::new(), 0);
-//!                 while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap() > 0 {
-//!                     let line = head.lines().last().unwrap().to_lowercase();
-//!                     if let Some(value) = line.strip_prefix("content-length:") {
-//!                         length = value.trim().parse().unwrap();
-//!                     }
-//!                 }
-//!                 let mut content = vec![0; length];
-//!                 stream.read_exact(&mut content).unwrap();
-//!                 let response = respond(&head, &String::from_utf8_lossy(&content));
-//!                 // The client may have gone.
-//!                 let _ = stream.get_mut().write_all(response.as_bytes());
+//!             let mut stream = BufReader::new(stream.unwrap());
+//!             let lines = stream.by_ref().lines().map_while(Result::ok);
+//!             let head: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+//!             let length = head.iter().find_map(|line| {
+//!                 line.to_lowercase().strip_prefix("content-length: ")?.parse().ok()
 //!             });
+//!             let mut content = String::new();
+//!             let _ = stream.by_ref().take(length.unwrap_or(0)).read_to_string(&mut content);
+//!             let response = respond(head.first().map_or("", |line| line), &content);
+//!             let _ = stream.get_mut().write_all(response.as_bytes());
 //!         }
 //!     });
 //!     url
 //! }
 //!
-//! /// A whole response: status and header fields, and content.
 //! fn response(status: &str, content: &str) -> String {
 //!     format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{content}", content.len())
 //! }
 //!
 //! # fn main() -> Result<(), jas_session::Error> {
-//! let url = stub(|head, content| match head.split(' ').nth(1) {
-//!     Some("/oauth2/token") => {
-//!         response("200 OK", r#"{"access_token":"a-token-for-tests","token_type":"Bearer"}"#)
+//! let url = stub(|request_line, content| match request_line {
+//!     "POST /oauth2/token HTTP/1.1" => {
+//!         response("200 OK", r#"{"access_token":"a-test-token","token_type":"Bearer"}"#)
 //!     }
-//!     Some("/tracking/v1/shipments") if content.contains("PAR45176295") => {
-//!         response("200 OK\r\nContent-Type: application/xml", "<shipment/>")
+//!     "POST /tracking/v1/shipments HTTP/1.1" if content.contains("PAR45176295") => {
+//!         response("200 OK", "<shipment/>")
 //!     }
-//!     Some("/tracking/v1/shipments") => response("404 Not Found", ""),
-//!     Some("/limited") => response("429 Too Many Requests\r\nRetry-After: 3600", ""),
-//!     // Too late, truncated, and closed without a response.
-//!     Some("/slow") => {
-//!         std::thread::sleep(Duration::from_secs(5));
+//!     "GET /limited HTTP/1.1" => response("429 Too Many Requests\r\nRetry-After: 3600", ""),
+//!     "GET /truncated HTTP/1.1" => "HTTP/1.1 200\r\nContent-Length: 10\r\n\r\nhalf".into(),
+//!     "GET /slow HTTP/1.1" => {
+//!         std::thread::sleep(Duration::from_secs(1));
 //!         response("200 OK", "")
 //!     }
-//!     Some("/truncated") => response("200 OK", "a document").replace("document", "doc"),
-//!     _ => String::new(),
+//!     "POST /closed HTTP/1.1" => String::new(), // no response
+//!     _ => response("404 Not Found", ""),
 //! });
-//! let session = Session::new(&url, "id", "a-secret-for-tests")?.retries(0);
+//! let session = Session::new(&url, "id", "a-test-secret")?.retries(0);
 //! let track = |bill: &str| {
 //!     session.post_idempotent("/tracking/v1/shipments", "application/xml", bill)
 //! };
 //! assert_eq!(track("<HouseBill>PAR45176295</HouseBill>")?.text()?, "<shipment/>");
-//! let error = track("<HouseBill>X</HouseBill>").unwrap_err();
-//! assert_eq!((error.kind(), error.status()), (ErrorKind::Status, Some(404)));
+//! assert_eq!(track("<HouseBill>X</HouseBill>").unwrap_err().status(), Some(404));
+//!
 //! let error = session.get("/limited").unwrap_err();
 //! assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)));
-//! let hasty = session.clone().timeout(Duration::from_millis(200));
-//! assert_eq!(hasty.get("/slow").unwrap_err().kind(), ErrorKind::Timeout);
 //! assert_eq!(session.get("/truncated").unwrap_err().kind(), ErrorKind::Exchange);
-//! let error = session.post("/closed", "application/json", "{}").unwrap_err();
-//! assert!(error.may_have_executed());
+//! assert!(session.post("/closed", "text/plain", "").unwrap_err().may_have_executed());
+//! let hasty = session.timeout(Duration::from_millis(200));
+//! assert_eq!(hasty.get("/slow").unwrap_err().kind(), ErrorKind::Timeout);
 //! # Ok(()) }
 //! ```
 //!
-//! The repository's example `sandbox` is a whole stand-in that stays up (`cargo run --example sandbox
-//! -- --help`).
+//! </details>
 //!
-//! A stand-in on another host, such as a container of docker-compose, has to speak TLS: `http` is for
-//! this machine only. Make an issuer, and a certificate for the name of its service (here `jas`):
+//! <details><summary>A stand-in on another host, such as a container of docker-compose</summary>
+//!
+//! It has to speak TLS, because `http` is accepted for this machine only. Make an issuer, and a
+//! certificate for the name of the service, here `jas`:
 //!
 //! ```sh
-//! openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=test-issuer -keyout ca.key -out ca.pem
+//! openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=test-issuer \
+//!     -keyout ca.key -out ca.pem
 //! openssl req -newkey rsa:2048 -nodes -subj /CN=jas -keyout jas.key -out jas.csr
 //! echo subjectAltName=DNS:jas > names
-//! openssl x509 -req -in jas.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 -extfile names \
-//!     -out jas.pem
+//! openssl x509 -req -in jas.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 \
+//!     -extfile names -out jas.pem
 //! ```
 //!
-//! Give `jas.pem` and `jas.key` to the stand-in, or to an nginx before it (in the same container, or
-//! with `network_mode: "service:jas"`, if the stand-in listens on 127.0.0.1 only). Give your program
-//! `JAS_URL=https://jas` and `ca.pem`, and have it call [`Session::root_certificates`] with that file.
+//! 1. Give `jas.pem` and `jas.key` to the stand-in, or to an nginx in front of it. If the stand-in
+//!    listens on 127.0.0.1 only, run nginx in its network (`network_mode: "service:jas"`).
+//! 2. Give your program `JAS_URL=https://jas` and `ca.pem`.
+//! 3. Call [`Session::root_certificates`] with the content of `ca.pem`.
 //!
-//! # What a call costs
+//! </details>
 //!
-//! A session keeps its connections open ([`Session::idle_connections`]): the first call takes four
-//! round trips with its token request, each further `get` or `post_idempotent` one, and a `post`,
-//! which always has a connection of its own, three. [`Session::token_file`] saves the token request
-//! of a job that is started often.
+//! `http` never goes through a proxy. To test your proxy, call [`Session::access_token`] against the
+//! real JAS.
 //!
-//! minreq is the HTTP library that this crate is built on: it writes the head of every request and
-//! reads the head of every response, over a short connection to a port of 127.0.0.1, because a
-//! connection that is kept open, bounded in time and trusted to tell where a response ends can't be
-//! given to it. Neither secrets nor content pass there. That takes one short-lived thread a call,
-//! and the loopback interface must be up.
+//! # Common mistakes
 //!
-//! Content is sent from the caller's own memory, and read as it is asked for; that of up to 16 KiB
-//! is read within the call. HTTP and TLS run on the caller's stack: leave 100 KiB in a debug build,
-//! 50 KiB in a release build. A time in which the device is suspended does not count: a token that
-//! expired in the meantime is refused, and replaced.
+//! Error messages say what to do. If a derive says "cannot find module or crate `miniserde`", write
+//! `use jas_session::miniserde;` in that module.
 //!
-//! Should another crate turn on minreq's feature `proxy`, the variables `http_proxy` and
-//! `all_proxy` must not be set: the call fails and says so.
+//! <details><summary>The common mistakes, and the error of each</summary>
+//!
+#![doc = include_str!("mistakes.md")]
+//!
+//! </details>
+//!
+//! # Guarantees
+//!
+#![doc = include_str!("guarantees.md")]
+//!
+//! # Cost
+//!
+//! | call, over TLS 1.3 | round trips |
+//! |---|---|
+//! | the first one, with its token request to the same host | 4 |
+//! | each further `get` or `post_idempotent`, on an idle connection | 1 |
+//! | each `post` or `post_json`, always on a new connection | 3 |
+//!
+//! - **Connections** stay open for later calls: see [`Session::idle_connections`]. A `post` uses none
+//!   of them. If an idle connection broke, nobody could tell whether the booking was made.
+//! - **Threads.** Each call starts one short-lived thread. A host name is looked up in another.
+//! - **Stack.** A thread that makes calls needs 100 KiB of stack in a debug build, and 50 KiB in a
+//!   release build.
+//! - **Loopback.** minreq, the HTTP library of this crate, opens its own connections, but this crate
+//!   needs connections that stay open, obey the timeout and reveal truncated responses. So minreq
+//!   writes and reads only the heads, through a port of 127.0.0.1, where no secret and no content
+//!   passes. The loopback interface must be up.
+//!
+//! # Features
+//!
+//! | feature | effect |
+//! |---|---|
+//! | `tls` (default) | HTTPS with rustls and ring. Mozilla's roots are compiled in. |
+//! | `system-roots` | HTTPS that trusts the system's roots instead of the compiled-in ones. |
+//! | `log` | Reports to the `log` crate, with target `jas_session`: token requests and renewals (`info`, `debug`), refusals and retries (`warn`). |
+//!
+//! If the application has installed a default [`CryptoProvider`] of rustls, the session uses it instead
+//! of ring. The session installs none.
+//!
+//! A logger must not call the session: that would be a deadlock.
+//!
+//! [`CryptoProvider`]: https://docs.rs/rustls/0.23/rustls/crypto/struct.CryptoProvider.html
+//!
+//! # Versions
+//!
+//! The crate follows semantic versioning. It needs Rust 1.85 or newer (MSRV), which is raised in minor
+//! versions only. The texts of error messages are not part of the API: match on [`Error::kind`] and
+//! [`Error::status`].
 
 /// Tells the `log` crate, if the feature is on.
 #[cfg(feature = "log")]
@@ -337,26 +372,23 @@ macro_rules! tell {
     ($level:ident, $($message:tt)*) => { if false { let _ = format_args!($($message)*); } };
 }
 
-mod counts;
 mod error;
-mod excerpt;
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub mod fuzzing;
 mod http;
-mod json;
-mod random;
 mod response;
 mod retry;
 mod session;
 mod token;
 mod url;
 
-pub use counts::Counts;
 pub use error::{Error, ErrorKind};
 pub use miniserde;
 pub use response::Response;
-pub use session::Session;
+pub use session::{Counts, Session};
+
+#[cfg(jas_session_fuzzing)]
+#[doc(hidden)]
+#[path = "../tests/fuzz/doors.rs"]
+pub mod fuzzing;
 
 // Has the compiler check the README's lines.
 #[cfg(doctest)]

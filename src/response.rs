@@ -1,16 +1,21 @@
+//! The response to a call: its status, its fields, and its content as a stream or whole. Made by
+//! `session`. Knows nothing of tokens and retries.
+
+pub(crate) mod json;
+
 use std::fmt;
 use std::io::{self, Read};
 
+use crate::error::remote_text::beginning;
 use crate::error::{field, Error, ErrorKind, Received};
-use crate::excerpt::beginning;
-use crate::http::{self, Content, KEPT};
-use crate::json::{self, BYTE_ORDER_MARK};
+use crate::http::{self, KEPT};
 use crate::retry::retry_after;
+use json::BYTE_ORDER_MARK;
 
 /// The most that [`Response::bytes`], [`Response::text`] and [`Response::json`] read.
 const LIMIT: u64 = 1024 * 1024;
 
-/// An answer with a 2xx status.
+/// A response with a 2xx status.
 ///
 /// Its content is read from the connection as it is asked for: as a stream in constant memory by
 /// [`Read`], or whole by [`bytes`](Response::bytes), [`text`](Response::text) or
@@ -22,15 +27,13 @@ const LIMIT: u64 = 1024 * 1024;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let session = jas_session::Session::from_env()?;
 /// let mut document = session.get("/documents/v1/PAR45176295.pdf")?;
-/// // Renamed when it is whole: a download that breaks off leaves no file of that name.
+/// // Renamed when it is whole: a truncated download leaves no file of that name.
 /// std::io::copy(&mut document, &mut std::fs::File::create("PAR45176295.part")?)?;
 /// std::fs::rename("PAR45176295.part", "PAR45176295.pdf")?;
 /// # Ok(()) }
 /// ```
 pub struct Response {
-    status: u16,
-    fields: Vec<(String, String)>,
-    content: Content,
+    inner: http::Response,
     limit: u64,
     secrets: Secrets,
 }
@@ -39,32 +42,26 @@ pub struct Response {
 type Secrets = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 impl Response {
-    pub(crate) fn new(answer: http::Response, secrets: Secrets) -> Response {
-        Response {
-            status: answer.status,
-            fields: answer.fields,
-            content: answer.content,
-            limit: LIMIT,
-            secrets,
-        }
+    pub(crate) fn new(inner: http::Response, secrets: Secrets) -> Response {
+        Response { inner, limit: LIMIT, secrets }
     }
 
     /// The status code: always 2xx.
     #[must_use]
     pub fn status(&self) -> u16 {
-        self.status
+        self.inner.status
     }
 
     /// The value of a header field: the first one of this name, compared without case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        field(&self.fields, name)
+        field(&self.inner.fields, name)
     }
 
     /// The length of the content, if the server told it before it sent the content.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {
-        self.content.length()
+        self.inner.content.length()
     }
 
     /// Sets the most bytes that [`bytes`](Response::bytes), [`text`](Response::text) and
@@ -89,7 +86,7 @@ impl Response {
     ///
     /// [`Content`](ErrorKind::Content) if it is longer than the [`limit`](Response::limit):
     /// [`Error::content`] has its beginning then. [`Timeout`](ErrorKind::Timeout) if the time of the call is up,
-    /// [`Exchange`](ErrorKind::Exchange) if it breaks off: [`Error::content`] has what came.
+    /// [`Exchange`](ErrorKind::Exchange) if it is truncated: [`Error::content`] has what came.
     pub fn bytes(self) -> Result<Vec<u8>, Error> {
         self.whole(|content, _| Ok(content))
     }
@@ -133,15 +130,8 @@ impl Response {
             let text = utf8(content)?;
             json::read(&text).ok_or_else(|| {
                 let wanted = std::any::type_name::<T>();
-                let mut visible = text.trim_start_matches(BYTE_ORDER_MARK).trim().chars();
-                let what = match visible.next() {
-                    None => "is empty, not".to_owned(),
-                    Some('<') => {
-                        format!("({} bytes) looks like HTML or XML; it is not", text.len())
-                    }
-                    Some(_) => format!("({} bytes) is not", text.len()),
-                };
-                let mut why = format!("{what} JSON of the shape of {wanted}");
+                let mut why =
+                    format!("({} bytes) is not JSON of the shape of {wanted}", text.len());
                 let start = beginning(&text, &secrets());
                 if !start.is_empty() {
                     why = why + "; it begins with: " + &start;
@@ -155,18 +145,17 @@ impl Response {
     fn whole<T>(
         self, read: impl FnOnce(Vec<u8>, &Secrets) -> Result<T, Unfit>,
     ) -> Result<T, Error> {
-        let label = self.content.call().label.clone();
-        let result = self.content.whole(self.limit).and_then(|content| {
+        let http::Response { status, fields, content } = self.inner;
+        let label = content.call().label.clone();
+        let result = content.whole(self.limit).and_then(|content| {
             read(content, &self.secrets).map_err(|(why, content)| {
                 let message = format!("{label}: the content {why}");
                 // The status was 2xx: the API has done what was asked.
-                let error = Error::new(ErrorKind::Content, message).or_executed(true);
-                (error, content)
+                (Error::new(ErrorKind::Content, message).or_executed(true), content)
             })
         });
-        result.map_err(|(error, content)| {
-            error.with_received(Received::new(self.status, self.fields, content))
-        })
+        result
+            .map_err(|(error, content)| error.with_received(Received::new(status, fields, content)))
     }
 }
 
@@ -196,19 +185,19 @@ impl Received {
 }
 
 impl Read for Response {
-    /// Reads a part of the content. A content that breaks off is an error of the kind
+    /// Reads a part of the content. Truncated content is an error of the kind
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), and a timeout one of the kind
     /// [`TimedOut`](io::ErrorKind::TimedOut); the [`Error`] is inside.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.content.read(buffer).map_err(io::Error::from)
+        self.inner.content.read(buffer).map_err(io::Error::from)
     }
 }
 
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.fields.iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = self.inner.fields.iter().map(|(name, _)| name).collect();
         f.debug_struct("Response")
-            .field("status", &self.status)
+            .field("status", &self.inner.status)
             .field("fields", &names)
             .finish_non_exhaustive()
     }

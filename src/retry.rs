@@ -1,13 +1,13 @@
 //! What to do after an attempt: one pure decision, and the numbers it rests on.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::error::{field, Received};
-use crate::excerpt::{members, text};
-use crate::random::random;
+use crate::error::remote_text::{members, text};
+use crate::error::{field, Error, ErrorKind, Received};
 
-/// The pause before the first repetition; it doubles each time.
+/// The pause before the first retry; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// As many times longer is a pause for a rate limit that does not tell how long it lasts: the limits
@@ -23,8 +23,8 @@ pub(crate) struct Attempt {
     /// The request only reads, or may be executed more than once ([RFC 9110, section
     /// 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)).
     pub(crate) is_idempotent: bool,
-    /// How many times it has been repeated so far, and how many times it may be.
-    pub(crate) repeats: u32,
+    /// How many times it has been retried so far, and how many times it may be.
+    pub(crate) retried: u32,
     pub(crate) retries: u32,
     /// A token was refused during this call before, and another requested since.
     pub(crate) was_renewed: bool,
@@ -38,88 +38,60 @@ impl Attempt {
     pub(crate) fn first(retries: u32) -> Attempt {
         Attempt {
             is_idempotent: true,
-            repeats: 0,
+            retried: 0,
             retries,
             was_renewed: false,
             time_left: Duration::MAX,
-            jitter: random(),
+            jitter: RandomState::new().hash_one(0),
         }
     }
-}
-
-/// What came back.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Outcome {
-    Answer {
-        status: u16,
-        token_refused: bool,
-        retry_after: Option<Duration>,
-    },
-    /// No whole answer.
-    Broken {
-        /// The server may have received the request, or a part of it.
-        was_sent: bool,
-        /// A repetition would end in the same way: TLS refused a certificate, for example.
-        is_final: bool,
-    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
-    /// Give what came back to the caller.
+    /// Give the error to the caller.
     Return,
     /// Replace the token, and send once more.
     Renew,
     /// Send once more after this pause.
-    Repeat(Duration),
+    Retry(Duration),
 }
 
-impl Outcome {
-    /// That of a response other than 2xx.
-    pub(crate) fn of(received: &Received, token_refused: bool) -> Outcome {
-        let status = received.status;
-        // To come again at once would only be refused again.
-        let no_wait = |wait: &Duration| status != 429 || !wait.is_zero();
-        Outcome::Answer { status, token_refused, retry_after: received.retry_after.filter(no_wait) }
+/// Decides what follows an attempt that failed in this way.
+pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Next {
+    if token_refused {
+        return if attempt.was_renewed { Next::Return } else { Next::Renew };
     }
-}
-
-/// Decides what follows an attempt.
-pub(crate) fn decide(attempt: Attempt, outcome: Outcome) -> Next {
-    let (may_repeat, asked) = match outcome {
-        Outcome::Answer { token_refused: true, .. } if !attempt.was_renewed => return Next::Renew,
-        Outcome::Answer { token_refused: true, .. } => return Next::Return,
-        Outcome::Answer { status, retry_after, .. } => {
-            let is_passing = match status {
-                429 | 502 | 503 | 504 => true,
-                // How some gateways report a rate limit; without the field it is a refusal.
-                403 => retry_after.is_some(),
-                _ => false,
-            };
-            (is_passing && attempt.is_idempotent, retry_after)
+    let may_retry = match (error.kind(), error.status()) {
+        (ErrorKind::Status, Some(429 | 502 | 503 | 504)) => attempt.is_idempotent,
+        // How some gateways report a rate limit; without the field it is a refusal.
+        (ErrorKind::Status, Some(403)) => attempt.is_idempotent && error.retry_after().is_some(),
+        (ErrorKind::Timeout | ErrorKind::Exchange, _) => {
+            !error.is_final() && (attempt.is_idempotent || !error.may_have_executed())
         }
-        Outcome::Broken { was_sent, is_final } => {
-            (!is_final && (attempt.is_idempotent || !was_sent), None)
-        }
+        _ => false,
     };
-    let pause = asked.unwrap_or_else(|| {
-        let pause = back_off(attempt.repeats, attempt.jitter);
-        match outcome {
-            Outcome::Answer { status: 429, .. } => pause.saturating_mul(LIMITED),
-            _ => pause,
-        }
-    });
-    if may_repeat && attempt.repeats < attempt.retries && pause < attempt.time_left {
-        Next::Repeat(pause)
+    let pause = match (asked(error), error.status()) {
+        (Some(pause), _) => pause,
+        (None, Some(429)) => back_off(attempt.retried, attempt.jitter).saturating_mul(LIMITED),
+        (None, _) => back_off(attempt.retried, attempt.jitter),
+    };
+    if may_retry && attempt.retried < attempt.retries && pause < attempt.time_left {
+        Next::Retry(pause)
     } else {
         Next::Return
     }
 }
 
-/// The pause after `repeats` repetitions: doubled each time, from three quarters to five quarters
+/// How long the server asks to wait. To retry a 429 at once would only be refused again.
+fn asked(error: &Error) -> Option<Duration> {
+    error.retry_after().filter(|wait| error.status() != Some(429) || !wait.is_zero())
+}
+
+/// The pause after so many retries: doubled each time, from three quarters to five quarters
 /// of itself by `jitter`.
-fn back_off(repeats: u32, jitter: u64) -> Duration {
-    let whole = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(repeats).unwrap_or(u32::MAX));
+fn back_off(retried: u32, jitter: u64) -> Duration {
+    let whole = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(retried).unwrap_or(u32::MAX));
     let part = u32::try_from(jitter % 513).unwrap_or(0);
     (whole / 4 * 3).saturating_add(whole / 1024 * part)
 }
@@ -129,14 +101,11 @@ fn back_off(repeats: u32, jitter: u64) -> Duration {
 pub(crate) struct RateLimit(Mutex<Option<(Instant, Duration)>>);
 
 impl RateLimit {
-    /// Notes a response that limits the rate, if it does.
-    pub(crate) fn note(&self, outcome: Outcome) {
-        let Outcome::Answer { status, retry_after, .. } = outcome else {
-            return;
-        };
-        let wait = match (status, retry_after) {
-            (403 | 429 | 503, Some(wait)) => wait,
-            (429, None) => FIRST_PAUSE * LIMITED,
+    /// Notes an error that tells of a rate limit, if it does.
+    pub(crate) fn note(&self, error: &Error) {
+        let wait = match (error.status(), asked(error)) {
+            (Some(403 | 429 | 503), Some(wait)) => wait,
+            (Some(429), None) => FIRST_PAUSE * LIMITED,
             _ => return,
         };
         if wait <= LONGEST_LIMIT {
@@ -213,87 +182,84 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn attempt(is_idempotent: bool) -> Attempt {
-        Attempt {
-            is_idempotent,
-            repeats: 0,
-            retries: 2,
-            was_renewed: false,
-            time_left: LONG,
-            jitter: 256,
-        }
+        Attempt { is_idempotent, time_left: LONG, jitter: 256, ..Attempt::first(2) }
     }
 
-    fn answer(status: u16, retry_after: Option<u64>) -> Outcome {
-        Outcome::Answer {
-            status,
-            token_refused: status == 401,
-            retry_after: retry_after.map(Duration::from_secs),
-        }
+    fn status(status: u16, retry_after: Option<u64>) -> Error {
+        let field = retry_after.map(|wait| ("retry-after".to_owned(), wait.to_string()));
+        let received = Received::new(status, field.into_iter().collect(), Vec::new());
+        Error::new(ErrorKind::Status, "no").with_received(received)
     }
 
-    fn broken(was_sent: bool, is_final: bool) -> Outcome {
-        Outcome::Broken { was_sent, is_final }
+    fn broken(was_sent: bool, is_final: bool) -> Error {
+        Error::new(ErrorKind::Exchange, "no").or_executed(was_sent).finally(is_final)
     }
 
     #[test]
-    fn what_follows_each_outcome() {
-        let first = Next::Repeat(back_off(0, 256));
-        let limited = Next::Repeat(back_off(0, 256) * LIMITED);
-        let asked = Next::Repeat(Duration::from_secs(7));
-        // What came back, then what follows a call that may be repeated and one that must not.
-        for (outcome, idempotent, plain) in [
-            (answer(401, None), Next::Renew, Next::Renew),
-            (answer(401, Some(7)), Next::Renew, Next::Renew),
-            (answer(300, None), Next::Return, Next::Return),
-            (answer(400, Some(7)), Next::Return, Next::Return),
-            (answer(403, None), Next::Return, Next::Return),
-            (answer(403, Some(7)), asked, Next::Return),
-            (answer(404, None), Next::Return, Next::Return),
-            (answer(408, None), Next::Return, Next::Return),
-            (answer(429, None), limited, Next::Return),
-            (answer(429, Some(7)), asked, Next::Return),
-            (answer(429, Some(0)), Next::Repeat(Duration::ZERO), Next::Return),
-            (answer(429, Some(60)), Next::Return, Next::Return),
-            (answer(500, Some(7)), Next::Return, Next::Return),
-            (answer(502, None), first, Next::Return),
-            (answer(503, Some(7)), asked, Next::Return),
-            (answer(504, None), first, Next::Return),
-            (answer(596, None), Next::Return, Next::Return),
+    fn what_follows_each_error() {
+        let first = Next::Retry(back_off(0, 256));
+        let limited = Next::Retry(back_off(0, 256) * LIMITED);
+        let asked = Next::Retry(Duration::from_secs(7));
+        // What came back, then what follows a call that may be retried and one that must not.
+        for (error, idempotent, plain) in [
+            (status(300, None), Next::Return, Next::Return),
+            (status(400, Some(7)), Next::Return, Next::Return),
+            (status(401, None), Next::Return, Next::Return),
+            (status(403, None), Next::Return, Next::Return),
+            (status(403, Some(7)), asked, Next::Return),
+            (status(404, None), Next::Return, Next::Return),
+            (status(408, None), Next::Return, Next::Return),
+            (status(429, None), limited, Next::Return),
+            (status(429, Some(7)), asked, Next::Return),
+            (status(429, Some(0)), limited, Next::Return),
+            (status(429, Some(60)), Next::Return, Next::Return),
+            (status(500, Some(7)), Next::Return, Next::Return),
+            (status(502, None), first, Next::Return),
+            (status(503, Some(7)), asked, Next::Return),
+            (status(503, Some(0)), Next::Retry(Duration::ZERO), Next::Return),
+            (status(504, None), first, Next::Return),
+            (status(596, None), Next::Return, Next::Return),
             (broken(true, false), first, Next::Return),
             (broken(false, false), first, first),
             (broken(true, true), Next::Return, Next::Return),
             (broken(false, true), Next::Return, Next::Return),
+            (Error::new(ErrorKind::Denied, "no"), Next::Return, Next::Return),
         ] {
-            assert_eq!(decide(attempt(true), outcome), idempotent, "{outcome:?}");
-            assert_eq!(decide(attempt(false), outcome), plain, "{outcome:?}");
+            assert_eq!(decide(attempt(true), &error, false), idempotent, "{error:?}");
+            assert_eq!(decide(attempt(false), &error, false), plain, "{error:?}");
         }
     }
 
     #[test]
-    fn a_second_refusal_is_returned() {
-        let again = Attempt { was_renewed: true, ..attempt(true) };
-        assert_eq!(decide(again, answer(401, None)), Next::Return);
+    fn a_token_that_was_refused_is_renewed_once() {
+        for (is_idempotent, wait) in [(true, None), (false, None), (false, Some(7))] {
+            let attempt = attempt(is_idempotent);
+            assert_eq!(decide(attempt, &status(401, wait), true), Next::Renew);
+            let again = Attempt { was_renewed: true, ..attempt };
+            assert_eq!(decide(again, &status(401, wait), true), Next::Return);
+        }
     }
 
     #[test]
-    fn repetitions_end_with_their_number_and_with_the_time() {
-        let spent = Attempt { repeats: 2, ..attempt(true) };
-        assert_eq!(decide(spent, broken(false, false)), Next::Return);
+    fn retries_end_with_their_number_and_with_the_time() {
+        let unsent = broken(false, false);
+        let spent = Attempt { retried: 2, ..attempt(true) };
+        assert_eq!(decide(spent, &unsent, false), Next::Return);
         let none = Attempt { retries: 0, ..attempt(true) };
-        assert_eq!(decide(none, broken(false, false)), Next::Return);
+        assert_eq!(decide(none, &unsent, false), Next::Return);
         let late = Attempt { time_left: Duration::from_millis(180), ..attempt(true) };
-        assert_eq!(decide(late, broken(false, false)), Next::Return);
+        assert_eq!(decide(late, &unsent, false), Next::Return);
         let over = Attempt { time_left: Duration::ZERO, ..attempt(true) };
-        assert_eq!(decide(over, answer(429, Some(0))), Next::Return);
+        assert_eq!(decide(over, &status(503, Some(0)), false), Next::Return);
     }
 
     #[test]
     fn pauses_double_and_spread_by_a_quarter() {
         assert_eq!(back_off(0, 0), Duration::from_micros(187_500));
-        for (repeats, millis) in [(0, 250), (1, 500), (2, 1000), (5, 8000)] {
+        for (retried, millis) in [(0, 250), (1, 500), (2, 1000), (5, 8000)] {
             let middle = Duration::from_millis(millis);
             for jitter in [0, 1, 256, 512, 513, u64::MAX] {
-                let pause = back_off(repeats, jitter);
+                let pause = back_off(retried, jitter);
                 assert!(pause >= middle / 4 * 3 && pause <= middle / 4 * 5, "{pause:?}");
             }
         }
@@ -392,9 +358,9 @@ mod tests {
 
     #[test]
     fn a_rate_limit_is_waited_for_if_it_is_short_and_there_is_time() {
-        let wait = |status, asked: Option<u64>, was_refused, time: u64| {
+        let wait = |code, asked: Option<u64>, was_refused, time: u64| {
             let limit = RateLimit::default();
-            limit.note(answer(status, asked));
+            limit.note(&status(code, asked));
             let wait = limit.wait(Duration::from_secs(time), was_refused);
             // Whole seconds, of which a moment has passed.
             wait.as_secs() + u64::from(wait.subsec_nanos() > 0)

@@ -1,31 +1,30 @@
+//! The session: its settings, its calls, and the loop that obeys `retry`. Called by users. Knows
+//! nothing of sockets, nor of how a token is requested.
+
+mod from_env;
+
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::counts::Counts;
-use crate::error::{field, trouble, Error, ErrorKind, Received};
-use crate::excerpt::reason;
+use crate::error::remote_text::reason;
+use crate::error::{advice, field, Error, ErrorKind, Received};
 use crate::http::{self, Call, Deadline, Network, Proxy, Request, USER_AGENT};
 use crate::response::Response;
-use crate::retry::{decide, is_token_refused, Attempt, Next, Outcome, RateLimit};
-use crate::token::{Client, Terms, Token, Tokens};
+use crate::retry::{decide, is_token_refused, Attempt, Next, RateLimit};
+use crate::token::{Client, Settings, Token, Tokens};
 use crate::url::{
     check_credential, check_field_name, check_field_value, check_media_type, check_visible, Url,
 };
 
 /// What the session puts on a request by itself.
-const OWNED: [&str; 9] = [
-    "Authorization",
-    "Host",
-    "Content-Length",
-    "Content-Type",
-    "Transfer-Encoding",
-    "Connection",
-    "Expect",
-    "Accept-Encoding",
-    "x-api-key",
-];
+const OWNED: &str = "Authorization Host Content-Length Content-Type Transfer-Encoding Connection \
+                     Expect Accept-Encoding x-api-key";
+
+const TOO_SOON: &str = "; a token was replaced less than 10 seconds ago: try again later";
+const LOOK_FIRST: &str = "; the request may have been executed: look before you send it again";
 
 /// A value of a field that is as long may be a key, and is shown in no message.
 const LIKE_A_KEY: usize = 12;
@@ -51,16 +50,28 @@ const LIKE_A_KEY: usize = 12;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
+#[must_use = "a setting returns the session"]
 pub struct Session {
     base: Url,
     tokens: Arc<Tokens>,
     rate_limit: Arc<RateLimit>,
-    api_key: Option<String>,
+    retried: Arc<AtomicUsize>,
+    settings: Settings,
     fields: Vec<(String, String)>,
-    network: Network,
     timeout: Duration,
-    renew_before: Duration,
-    retries: u32,
+}
+
+/// What a session and its clones have done so far: see [`Session::counts`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Tokens received from the token endpoint.
+    pub tokens: u64,
+    /// Connections made, those for token requests included.
+    pub connections: u64,
+    /// Retries of calls, after a failure, a rate limit or a refused token. Retries of token requests
+    /// are not counted.
+    pub retries: u64,
 }
 
 impl Session {
@@ -68,7 +79,7 @@ impl Session {
     /// calls key and secret. Sends nothing yet.
     ///
     /// The base URL is `https://HOST`, perhaps with a port and a path; `http` is accepted for
-    /// this machine only (`localhost`, 127.0.0.0/8). Tokens are requested from `base_url` +
+    /// this machine only (`localhost`, 127.0.0.0/8, `[::1]`). Tokens are requested from `base_url` +
     /// `/oauth2/token`, unless [`token_endpoint`](Session::token_endpoint) says otherwise.
     ///
     /// # Errors
@@ -95,12 +106,15 @@ impl Session {
                 secret: secret.to_owned(),
             })),
             rate_limit: Arc::default(),
-            api_key: None,
+            retried: Arc::default(),
+            settings: Settings {
+                network: Network { idle_connections: 8, ..Network::default() },
+                api_key: None,
+                renew_before: Duration::from_secs(60),
+                retries: 2,
+            },
             fields: Vec::new(),
-            network: Network::default(),
             timeout: Duration::from_secs(60),
-            renew_before: Duration::from_secs(60),
-            retries: 2,
         })
     }
 
@@ -115,30 +129,7 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput): it names each variable that is missing or empty, or
     /// the one that can't be used, and why.
     pub fn from_env() -> Result<Session, Error> {
-        let names = ["JAS_URL", "JAS_CLIENT_ID", "JAS_CLIENT_SECRET"];
-        let url = (named(names[0]), variable(names[0])?);
-        let id = (named(names[1]), variable(names[1])?);
-        let secret = secret_variable(names[2])?;
-        let values = [&*url.1, &*id.1, &*secret.1];
-        let missing = names.into_iter().zip(values);
-        let missing: Vec<_> =
-            missing.filter_map(|(name, value)| value.is_empty().then_some(name)).collect();
-        if !missing.is_empty() {
-            let missing = missing.join(", ");
-            let message = format!("environment variables missing or empty: {missing}");
-            return Err(Error::invalid_input(message));
-        }
-        let mut session = Session::checked([&url.0, &id.0, &secret.0], values)?;
-        let (name, key) = secret_variable("JAS_API_KEY")?;
-        if !key.is_empty() {
-            check_visible(&name, &key)?;
-            session.api_key = Some(key);
-        }
-        let (name, endpoint) = (named("JAS_TOKEN_ENDPOINT"), variable("JAS_TOKEN_ENDPOINT")?);
-        if !endpoint.is_empty() {
-            session = session.requesting_from(&name, &endpoint)?;
-        }
-        Ok(session)
+        from_env::session()
     }
 
     /// Sets the URL that tokens are requested from: by default the base URL +
@@ -151,7 +142,6 @@ impl Session {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the URL can't be used.
-    #[must_use = "a setting returns the session"]
     pub fn token_endpoint(self, url: &str) -> Result<Session, Error> {
         self.requesting_from("token endpoint's URL", url)
     }
@@ -189,7 +179,6 @@ impl Session {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the path has no file name, or if something else than
     /// a file is there: a directory or a device, say.
-    #[must_use = "a setting returns the session"]
     pub fn token_file(self, path: impl Into<PathBuf>) -> Result<Session, Error> {
         let path = path.into();
         let is_other = path.metadata().is_ok_and(|found| !found.is_file());
@@ -209,10 +198,9 @@ impl Session {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if it has a character other than visible ASCII.
-    #[must_use = "a setting returns the session"]
     pub fn api_key(mut self, key: &str) -> Result<Session, Error> {
         check_visible("API key", key)?;
-        self.api_key = Some(key.to_owned());
+        self.settings.api_key = Some(key.to_owned());
         Ok(self)
     }
 
@@ -227,11 +215,10 @@ impl Session {
     /// section 5](https://www.rfc-editor.org/rfc/rfc9110#section-5)), or if the session owns the
     /// field: Authorization, Host, Content-Length, Content-Type, Transfer-Encoding, Connection,
     /// Expect, Accept-Encoding and x-api-key.
-    #[must_use = "a setting returns the session"]
     pub fn header(mut self, name: &str, value: &str) -> Result<Session, Error> {
         check_field_name("field name", name)?;
-        if let Some(owned) = OWNED.iter().find(|owned| owned.eq_ignore_ascii_case(name)) {
-            let advice = match *owned {
+        if let Some(owned) = OWNED.split(' ').find(|owned| owned.eq_ignore_ascii_case(name)) {
+            let advice = match owned {
                 "x-api-key" => ": use Session::api_key",
                 "Content-Type" => ": give it to Session::post",
                 _ => "",
@@ -274,23 +261,22 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the URL can't be used. When the proxy opens no
     /// tunnel, a call fails with [`Exchange`](ErrorKind::Exchange) or
     /// [`Timeout`](ErrorKind::Timeout), and the message names the proxy. Nothing has reached the
-    /// API then, so that a plain POST, too, is sent again, unless the proxy's answer was a refusal
-    /// (below 500).
-    #[must_use = "a setting returns the session"]
+    /// API then, so a plain POST is retried, too, unless the proxy refused (a status below 500).
     pub fn proxy(mut self, url: &str) -> Result<Session, Error> {
-        self.network.proxy = Some(Arc::new(Proxy::parse("proxy's URL", url)?));
+        self.settings.network.proxy = Some(Arc::new(Proxy::parse("proxy's URL", url)?));
         Ok(self)
     }
 
     /// Sets the proxy that the environment names, as curl reads it, in place of one that was set
     /// before. Without this call the environment is not looked at.
     ///
-    /// `https_proxy`, else `HTTPS_PROXY`, is a URL as [`proxy`](Session::proxy) takes it; if
-    /// neither is set, or both are empty, there is no proxy. `ALL_PROXY` and `HTTP_PROXY` do not
-    /// count. `no_proxy`, else `NO_PROXY`, lists hosts that are connected to directly, parted by
-    /// commas or blanks: names (`example.com` and `.example.com` both stand for this name and all
-    /// below it), IPv4 addresses and networks (`10.0.0.0/8`), or `*` alone for all hosts. An entry
-    /// with a port is that of no host.
+    /// - `https_proxy`, else `HTTPS_PROXY`, is a URL as [`proxy`](Session::proxy) takes it. If
+    ///   neither is set, or both are empty, there is no proxy. `ALL_PROXY` and `HTTP_PROXY` do not
+    ///   count.
+    /// - `no_proxy`, else `NO_PROXY`, lists hosts that are connected to directly, parted by commas or
+    ///   blanks: names, addresses and networks (`10.0.0.0/8`), or `*` alone for all hosts.
+    ///   `example.com` and `.example.com` both stand for this name and all below it. An entry with a
+    ///   port is ignored.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -302,9 +288,8 @@ impl Session {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if a value can't be used: it names the variable.
-    #[must_use = "a setting returns the session"]
     pub fn proxy_from_env(mut self) -> Result<Session, Error> {
-        self.network.proxy = Proxy::from_env(variable)?.map(Arc::new);
+        self.settings.network.proxy = Proxy::from_env(from_env::variable)?.map(Arc::new);
         Ok(self)
     }
 
@@ -324,10 +309,9 @@ impl Session {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if there is no certificate in it, or one that
     /// can't be read, or if the crate was built without TLS.
-    #[must_use = "a setting returns the session"]
     pub fn root_certificates(mut self, pem: &[u8]) -> Result<Session, Error> {
-        let trust = self.network.trust.extended(pem);
-        self.network.trust =
+        let trust = self.settings.network.trust.extended(pem);
+        self.settings.network.trust =
             trust.map_err(|why| Error::invalid_input(format!("the root certificates {why}")))?;
         Ok(self)
     }
@@ -340,16 +324,14 @@ impl Session {
     /// `post_json` never do, because on a connection that the server may just have closed, nobody
     /// could tell whether a booking without a response was made. One that was idle for 30 seconds is
     /// closed at the next look, and all of them with the last clone.
-    #[must_use = "a setting returns the session"]
     pub fn idle_connections(mut self, n: usize) -> Session {
-        self.network.idle_connections = n;
+        self.settings.network.idle_connections = n;
         self
     }
 
     /// Sets how long one call may take: 60 seconds by default. It bounds all of a call, from
     /// waiting for a token to the last byte of the content that the caller reads. With zero,
     /// every call fails at once. For one call, `session.clone().timeout(...)` has the same token.
-    #[must_use = "a setting returns the session"]
     pub fn timeout(mut self, timeout: Duration) -> Session {
         self.timeout = timeout;
         self
@@ -361,27 +343,24 @@ impl Session {
     /// It is renewed after the response to a call, in a quarter of the time that this call has left
     /// and in 2 seconds at most. If that fails, the calls go on with the token as long as it is good,
     /// and the next try is made 10 seconds later.
-    #[must_use = "a setting returns the session"]
     pub fn renew_before(mut self, margin: Duration) -> Session {
-        self.renew_before = margin;
+        self.settings.renew_before = margin;
         self
     }
 
-    /// Sets how many times a request that may be sent again is sent again: 2 by default. It
-    /// counts for the token request and for the call by itself; the one more after a refused
-    /// token is not counted.
+    /// Sets how many times a request that may be retried is retried: 2 by default. The token request
+    /// and the call are counted separately. The one that follows a refused token is not counted.
     ///
-    /// The pause before it is what the response's `Retry-After` asks for, else 250 ms, doubled each
-    /// time, a quarter more or less; for a 429 that does not tell how long, four times that. A pause that
-    /// does not fit into what is left of the
-    /// [`timeout`](Session::timeout) is not made: the error is returned at once.
+    /// The pause before a retry is what the response's `Retry-After` asks for. Without that it is
+    /// 250 ms, doubled each time, a quarter more or less; for a 429, four times as much. A pause that
+    /// does not fit into the rest of the [`timeout`](Session::timeout) is not made: the error is
+    /// returned at once.
     ///
     /// A rate limit (429, or 403 or 503 with `Retry-After`) of at most 30 seconds holds for the
-    /// session and its clones: other calls wait for its end before they send, those that were not
-    /// refused a quarter longer, unless that takes more than half of their time.
-    #[must_use = "a setting returns the session"]
+    /// session and its clones. Their other calls wait for its end before they send, if that takes no
+    /// more than half of their time. Those that were not refused themselves wait a quarter longer.
     pub fn retries(mut self, n: u32) -> Session {
-        self.retries = n;
+        self.settings.retries = n;
         self
     }
 
@@ -405,19 +384,19 @@ impl Session {
         self.call(path, None, true)
     }
 
-    /// Sends a POST with `content` of this media type, which JAS answers in the same media type.
+    /// Sends a POST with `content` of this media type, to which JAS responds in the same media type.
     /// XML is handed over untouched: any XML crate makes and reads it, and escapes what you put in.
     ///
-    /// It is sent exactly once, unless it certainly never reached the API, or the API refused
-    /// the token: a booking is not made twice. When it fails,
-    /// [`may_have_executed`](Error::may_have_executed) tells whether to look before sending it
-    /// again. For calls that only read there is [`post_idempotent`](Session::post_idempotent).
+    /// A booking is not made twice: the POST is retried only if it never reached the API, or if the
+    /// API refused the token. When it fails, [`may_have_executed`](Error::may_have_executed) tells
+    /// whether to look before you send it again. For calls that only read there is
+    /// [`post_idempotent`](Session::post_idempotent).
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
     /// # let session = jas_session::Session::from_env()?;
     /// let booking = "<Booking><Reference>PO-4711</Reference></Booking>";
-    /// let answer = session.post("/bookings/v1/bookings", "application/xml", booking)?;
+    /// let response = session.post("/bookings/v1/bookings", "application/xml", booking)?;
     /// # Ok(()) }
     /// ```
     ///
@@ -430,8 +409,8 @@ impl Session {
         self.call(path, Some((media_type, content.as_ref())), false)
     }
 
-    /// Sends a POST with `content` as JSON; the rest is as with [`post`](Session::post). A string
-    /// becomes a JSON string: text that is JSON already goes through `post`.
+    /// Sends a POST with `content` as JSON, otherwise like [`post`](Session::post). A string becomes
+    /// a JSON string: send text that is JSON already with `post`.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -442,7 +421,7 @@ impl Session {
     /// struct Booking { reference: String }
     ///
     /// let booking = Booking { reference: "PO-4711".into() };
-    /// let answer = session.post_json("/bookings/v1/bookings", &booking)?;
+    /// let response = session.post_json("/bookings/v1/bookings", &booking)?;
     /// # Ok(()) }
     /// ```
     ///
@@ -456,17 +435,16 @@ impl Session {
         self.call(path, Some(("application/json", json.as_bytes())), false)
     }
 
-    /// Sends a POST that only reads, such as JAS's status queries, and so may be sent again
-    /// ([RFC 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): after a
-    /// broken exchange, or when the server is busy, up to [`retries`](Session::retries) times.
-    /// That includes content of up to 16 KiB which is truncated; longer content, which is read from the
-    /// [`Response`], is not sent for again.
+    /// Sends a POST that only reads, such as JAS's status queries, and so may be retried
+    /// ([RFC 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): if there was
+    /// no response, or the server is busy, up to [`retries`](Session::retries) times. Content of up
+    /// to 16 KiB is read within the call, and if it is truncated, the call is retried, too.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
     /// # let session = jas_session::Session::from_env()?;
     /// let query = r#"{"houseBill":"PAR45176295"}"#;
-    /// let answer = session.post_idempotent("/tracking/v1/shipments", "application/json", query)?;
+    /// let response = session.post_idempotent("/tracking/v1/shipments", "application/json", query)?;
     /// # Ok(()) }
     /// ```
     ///
@@ -497,10 +475,10 @@ impl Session {
     /// [`Timeout`](ErrorKind::Timeout), [`Exchange`](ErrorKind::Exchange),
     /// [`InvalidToken`](ErrorKind::InvalidToken) or [`Status`](ErrorKind::Status).
     pub fn access_token(&self) -> Result<String, Error> {
-        let terms = self.terms(Deadline::after(self.timeout));
-        let token = self.tokens.token(terms)?;
+        let deadline = Deadline::after(self.timeout);
+        let token = self.tokens.token(&self.settings, deadline)?;
         // At once, since the token leaves.
-        self.tokens.renew_if_due(terms);
+        self.tokens.renew_if_due(&self.settings, deadline);
         let held = self.tokens.held().map(|(held, _)| held);
         Ok(held.unwrap_or_else(|| token.value().to_owned()))
     }
@@ -531,7 +509,6 @@ impl Session {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the token has a character other than visible
     /// ASCII.
-    #[must_use = "this returns the session"]
     pub fn resume(self, access_token: &str, expires_in: Duration) -> Result<Session, Error> {
         check_visible("access token", access_token)?;
         self.tokens.hold(access_token, expires_in);
@@ -542,23 +519,17 @@ impl Session {
     /// clones: for the last line of a job.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.network.counts.get()
+        Counts {
+            tokens: self.tokens.received(),
+            connections: self.settings.network.addresses.connected(),
+            retries: self.retried.load(Ordering::Relaxed) as u64,
+        }
     }
 
     /// Drops the token held if it is this one: for a token that was refused when it was used by
     /// other means.
     pub fn invalidate(&self, refused: &str) {
         self.tokens.invalidate(refused);
-    }
-
-    fn terms(&self, deadline: Deadline) -> Terms<'_> {
-        Terms {
-            network: &self.network,
-            deadline,
-            renew_before: self.renew_before,
-            retries: self.retries,
-            api_key: self.api_key.as_deref(),
-        }
     }
 
     /// One call. `content` with its media type makes it a POST.
@@ -574,7 +545,7 @@ impl Session {
         // Not before, so that no call waits for a token endpoint while its token is good.
         let error = result.as_ref().err();
         if error.is_none_or(|error| error.status().is_some()) {
-            self.tokens.renew_if_due(self.terms(deadline));
+            self.tokens.renew_if_due(&self.settings, deadline);
         }
         result
     }
@@ -583,65 +554,55 @@ impl Session {
     fn attempts(
         &self, url: &Url, content: Option<(&str, &[u8])>, is_idempotent: bool, deadline: Deadline,
     ) -> Result<Response, Error> {
-        let terms = self.terms(deadline);
-        let mut attempt = Attempt { is_idempotent, ..Attempt::first(self.retries) };
+        let mut attempt = Attempt { is_idempotent, ..Attempt::first(self.settings.retries) };
         // Of all attempts so far: what one may have done, a later one does not undo.
         let mut may_have_executed = false;
         let mut was_given = false;
         self.wait_for_rate_limit(false, deadline);
-        let mut token = self.tokens.token(terms)?;
+        let mut token = self.tokens.token(&self.settings, deadline)?;
         loop {
-            let (error, outcome) = match self.send(url, content, &token, deadline, is_idempotent) {
-                Ok(response) if (200..300).contains(&response.status) => {
-                    let session = self.clone();
-                    let secrets = move || session.secrets(&token, session.terms(deadline));
-                    return Ok(Response::new(response, Box::new(secrets)));
-                }
-                Ok(response) => {
-                    let label = response.content.call().label.clone();
-                    let received = Received::read(response);
-                    let token_refused = is_token_refused(&received);
-                    let outcome = Outcome::of(&received, token_refused);
-                    self.rate_limit.note(outcome);
-                    let again = token_refused.then_some(attempt.was_renewed);
-                    let error = self.refused(&label, received, again, &token, terms);
-                    (error, outcome)
-                }
-                Err(failure) => {
-                    let outcome = Outcome::Broken {
-                        was_sent: failure.error.may_have_executed(),
-                        is_final: failure.is_final,
-                    };
-                    (failure.error, outcome)
-                }
-            };
+            let (error, token_refused) =
+                match self.send(url, content, &token, deadline, is_idempotent) {
+                    Ok(response) if response.is_success() => {
+                        let session = self.clone();
+                        let secrets = move || session.secrets(&token);
+                        return Ok(Response::new(response, Box::new(secrets)));
+                    }
+                    Ok(response) => self.refused(response, &token, attempt.was_renewed),
+                    Err(error) => (error, false),
+                };
+            self.rate_limit.note(&error);
             may_have_executed |= error.may_have_executed();
             attempt.time_left = deadline.left();
-            let next = match decide(attempt, outcome) {
-                Next::Return => return Err(error.or_executed(may_have_executed)),
-                Next::Renew => match self.tokens.replace(&token, terms) {
-                    Ok(None) => {
-                        let error = error.and("; a token was replaced less than 10 seconds ago");
-                        return Err(error.or_executed(may_have_executed));
-                    }
+            let next = match decide(attempt, &error, token_refused) {
+                Next::Return => Err(error),
+                Next::Renew => match self.tokens.replace(&token, &self.settings, deadline) {
                     Ok(Some((token, is_new))) => {
                         // One that was there already may be refused as well: for once.
                         attempt.was_renewed = is_new || was_given;
                         was_given = true;
                         Ok(token)
                     }
+                    Ok(None) => Err(error.and(TOO_SOON)),
                     Err(error) => Err(error),
                 },
-                Next::Repeat(pause) => {
-                    tell!(warn, "{error}; again in {pause:?}");
+                Next::Retry(pause) => {
+                    tell!(warn, "{error}; retrying in {pause:?}");
                     std::thread::sleep(pause);
-                    attempt.repeats += 1;
+                    attempt.retried += 1;
                     self.wait_for_rate_limit(true, deadline);
-                    self.tokens.token(terms)
+                    self.tokens.token(&self.settings, deadline)
                 }
             };
-            token = next.map_err(|error| error.or_executed(may_have_executed))?;
-            self.network.counts.add(|counts| counts.retries += 1);
+            token = next.map_err(|error| {
+                let error = error.or_executed(may_have_executed);
+                if may_have_executed && !is_idempotent {
+                    error.and(LOOK_FIRST)
+                } else {
+                    error
+                }
+            })?;
+            self.retried.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -661,26 +622,18 @@ impl Session {
     fn send(
         &self, url: &Url, content: Option<(&str, &[u8])>, token: &Token, deadline: Deadline,
         is_repeatable: bool,
-    ) -> Result<http::Response, http::Failure> {
+    ) -> Result<http::Response, Error> {
         let authorization = format!("Bearer {}", token.value());
         let mut secret_fields = vec![("Authorization", authorization.as_str())];
-        if let Some(key) = &self.api_key {
-            secret_fields.push(("x-api-key", key));
-        }
-        let own = self.fields.iter();
-        secret_fields.extend(own.map(|(name, value)| (name.as_str(), value.as_str())));
-        // An absent field would allow any coding.
+        secret_fields.extend(self.settings.api_key.as_deref().map(|key| ("x-api-key", key)));
+        secret_fields.extend(self.fields.iter().map(|(name, value)| (&**name, &**value)));
+        let (method, accept) =
+            content.map_or(("GET", "*/*"), |(media_type, _)| ("POST", media_type));
+        // An absent `Accept-Encoding` would allow any coding.
         let mut fields = vec![("Accept-Encoding", "identity")];
-        if let Some((media_type, _)) = content {
-            fields.push(("Content-Type", media_type));
-        }
-        let accept = content.map_or("*/*", |(media_type, _)| media_type);
-        for (name, value) in [("Accept", accept), ("User-Agent", USER_AGENT)] {
-            if field(&self.fields, name).is_none() {
-                fields.push((name, value));
-            }
-        }
-        let method = if content.is_some() { "POST" } else { "GET" };
+        fields.extend(content.map(|(media_type, _)| ("Content-Type", media_type)));
+        let own = [("Accept", accept), ("User-Agent", USER_AGENT)].into_iter();
+        fields.extend(own.filter(|(name, _)| field(&self.fields, name).is_none()));
         let label = format!("{method} {url}");
         http::send(Request {
             call: Call { label, deadline },
@@ -689,99 +642,46 @@ impl Session {
             secret_fields: &secret_fields,
             content: content.map(|(_, content)| content),
             is_repeatable,
-            network: &self.network,
+            network: &self.settings.network,
         })
     }
 
-    /// The error for a response other than 2xx, with JAS's own advice. If it refused the token,
-    /// `again` tells whether that was a new one.
-    fn refused(
-        &self, label: &str, received: Received, again: Option<bool>, token: &Token,
-        terms: Terms<'_>,
-    ) -> Error {
-        let status = received.status;
+    /// The error for a response other than 2xx, and whether it refused the token.
+    fn refused(&self, response: http::Response, token: &Token, was_renewed: bool) -> (Error, bool) {
+        let label = response.content.call().label.clone();
+        let received = Received::read(response);
+        let (status, token_refused) = (received.status, is_token_refused(&received));
         let advice = match status {
-            _ if again == Some(true) => ": the access token was refused, and a new one, too",
-            401 => ": the access token is missing, invalid or expired",
-            _ if again.is_some() => ": the access token is invalid or expired",
-            400 => ": bad request, usually a missing or wrong media type",
-            403 if received.retry_after.is_some() => trouble(429),
-            403 if self.api_key.is_none() => {
+            _ if token_refused && was_renewed => {
+                ": a new access token was refused as well: check the application's subscription to \
+                 this API, and that the token endpoint is this API's"
+            }
+            _ if token_refused => ": the access token was refused",
+            403 if received.retry_after.is_some() => advice(429),
+            403 if self.settings.api_key.is_none() => {
                 ": no API key (x-api-key) was sent: set it with Session::api_key, or JAS_API_KEY"
             }
             403 => {
-                ": the credentials or the API key (x-api-key) are invalid, or the subscription to \
-                 this API is missing"
+                ": check the API key (x-api-key), and the application's subscription to this API"
             }
-            404 => ": not found",
-            405 => ": this path does not take this method",
-            // It speaks of this request: nothing was done now.
-            409 => ": it conflicts with what is there already, perhaps with an earlier booking",
-            413 => ": the content is larger than the server takes",
-            415 => ": the server does not take this media type here",
-            // The gateways of one maker say so.
-            596 => {
-                ": no such route: check the base URL, the path, and the subscription to this API"
-            }
-            _ => trouble(status),
+            _ => advice(status),
         };
-        let detail = reason(&received, &self.secrets(token, terms));
-        Error::new(ErrorKind::Status, format!("{label}: answered with {status}{advice}{detail}"))
-            // 4xx says that the request was not acted on; a redirect may follow what was done.
-            .or_executed(!(400..500).contains(&status))
-            .with_received(received)
+        let detail = reason(&received, &self.secrets(token));
+        let message = format!("{label}: status {status}{advice}{detail}");
+        // 4xx says that the request was not acted on; a redirect may follow what was done.
+        let may_have_executed = !(400..500).contains(&status);
+        let error = Error::new(ErrorKind::Status, message).or_executed(may_have_executed);
+        (error.with_received(received), token_refused)
     }
 
     /// What the response to a call may echo, and no message may show.
-    fn secrets(&self, token: &Token, terms: Terms<'_>) -> Vec<String> {
-        let mut secrets = self.tokens.secrets(terms);
+    fn secrets(&self, token: &Token) -> Vec<String> {
+        let mut secrets = self.tokens.secrets(&self.settings);
         secrets.push(token.value().to_owned());
         // Some gateways want a key in a field of their own.
         let own = self.fields.iter().map(|(_, value)| value);
         secrets.extend(own.filter(|value| value.len() >= LIKE_A_KEY).cloned());
         secrets
-    }
-}
-
-/// What messages call a variable of the environment.
-fn named(variable: &str) -> String {
-    format!("environment variable {variable}")
-}
-
-/// A variable of the environment, or else what is in the file that the variable `NAME_FILE` names;
-/// and what messages call it. Empty if neither is set.
-fn secret_variable(name: &str) -> Result<(String, String), Error> {
-    let (value, of_file) = (variable(name)?, format!("{name}_FILE"));
-    let path = variable(&of_file)?;
-    if path.is_empty() {
-        return Ok((named(name), value));
-    }
-    if !value.is_empty() {
-        let message = format!("the environment variables {name} and {of_file} are both set");
-        return Err(Error::invalid_input(message));
-    }
-    let what = format!("file {path} ({of_file})");
-    let content = std::fs::read(&path).map_err(|cause| {
-        Error::invalid_input(format!("the {what} can't be read")).with_source(cause)
-    })?;
-    // What is not UTF-8 is no character that can be sent.
-    let mut value = String::from_utf8_lossy(&content).into_owned();
-    let line = value.strip_suffix('\n').unwrap_or(&value);
-    value.truncate(line.strip_suffix('\r').unwrap_or(line).len());
-    if value.is_empty() {
-        return Err(Error::invalid_input(format!("the {what} is empty")));
-    }
-    Ok((what, value))
-}
-
-/// A variable of the environment; empty if it is not set.
-fn variable(name: &str) -> Result<String, Error> {
-    match std::env::var(name) {
-        Ok(value) => Ok(value),
-        Err(std::env::VarError::NotPresent) => Ok(String::new()),
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(Error::invalid_input(format!("the environment variable {name} is not UTF-8")))
-        }
     }
 }
 
@@ -799,18 +699,14 @@ fn check_tls(url: &Url) -> Result<(), Error> {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("Session");
-        shown
-            .field("base_url", &format_args!("{}", self.base))
-            .field("token_endpoint", &format_args!("{}", self.tokens.client.endpoint))
-            .field("client_id", &self.tokens.client.id);
-        if let Some(proxy) = &self.network.proxy {
-            shown.field("proxy", &format_args!("{proxy}"));
-        }
-        shown
+        f.debug_struct("Session")
+            .field("base_url", &self.base.to_string())
+            .field("token_endpoint", &self.tokens.client.endpoint.to_string())
+            .field("client_id", &self.tokens.client.id)
+            .field("proxy", &self.settings.network.proxy.as_ref().map(ToString::to_string))
             .field("timeout", &self.timeout)
-            .field("renew_before", &self.renew_before)
-            .field("retries", &self.retries)
+            .field("renew_before", &self.settings.renew_before)
+            .field("retries", &self.settings.retries)
             .finish_non_exhaustive()
     }
 }

@@ -5,15 +5,15 @@ mod file;
 mod request;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-#[cfg(fuzzing)]
+#[cfg(jas_session_fuzzing)]
 pub(crate) use request::read;
 pub(crate) use request::Client;
-use request::Failure;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::http::{Deadline, Network, Proxy};
 use crate::retry::{decide, Attempt, Next};
 
@@ -43,20 +43,21 @@ pub(crate) struct Token {
     is_kept: bool,
 }
 
-/// What a caller asks for when it needs a token.
-#[derive(Clone, Copy)]
-pub(crate) struct Terms<'a> {
-    pub(crate) network: &'a Network,
-    pub(crate) deadline: Deadline,
+/// The settings of a session that count for its token, too.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) network: Network,
+    /// Not sent to the token endpoint, but a server may know and echo it.
+    pub(crate) api_key: Option<String>,
     pub(crate) renew_before: Duration,
     pub(crate) retries: u32,
-    /// Not sent, but a server may know and echo it.
-    pub(crate) api_key: Option<&'a str>,
 }
 
 /// The token held, shared by all clones of a session.
 pub(crate) struct Tokens {
     pub(crate) client: Client,
+    /// How many have been received from token endpoints, by all clones of the session.
+    received: Arc<AtomicUsize>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -73,7 +74,7 @@ struct State {
     /// The number given to the last one.
     last_number: u64,
     /// What came of the last request out of need, when, and on which way.
-    last: Option<(Instant, Result<Token, Failure>, Network)>,
+    last: Option<(Instant, Result<Token, Error>, Network)>,
     /// When a token was last replaced because it was refused.
     replaced: Option<Instant>,
     /// When an early renewal has failed: it is left alone for a while by whoever has no more time
@@ -114,6 +115,22 @@ impl State {
         held.filter(|token| Instant::now() < token.expiry)
     }
 
+    /// What a caller with these settings need not request any more: the token held, or what has come
+    /// of requests `since` then.
+    fn outcome(&self, settings: &Settings, since: Instant) -> Option<Result<Token, Error>> {
+        if let Some(token) = self.valid() {
+            return Some(Ok(token));
+        }
+        let (at, result, way) = self.last.as_ref()?;
+        let is_due = match result {
+            Err(error) if is_denied(error) && at.elapsed() < CALM => true,
+            Err(error) => *at > since && concerns(error, settings, way),
+            // Even if it was good for that moment only.
+            Ok(_) => *at > since,
+        };
+        is_due.then(|| result.clone())
+    }
+
     fn hold(&mut self, token: Token) {
         self.recent.retain(|other| *other != token.value);
         self.recent.truncate(RECENT - 1);
@@ -126,110 +143,95 @@ impl State {
 
 impl Tokens {
     pub(crate) fn new(client: Client) -> Tokens {
-        Tokens { client, state: Mutex::default(), changed: Condvar::new() }
+        let received = Arc::default();
+        Tokens { client, received, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// A token for one call: the one held, or a new one.
-    pub(crate) fn token(&self, terms: Terms<'_>) -> Result<Token, Error> {
-        if let Some(token) = self.state().valid() {
-            return Ok(token);
-        }
-        let place = self.place(&mut self.state());
+    pub(crate) fn token(&self, settings: &Settings, deadline: Deadline) -> Result<Token, Error> {
         // What ends behind this moment counts for this caller, too.
         let mut since = Instant::now();
-        let (mut not_before, mut own) = (since, None);
-        let mut attempt = Attempt::first(terms.retries);
+        let mut attempt = Attempt::first(settings.retries);
         loop {
-            let mut state = self.state();
-            if let Some(token) = state.valid() {
-                return Ok(token);
-            }
-            attempt.time_left = terms.deadline.left();
-            match &state.last {
-                Some((at, Err(failure), _)) if failure.is_denied() && at.elapsed() < CALM => {
-                    return Err(failure.error.copy());
-                }
-                // Even if it was good for that moment only.
-                Some((at, Ok(token), _)) if *at > since => return Ok(token.clone()),
-                Some((at, Err(failure), way)) if *at > since => {
-                    since = *at;
-                    if own != Some(since) && !failure.concerns(terms, way) {
-                        if attempt.time_left < SHORTEST {
-                            return Err(self.late(terms));
-                        }
-                    } else if let Next::Repeat(pause) = decide(attempt, failure.outcome) {
-                        attempt.repeats += 1;
-                        not_before = Instant::now() + pause;
-                        // Who pauses holds up nobody.
-                        state.line.retain(|number| *number != place.number);
-                        self.changed.notify_all();
-                    } else {
-                        return Err(failure.error.copy());
-                    }
-                }
-                _ => {}
-            }
-            let mut wait = not_before.saturating_duration_since(Instant::now());
-            if wait.is_zero() {
-                if !state.line.contains(&place.number) {
-                    state.line.push_back(place.number);
-                }
-                if state.line[0] == place.number {
-                    drop(state);
-                    own = Some(self.request(terms));
-                    continue;
-                }
-                wait = attempt.time_left;
-            }
-            if attempt.time_left.is_zero() {
-                return Err(self.late(terms));
-            }
-            let wait = wait.min(attempt.time_left);
-            drop(self.changed.wait_timeout(state, wait));
+            let error = match self.next_token(settings, deadline, &mut since) {
+                Ok(token) => return Ok(token),
+                Err(error) => error,
+            };
+            attempt.time_left = deadline.left();
+            let Next::Retry(pause) = decide(attempt, &error, false) else { return Err(error) };
+            attempt.retried += 1;
+            // Who pauses stands in no line, and holds up nobody.
+            let knows_all = |state: &mut State| state.outcome(settings, since).is_none();
+            drop(self.changed.wait_timeout_while(self.state(), pause, knows_all));
         }
     }
 
-    /// Requests a token for all who stand in line. Tells when that ended.
-    fn request(&self, terms: Terms<'_>) -> Instant {
-        let result = self.obtain(terms, |_| true);
-        if let Err(Failure { error, .. }) = &result {
+    /// The token held, or what comes of the next request: this caller's own, or that of another one.
+    fn next_token(
+        &self, settings: &Settings, deadline: Deadline, since: &mut Instant,
+    ) -> Result<Token, Error> {
+        let place = self.place(&mut self.state());
+        loop {
+            let state = self.state();
+            if let Some(outcome) = state.outcome(settings, *since) {
+                *since = Instant::now();
+                return outcome;
+            }
+            let left = deadline.left();
+            let has_failed = state.last.as_ref().is_some_and(|(at, ..)| at > since);
+            if left.is_zero() || has_failed && left < SHORTEST {
+                let call = self.client.call(deadline);
+                return Err(call.late("while another thread requested the token"));
+            }
+            if state.line[0] == place.number {
+                drop(state);
+                return self.request(settings, deadline, since);
+            }
+            drop(self.changed.wait_timeout(state, left));
+        }
+    }
+
+    /// Requests a token for all who stand in line. Notes when that ended.
+    fn request(
+        &self, settings: &Settings, deadline: Deadline, ended: &mut Instant,
+    ) -> Result<Token, Error> {
+        let result = self.obtain(settings, deadline, |_| true);
+        if let Err(error) = &result {
             tell!(warn, "{error}");
         }
         let mut state = self.state();
         if let Ok(token) = &result {
             state.hold(token.clone());
         }
-        let now = Instant::now();
-        state.last = Some((now, result, terms.network.clone()));
+        *ended = Instant::now();
+        state.last = Some((*ended, result.clone(), settings.network.clone()));
         self.changed.notify_all();
-        now
+        result
     }
 
     /// Renews the token held if it is due: once, in a part of the caller's time, and before the
     /// token expires. Of a failure nobody hears.
-    pub(crate) fn renew_if_due(&self, terms: Terms<'_>) {
+    pub(crate) fn renew_if_due(&self, settings: &Settings, deadline: Deadline) {
         let now = Instant::now();
-        let is_due = |token: &Token| token.is_due(now, terms.renew_before);
+        let is_due = |token: &Token| token.is_due(now, settings.renew_before);
         let mut state = self.state();
         let Some(held) = state.valid().filter(is_due) else {
             return;
         };
-        let part = (terms.deadline.left() / 4).min(LONGEST_RENEWAL);
+        let part = (deadline.left() / 4).min(LONGEST_RENEWAL);
         let part = part.min(held.expiry.saturating_duration_since(now));
         let is_left = state.failed_early.as_ref().is_some_and(|(at, most, way)| {
-            at.elapsed() < CALM && part <= *most && terms.network.is_same_way(way)
+            at.elapsed() < CALM && part <= *most && settings.network.is_same_way(way)
         });
         if is_left || part < SHORTEST || !state.line.is_empty() {
             return;
         }
         let _place = self.place(&mut state);
         drop(state);
-        let deadline = terms.deadline.within(part);
-        let once = Terms { deadline, ..terms };
         // Some endpoints hand out the same token until it is over.
         let is_better = |token: &Token| token.expiry > held.expiry && !is_due(token);
-        let result = self.obtain(once, is_better);
-        if let Err(Failure { error, .. }) = &result {
+        let result = self.obtain(settings, deadline.within(part), is_better);
+        if let Err(error) = &result {
             tell!(warn, "the token could not be renewed yet: {error}");
         }
         let mut state = self.state();
@@ -240,12 +242,14 @@ impl Tokens {
         match result {
             Ok(token) if is_better(&token) => state.hold(token),
             // Callers alike have a moment more or less.
-            _ => state.failed_early = Some((now, part * 2, terms.network.clone())),
+            _ => state.failed_early = Some((now, part * 2, settings.network.clone())),
         }
     }
 
     /// A token in place of an old one that was refused, or `None` if one was replaced just now.
-    pub(crate) fn replace(&self, old: &Token, terms: Terms<'_>) -> Result<Replacement, Error> {
+    pub(crate) fn replace(
+        &self, old: &Token, settings: &Settings, deadline: Deadline,
+    ) -> Result<Replacement, Error> {
         let mut state = self.state();
         let dropped = state.held.take_if(|held| held.value == old.value);
         // One that has expired is renewed as any other. Servers that count whole seconds end a token
@@ -265,7 +269,7 @@ impl Tokens {
             tell!(warn, "the token was refused; requesting another");
             self.forget(old.value());
         }
-        let token = self.token(terms)?;
+        let token = self.token(settings, deadline)?;
         let is_new = dropped.is_some() && !token.is_kept;
         Ok(Some((token, is_new)))
     }
@@ -279,6 +283,10 @@ impl Tokens {
         self.state().hold(Token::new(value, lifetime, Instant::now()));
     }
 
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed) as u64
+    }
+
     pub(crate) fn invalidate(&self, refused: &str) {
         self.state().held.take_if(|held| held.value() == refused);
         self.forget(refused);
@@ -286,10 +294,10 @@ impl Tokens {
 
     /// What a server may echo, and no message may show: the credentials in use, and the last
     /// tokens.
-    pub(crate) fn secrets(&self, terms: Terms<'_>) -> Vec<String> {
-        let mut secrets = Proxy::secrets(terms.network.proxy.as_deref()).to_vec();
+    pub(crate) fn secrets(&self, settings: &Settings) -> Vec<String> {
+        let mut secrets = Proxy::secrets(settings.network.proxy.as_deref()).to_vec();
         secrets.push(self.client.secret.clone());
-        secrets.extend(terms.api_key.map(str::to_owned));
+        secrets.extend(settings.api_key.clone());
         secrets.extend(self.state().recent.iter().map(ToString::to_string));
         secrets
     }
@@ -305,11 +313,6 @@ impl Tokens {
         state.line.push_back(number);
         Place { tokens, number }
     }
-
-    fn late(&self, terms: Terms<'_>) -> Error {
-        let call = self.client.call(terms.deadline);
-        call.late("while another thread requested the token")
-    }
 }
 
 impl Drop for Place<'_> {
@@ -319,11 +322,25 @@ impl Drop for Place<'_> {
     }
 }
 
+/// Whether the credentials were refused, so that the next request would be, too.
+fn is_denied(error: &Error) -> bool {
+    error.kind() == ErrorKind::Denied && matches!(error.status(), Some(200..=299 | 400 | 401 | 403))
+}
+
+/// Whether a caller with these settings, who may have more time or another way than this, would have
+/// met this error as well.
+fn concerns(error: &Error, settings: &Settings, way: &Network) -> bool {
+    match error.kind() {
+        ErrorKind::Timeout => false,
+        ErrorKind::Exchange => settings.network.is_same_way(way),
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{ErrorKind, Received};
-    use crate::retry::Outcome;
+    use crate::error::Received;
     use crate::url::Url;
 
     /// Of an endpoint that refuses connections: one end of a connection has its port.
@@ -339,15 +356,14 @@ mod tests {
         })
     }
 
-    fn terms(timeout: Duration) -> Terms<'static> {
-        static NETWORK: std::sync::OnceLock<Network> = std::sync::OnceLock::new();
-        Terms {
-            network: NETWORK.get_or_init(Network::default),
-            deadline: Deadline::after(timeout),
-            renew_before: Duration::ZERO,
-            retries: 0,
-            api_key: None,
-        }
+    fn settings() -> Settings {
+        let network = Network::default();
+        Settings { network, api_key: None, renew_before: Duration::ZERO, retries: 0 }
+    }
+
+    /// A token within this time.
+    fn token(tokens: &Tokens, timeout: Duration) -> Result<Token, Error> {
+        tokens.token(&settings(), Deadline::after(timeout))
     }
 
     #[test]
@@ -370,24 +386,18 @@ mod tests {
         tokens.place(&mut tokens.state())
     }
 
-    fn failure(kind: ErrorKind, status: u16) -> Failure {
+    fn failure(kind: ErrorKind, status: u16) -> Error {
         let received = Received::new(status, vec![], vec![]);
-        Failure {
-            error: Error::new(kind, "no").with_received(received),
-            outcome: Outcome::Broken { was_sent: true, is_final: true },
-        }
+        Error::new(kind, "no").with_received(received).finally(true)
     }
 
     /// What eight callers get that stand in line when a request ends in this way.
-    fn of_eight_who_waited(
-        last: Result<Token, Failure>, way: Network,
-    ) -> Vec<Result<Token, Error>> {
+    fn of_eight_who_waited(last: Result<Token, Error>, way: Network) -> Vec<Result<Token, Error>> {
         let tokens = tokens();
         let place = stand_first(&tokens);
         std::thread::scope(|scope| {
-            let waiting: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| tokens.token(terms(Duration::from_secs(20)))))
-                .collect();
+            let waiting: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| token(&tokens, Duration::from_secs(20)))).collect();
             while tokens.state().line.len() < 9 {
                 std::thread::yield_now();
             }
@@ -430,7 +440,8 @@ mod tests {
     #[test]
     fn no_two_tokens_are_replaced_within_ten_seconds() {
         let tokens = tokens();
-        let replace = |refused: &Token| tokens.replace(refused, terms(Duration::ZERO));
+        let now = Deadline::after(Duration::ZERO);
+        let replace = |refused: &Token| tokens.replace(refused, &settings(), now);
         tokens.hold("first", Duration::from_secs(60));
         let first = tokens.state().valid().unwrap();
         // It is dropped, and there is no time to request another.
@@ -462,7 +473,8 @@ mod tests {
             let token = Token::new("a", millis(lifetime), start);
             tokens.state().hold(token.clone());
             tokens.state().replaced = None;
-            assert!(tokens.replace(&token, terms(Duration::ZERO)).is_err());
+            let now = Deadline::after(Duration::ZERO);
+            assert!(tokens.replace(&token, &settings(), now).is_err());
             assert!(tokens.state().held.is_none());
             assert_eq!(tokens.state().replaced.is_some(), counts, "{lifetime}");
         }
@@ -471,7 +483,7 @@ mod tests {
     #[test]
     fn a_refusal_of_the_credentials_is_forgotten_after_ten_seconds() {
         let tokens = tokens();
-        let kind = |tokens: &Tokens| tokens.token(terms(Duration::ZERO)).err().map(|e| e.kind());
+        let kind = |tokens: &Tokens| token(tokens, Duration::ZERO).err().map(|error| error.kind());
         let denied = || Err(failure(ErrorKind::Denied, 401));
         tokens.state().last = Some((Instant::now(), denied(), Network::default()));
         assert_eq!(kind(&tokens), Some(ErrorKind::Denied));
@@ -498,7 +510,8 @@ mod tests {
             tokens.state().held.as_mut().unwrap().expiry -= second * 40;
             let before = Instant::now();
             tokens.state().failed_early = Some((before, most, way));
-            tokens.renew_if_due(Terms { renew_before: second * 60, ..terms(second * timeout) });
+            let settings = Settings { renew_before: second * 60, ..settings() };
+            tokens.renew_if_due(&settings, Deadline::after(second * timeout));
             // It fails at once, and for all.
             let failed = tokens.state().failed_early.take().unwrap();
             assert_eq!(failed.0 != before, is_tried, "{most:?} {timeout}");
@@ -508,18 +521,18 @@ mod tests {
     #[test]
     fn whoever_pauses_holds_up_nobody() {
         let tokens = tokens();
-        let patient = Terms { retries: 100, ..terms(Duration::from_secs(20)) };
+        let patient = Settings { retries: 100, ..settings() };
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 // It pauses for longer and longer, and gives up when a pause does not fit.
-                let _ = tokens.token(patient);
+                let _ = tokens.token(&patient, Deadline::after(Duration::from_secs(20)));
             });
             while tokens.state().last.is_none() || !tokens.state().line.is_empty() {
                 std::thread::yield_now();
             }
             // Its pauses are of no concern to others, who are refused by themselves.
             for _ in 0..20 {
-                let error = tokens.token(terms(Duration::from_secs(20))).err().unwrap();
+                let error = token(&tokens, Duration::from_secs(20)).err().unwrap();
                 assert_eq!(error.kind(), ErrorKind::Exchange);
             }
             tokens.hold("from elsewhere", Duration::from_secs(60));
@@ -535,7 +548,7 @@ mod tests {
                 tokens.hold(&format!("token-{i}"), Duration::ZERO);
             }
         }
-        let mut secrets = tokens.secrets(Terms { api_key: Some("key"), ..terms(Duration::ZERO) });
+        let mut secrets = tokens.secrets(&Settings { api_key: Some("key".into()), ..settings() });
         secrets.retain(|secret| !secret.is_empty());
         let expected = (2..10).rev().map(|i| format!("token-{i}"));
         let expected: Vec<_> =

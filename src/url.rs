@@ -1,16 +1,16 @@
 //! What may be sent where: origins, paths, fields and their characters.
 
-use std::fmt;
-use std::net::Ipv4Addr;
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::excerpt::excerpt;
-use crate::Error;
+use crate::error::remote_text::excerpt;
+use crate::error::Error;
 
 /// Scheme, host and port ([RFC 9110, section 4.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-4.3.1)).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Origin {
     pub(crate) https: bool,
-    /// Lower case.
+    /// Lower case; an IPv6 address is without its brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
@@ -24,6 +24,29 @@ pub(crate) struct Url {
 }
 
 impl Origin {
+    /// Reads a host and a port, of something that errors call `what`.
+    pub(crate) fn parse(
+        what: &str, https: bool, authority: &str, default_port: u16,
+    ) -> Result<Origin, Error> {
+        let bracketed = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let (host, port) = if let Some((address, port)) = bracketed {
+            let Ok(address) = address.parse::<Ipv6Addr>() else {
+                return Err(refused(what, "has no valid IPv6 address in its brackets"));
+            };
+            (address.to_string(), port)
+        } else {
+            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+            check_host(what, host)?;
+            (host.to_ascii_lowercase(), port)
+        };
+        let port = match (port, port.strip_prefix(':').map(str::parse)) {
+            ("", _) => default_port,
+            (text, Some(Ok(port))) if port != 0 && !text.starts_with(":+") => port,
+            _ => return Err(refused(what, "has a port that is not from 1 to 65535")),
+        };
+        Ok(Origin { https, host, port })
+    }
+
     /// Whether the host is this machine by its very name, so that no name look-up is needed, and
     /// `http` is safe.
     pub(crate) fn is_loopback(&self) -> bool {
@@ -31,21 +54,25 @@ impl Origin {
     }
 
     /// The host as an address, if it is one.
-    pub(crate) fn address(&self) -> Option<Ipv4Addr> {
+    pub(crate) fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
+    }
+
+    /// Host and port.
+    pub(crate) fn authority(&self) -> String {
+        match self.address() {
+            Some(IpAddr::V6(address)) => format!("[{address}]:{}", self.port),
+            _ => format!("{}:{}", self.host, self.port),
+        }
     }
 }
 
 impl fmt::Display for Origin {
     /// Without the port if it is the scheme's own: the `Host` field is made from this text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, default) = if self.https { ("https://", 443) } else { ("http://", 80) };
-        f.write_str(scheme)?;
-        f.write_str(&self.host)?;
-        if self.port == default {
-            return Ok(());
-        }
-        write!(f, ":{}", self.port)
+        let (scheme, default) = if self.https { ("https", ":443") } else { ("http", ":80") };
+        let authority = self.authority();
+        write!(f, "{scheme}://{}", authority.strip_suffix(default).unwrap_or(&authority))
     }
 }
 
@@ -66,13 +93,9 @@ impl Url {
         }
         url.path.truncate(url.path.trim_end_matches('/').len());
         if let Some(base) = url.path.strip_suffix("/oauth2/token") {
-            return Err(refused(
-                what,
-                format_args!(
-                    "is that of the token endpoint: leave its path out ({}{base})",
-                    url.origin
-                ),
-            ));
+            let url = format!("{}{base}", url.origin);
+            let why = format!("is that of the token endpoint: leave its path out ({url})");
+            return Err(refused(what, why));
         }
         Ok(url)
     }
@@ -88,29 +111,14 @@ impl Url {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         if authority.contains('@') {
-            return Err(refused(
-                what,
-                "has user information before its host (`@`), which must not be sent",
-            ));
+            let why = "has user information before its host (`@`), which must not be sent";
+            return Err(refused(what, why));
         }
-        let (host, port) = match authority.split_once(':') {
-            _ if authority.starts_with('[') => {
-                return Err(refused(
-                    what,
-                    "has an IPv6 address as its host, which is not supported: use a host name",
-                ))
-            }
-            Some((host, port)) => (host, check_port(what, port)?),
-            None => (authority, if https { 443 } else { 80 }),
-        };
-        check_host(what, host)?;
-        let origin = Origin { https, host: host.to_ascii_lowercase(), port };
+        let origin = Origin::parse(what, https, authority, if https { 443 } else { 80 })?;
         if !https && !origin.is_loopback() {
-            return Err(refused(
-                what,
-                "is not https: http is for this machine only (localhost, 127.0.0.0/8), because \
-                 secrets would be readable on the way",
-            ));
+            let why = "is not https: http is for this machine only (localhost, 127.0.0.0/8, \
+                       [::1]), because secrets would be readable on the way";
+            return Err(refused(what, why));
         }
         // RFC 9112, section 3.2.1: what is requested has a path, `/` at the least.
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
@@ -140,14 +148,12 @@ impl Url {
         }
         let url = Url::parse(what, path)?;
         if url.origin != self.origin {
-            return Err(refused(
-                what,
-                format_args!(
-                    "is a URL of another origin ({}) than the base URL's ({}), where neither \
-                     token nor API key may go",
-                    url.origin, self.origin
-                ),
-            ));
+            let (own, other) = (&self.origin, &url.origin);
+            let why = format!(
+                "is a URL of another origin ({other}) than the base URL's ({own}), where neither \
+                 token nor API key may go"
+            );
+            return Err(refused(what, why));
         }
         Ok(url)
     }
@@ -156,7 +162,6 @@ impl Url {
 /// `text` in the encoding of `application/x-www-form-urlencoded` ([RFC 6749, appendix
 /// B](https://www.rfc-editor.org/rfc/rfc6749#appendix-B)).
 pub(crate) fn form_encoded(text: &str) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = String::with_capacity(text.len());
     for &byte in text.as_bytes() {
         match byte {
@@ -165,9 +170,8 @@ pub(crate) fn form_encoded(text: &str) -> String {
             }
             b' ' => encoded.push('+'),
             _ => {
-                encoded.push('%');
-                encoded.push(HEX[usize::from(byte >> 4)].into());
-                encoded.push(HEX[usize::from(byte & 15)].into());
+                // Text takes all that is written to it.
+                let _ = write!(encoded, "%{byte:02X}");
             }
         }
     }
@@ -208,19 +212,18 @@ pub(crate) fn check_media_type(text: &str) -> Result<(), Error> {
     check(what, text, |c| c == '\t' || (' '..='~').contains(&c))?;
     check_ends(what, text)?;
     let essence = text.split(';').next().unwrap_or_default().trim_end();
-    match essence.split_once('/') {
-        Some((kind, subtype))
-            if !kind.is_empty()
-                && !subtype.is_empty()
-                && kind.chars().chain(subtype.chars()).all(is_token_character) =>
-        {
-            Ok(())
-        }
-        _ => Err(refused(what, "is not of the form type/subtype, such as application/json")),
-    }
+    let (kind, subtype) = essence.split_once('/').unwrap_or_default();
+    let why = "is not of the form type/subtype, such as application/json";
+    [kind, subtype].into_iter().all(is_token).then_some(()).ok_or_else(|| refused(what, why))
 }
 
-pub(crate) fn is_token_character(c: char) -> bool {
+/// Whether this is a token of [RFC 9110, section
+/// 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2).
+pub(crate) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(is_token_character)
+}
+
+fn is_token_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
 }
 
@@ -232,32 +235,17 @@ pub(crate) fn check_uri(what: &str, text: &str) -> Result<(), Error> {
     for (i, _) in text.match_indices('%') {
         let digits = bytes.get(i + 1..i + 3).unwrap_or_default();
         if digits.len() < 2 || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return Err(refused(
-                what,
-                format_args!(
-                    "has a `%` as character {} without two hexadecimal digits behind it: write \
-                     %25 for a percent sign",
-                    i + 1
-                ),
-            ));
+            let why = "without two hexadecimal digits behind it: write %25 for a percent sign";
+            return Err(refused(what, format!("has a `%` as character {} {why}", i + 1)));
         }
     }
     Ok(())
 }
 
-pub(crate) fn check_port(what: &str, port: &str) -> Result<u16, Error> {
-    match port.parse() {
-        Ok(number) if number != 0 && !port.starts_with('+') => Ok(number),
-        _ => Err(refused(what, "has a port that is not from 1 to 65535")),
-    }
-}
-
-pub(crate) fn check_host(what: &str, host: &str) -> Result<(), Error> {
+fn check_host(what: &str, host: &str) -> Result<(), Error> {
     let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
+        matches!(label.len(), 1..=63)
+            && label.trim_matches('-') == label
             && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
     };
     if host.is_empty() || host.len() > 253 || !host.split('.').all(label) {
@@ -265,14 +253,11 @@ pub(crate) fn check_host(what: &str, host: &str) -> Result<(), Error> {
     }
     // A resolver reads `127.1`, `0x7f.0.0.1` or `2130706433` as an address, too.
     let last = host.rsplit('.').next().unwrap_or_default();
-    let is_number = last.starts_with("0x")
-        || last.starts_with("0X")
-        || last.bytes().all(|byte| byte.is_ascii_digit());
+    let is_hexadecimal = last.starts_with("0x") || last.starts_with("0X");
+    let is_number = is_hexadecimal || last.bytes().all(|byte| byte.is_ascii_digit());
     if is_number && host.parse::<Ipv4Addr>().is_err() {
-        return Err(refused(
-            what,
-            "has a host that is neither a name nor an IPv4 address in four decimal parts",
-        ));
+        let why = "has a host that is neither a name nor an IPv4 address in four decimal parts";
+        return Err(refused(what, why));
     }
     Ok(())
 }
@@ -335,6 +320,8 @@ mod tests {
             ("http://localhost:80", "http://localhost", ""),
             ("http://127.0.0.9:8080//", "http://127.0.0.9:8080", ""),
             ("https://a_b.example/%20", "https://a_b.example", "/%20"),
+            ("https://[2001:DB8:0::1]/v1", "https://[2001:db8::1]", "/v1"),
+            ("http://[::1]:8080", "http://[::1]:8080", ""),
         ] {
             let url = Url::base("base URL", text).expect(text);
             assert_eq!((url.origin.to_string().as_str(), url.path.as_str()), (origin, path));
@@ -359,7 +346,11 @@ mod tests {
             ("https://a:65979", "has a port that is not from 1 to 65535"),
             ("https://a:+443", "has a port that is not from 1 to 65535"),
             ("https://a:", "has a port that is not from 1 to 65535"),
-            ("https://[::1]/", "has an IPv6 address as its host, which is not supported: use a host name"),
+("https://[::1/", "has no valid host name"),
+            ("https://[::g]/", "has no valid IPv6 address in its brackets"),
+            ("https://[10.0.0.7]/", "has no valid IPv6 address in its brackets"),
+            ("https://[::1]8/", "has a port that is not from 1 to 65535"),
+            ("http://[2001:db8::1]/", "is not https: http is for this machine only (localhost, 127.0.0.0/8, [::1]), because secrets would be readable on the way"),
             ("https://a/?q", "has a query, which it can't have"),
             ("https://a?q", "has a query, which it can't have"),
             ("https://a/#x", "can't be sent: character 11 is a `#` (U+0023)"),
@@ -370,8 +361,8 @@ mod tests {
             ("https://a\\b", "can't be sent: character 10 is not allowed there (U+005C)"),
             ("https://a/%2", "has a `%` as character 11 without two hexadecimal digits behind it: write %25 for a percent sign"),
             ("http://127.0.0.9:pw@api.example.com/", "has user information before its host (`@`), which must not be sent"),
-            ("http://api.jas.com", "is not https: http is for this machine only (localhost, 127.0.0.0/8), because secrets would be readable on the way"),
-            ("http://localhost.evil.com", "is not https: http is for this machine only (localhost, 127.0.0.0/8), because secrets would be readable on the way"),
+            ("http://api.jas.com", "is not https: http is for this machine only (localhost, 127.0.0.0/8, [::1]), because secrets would be readable on the way"),
+            ("http://localhost.evil.com", "is not https: http is for this machine only (localhost, 127.0.0.0/8, [::1]), because secrets would be readable on the way"),
             ("https://api.jas.com/x/oauth2/token", "is that of the token endpoint: leave its path out (https://api.jas.com/x)"),
         ] {
             assert_eq!(message(Url::base("base URL", text)), format!("the base URL {why}"), "{text}");

@@ -5,12 +5,13 @@ use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::head::Listener;
-use super::idle::Idle;
+use super::addresses::Addresses;
+use super::minreq_loopback::Listener;
 use super::proxy::Proxy;
-use super::socket::{is_passing, Reader, Socket, BUFFER};
+use super::socket::{is_passing, Reader, Socket, Stream, BUFFER};
 use super::tls::Trust;
-use super::{Call, Failure};
+use super::Call;
+use crate::error::Error;
 use crate::url::Origin;
 
 /// Servers close what was idle for longer, and they need not be asked.
@@ -19,56 +20,53 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Where a connection leads to, and whom it trusts to be there. It may be used again for the very
 /// same only.
 #[derive(Clone, PartialEq)]
-pub(crate) struct Route {
-    pub(crate) origin: Origin,
+pub(super) struct Route {
+    pub(super) origin: Origin,
     /// For `https`; `http` stays on this machine.
-    pub(crate) proxy: Option<Arc<Proxy>>,
-    pub(crate) trust: Trust,
+    pub(super) proxy: Option<Arc<Proxy>>,
+    pub(super) trust: Trust,
 }
 
 /// A connection, with the port at which minreq writes and reads the heads that pass it.
-pub(crate) struct Connection {
-    pub(crate) reader: Reader,
-    pub(crate) listener: Option<Listener>,
-    pub(crate) route: Route,
+pub(super) struct Connection {
+    pub(super) reader: Reader,
+    pub(super) listener: Option<Listener>,
+    pub(super) route: Route,
     /// After a fork, two processes would speak on one connection.
     process: u32,
     /// When it was used last, by both clocks: while a device sleeps, the first stands still.
     since: (Instant, SystemTime),
 }
 
-impl Route {
-    fn open(&self, idle: &Idle, call: &Call) -> Result<Reader, Failure> {
-        let socket = match &self.proxy {
-            Some(proxy) => proxy.connect(&self.origin, idle, call)?,
-            None => idle.connect(&self.origin, "", call)?,
-        };
-        #[cfg(feature = "tls")]
-        if self.origin.https {
-            let stream = super::tls::Stream::open(&self.origin.host, &self.trust, socket, call)?;
-            return Ok(BufReader::with_capacity(BUFFER, Box::new(stream)));
-        }
-        Ok(BufReader::with_capacity(BUFFER, Box::new(socket)))
-    }
-}
-
 impl Connection {
-    pub(crate) fn open(route: Route, idle: &Idle, call: &Call) -> Result<Connection, Failure> {
+    pub(super) fn open(
+        route: &Route, addresses: &Addresses, call: &Call,
+    ) -> Result<Connection, Error> {
+        let Route { origin, proxy, .. } = route;
+        let socket = match proxy {
+            Some(proxy) => proxy.connect(origin, addresses, call)?,
+            None => addresses.connect(origin, "", call)?,
+        };
+        let stream: Box<dyn Stream> = match origin.https {
+            #[cfg(feature = "tls")]
+            true => Box::new(super::tls::Stream::open(&origin.host, &route.trust, socket, call)?),
+            _ => Box::new(socket),
+        };
         Ok(Connection {
-            reader: route.open(idle, call)?,
+            reader: BufReader::with_capacity(BUFFER, stream),
             listener: None,
-            route,
+            route: route.clone(),
             process: std::process::id(),
             since: (Instant::now(), SystemTime::now()),
         })
     }
 
-    pub(crate) fn socket(&mut self) -> &mut Socket {
+    pub(super) fn socket(&mut self) -> &mut Socket {
         self.reader.get_mut().socket()
     }
 
     /// The server has said nothing that has not been read, nor closed it.
-    pub(crate) fn is_quiet(&mut self) -> bool {
+    pub(super) fn is_quiet(&mut self) -> bool {
         self.socket().waits = false;
         let input = self.reader.fill_buf().map(drop);
         self.socket().waits = true;
@@ -76,17 +74,17 @@ impl Connection {
     }
 
     /// Something stands behind the response that has been read.
-    pub(crate) fn has_surplus(&self) -> bool {
+    pub(super) fn has_surplus(&self) -> bool {
         !self.reader.buffer().is_empty()
     }
 
     /// It is idle from now on.
-    pub(crate) fn mark_idle(&mut self) {
+    pub(super) fn mark_idle(&mut self) {
         self.since = (Instant::now(), SystemTime::now());
     }
 
     /// It has not been idle for long, and belongs to this process.
-    pub(crate) fn is_fresh(&self) -> bool {
+    pub(super) fn is_fresh(&self) -> bool {
         let slept = self.since.1.elapsed().unwrap_or_default();
         self.process == std::process::id() && self.since.0.elapsed().max(slept) < IDLE
     }
@@ -97,40 +95,41 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::http::Deadline;
+    use crate::http::{Deadline, Idle};
     use crate::url::Url;
 
-    fn connection(idle: &Idle, server: &TcpListener) -> Connection {
+    fn call() -> Call {
+        Call { label: "GET /".to_owned(), deadline: Deadline::after(Duration::from_secs(20)) }
+    }
+
+    fn connection(server: &TcpListener) -> Connection {
         let url = format!("http://{}", server.local_addr().unwrap());
         let route = Route {
             origin: Url::base("base URL", &url).unwrap().origin,
             proxy: None,
             trust: Trust::default(),
         };
-        let call =
-            Call { label: "GET /".to_owned(), deadline: Deadline::after(Duration::from_secs(20)) };
-        let opened = Connection::open(route, idle, &call);
-        opened.map_err(|failure| failure.error).unwrap()
+        Connection::open(&route, &Addresses::default(), &call()).unwrap()
     }
 
     #[test]
     fn what_was_idle_for_long_or_belongs_to_another_process_is_not_used_again() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let idle = Idle::default();
-        let fresh = connection(&idle, &server);
+        let fresh = connection(&server);
         let route = fresh.route.clone();
         idle.keep(fresh, 8);
         assert!(idle.take(&route).is_some());
         assert!(idle.take(&route).is_none());
 
-        let mut slept = connection(&idle, &server);
+        let mut slept = connection(&server);
         slept.since.1 = SystemTime::now() - IDLE;
-        let mut forked = connection(&idle, &server);
+        let mut forked = connection(&server);
         forked.process += 1;
         // A device that has just been started has no such time.
         let long_ago = Instant::now().checked_sub(IDLE);
         let old = long_ago.map(|long_ago| {
-            let mut old = connection(&idle, &server);
+            let mut old = connection(&server);
             old.since.0 = long_ago;
             old
         });

@@ -3,25 +3,23 @@
 //! 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
 
 use std::fmt;
-use std::io::{self, BufReader};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::io::BufReader;
+use std::net::IpAddr;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
-use super::framing::{line_of, read_head, status_line, Trouble, HEAD_LIMIT, LINE_LIMIT, NO_HTTP};
-use super::idle::Idle;
+use super::addresses::Addresses;
+use super::response_head::{line_of, read_head, status_line, Trouble, HEAD_LIMIT, NO_HTTP};
 use super::socket::{write_all, Socket};
-use super::{Call, Failure};
+use super::Call;
 use crate::error::Error;
-use crate::excerpt::excerpt;
-use crate::url::{check_host, check_port, check_uri, refused, Origin};
+use crate::url::{check_uri, refused, Origin};
 
 /// Where a proxy listens if its URL does not tell; curl takes the same.
 const DEFAULT_PORT: u16 = 1080;
 
 pub(crate) struct Proxy {
-    /// An IPv6 address stands there without its brackets.
     origin: Origin,
     /// What is secret of the credentials: the password, and what stands in
     /// `Proxy-Authorization` behind `Basic` ([RFC 7617](https://www.rfc-editor.org/rfc/rfc7617)).
@@ -29,7 +27,7 @@ pub(crate) struct Proxy {
     /// Hosts that are connected to directly: `no_proxy`, as curl reads it.
     exempt: String,
     /// [`tunnel`]. Programs that set no proxy are linked without it.
-    connect: fn(&Proxy, &Origin, &Idle, &Call) -> Result<Socket, Failure>,
+    connect: fn(&Proxy, &Origin, &Addresses, &Call) -> Result<Socket, Error>,
 }
 
 impl Proxy {
@@ -38,46 +36,21 @@ impl Proxy {
         check_uri(what, text)?;
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         if !scheme.eq_ignore_ascii_case("http") {
-            return Err(refused(
-                what,
-                "does not start with http://, which is how this device speaks to a proxy (what \
-                 goes through it is TLS): HTTPS and SOCKS proxies are not supported",
-            ));
+            let why = "does not start with http://, which is how this device speaks to a proxy \
+                       (what goes through it is TLS): HTTPS and SOCKS proxies are not supported";
+            return Err(refused(what, why));
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if !matches!(path, "" | "/") {
-            return Err(refused(
-                what,
-                "has a path or a query, which it can't have: in a user name or a password write \
-                 %2F for `/` and %3F for `?`",
-            ));
+            let why = "has a path or a query, which it can't have: in a user name or a password \
+                       write %2F for `/` and %3F for `?`";
+            return Err(refused(what, why));
         }
-        let (user_info, place) = match authority.rsplit_once('@') {
-            Some((user_info, place)) => (user_info, place),
-            None => ("", authority),
-        };
-        let in_brackets = place.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-        let (host, port) = if let Some((address, port)) = in_brackets {
-            let Ok(address) = address.parse::<Ipv6Addr>() else {
-                return Err(refused(what, "has no valid IPv6 address in its brackets"));
-            };
-            (address.to_string(), port)
-        } else {
-            let (host, port) = place.split_at(place.find(':').unwrap_or(place.len()));
-            check_host(what, host)?;
-            (host.to_ascii_lowercase(), port)
-        };
-        let port = match port {
-            "" => DEFAULT_PORT,
-            port => check_port(what, port.strip_prefix(':').unwrap_or_default())?,
-        };
+        let (user_info, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let origin = Origin::parse(what, false, place, DEFAULT_PORT)?;
         let credentials = (!user_info.is_empty()).then(|| credentials(what, user_info));
-        Ok(Proxy {
-            origin: Origin { https: false, host, port },
-            credentials: credentials.transpose()?,
-            exempt: String::new(),
-            connect: tunnel,
-        })
+        let credentials = credentials.transpose()?;
+        Ok(Proxy { origin, credentials, exempt: String::new(), connect: tunnel })
     }
 
     /// The proxy of the environment, if there is one. `variable` gives an empty value for a
@@ -100,10 +73,10 @@ impl Proxy {
     }
 
     /// Connects to `origin`, through the proxy unless `no_proxy` says otherwise.
-    pub(crate) fn connect(
-        &self, origin: &Origin, idle: &Idle, call: &Call,
-    ) -> Result<Socket, Failure> {
-        (self.connect)(self, origin, idle, call)
+    pub(super) fn connect(
+        &self, origin: &Origin, addresses: &Addresses, call: &Call,
+    ) -> Result<Socket, Error> {
+        (self.connect)(self, origin, addresses, call)
     }
 
     /// What the proxy may echo, and no message may show.
@@ -112,57 +85,23 @@ impl Proxy {
         credentials.unwrap_or_default()
     }
 
-    fn failed(&self, call: &Call, why: impl fmt::Display) -> Error {
-        call.failed(format_args!("the proxy {self} {why}"))
-    }
-
-    fn trouble(&self, call: &Call, trouble: Trouble) -> Error {
-        const ENDED: &str = "closed the connection before its answer was complete";
-        match trouble {
-            Trouble::Io(cause) if cause.kind() == io::ErrorKind::TimedOut => {
-                call.late(&format!("before the proxy {self} answered"))
-            }
-            Trouble::Io(cause) => self.failed(call, ENDED).with_source(cause),
-            Trouble::Ended => self.failed(call, ENDED),
-            Trouble::Malformed(_) => self.failed(call, "answered with something that is not HTTP"),
-            Trouble::OverLimit => self.failed(
-                call,
-                format_args!(
-                    "answered with a head longer than {HEAD_LIMIT} bytes or {LINE_LIMIT} lines"
-                ),
-            ),
-        }
-    }
-
-    fn refused(
-        &self, call: &Call, (status, reason): (u16, &str), head: &[u8], target: &str,
-    ) -> Failure {
-        let reason = match reason {
-            "" => String::new(),
-            reason => format!(" ({reason})"),
-        };
+    fn refused(&self, call: &Call, status: u16, target: &str) -> Error {
         let advice = match status {
-            // Negotiate or NTLM only, for example.
-            407 if !accepts_basic(head) => {
-                ": it accepts no user name with a password (Basic), and this device has nothing \
-                 else to give"
-                    .to_owned()
-            }
-            // tinyproxy answers with 401 if they are wrong.
+            // tinyproxy says 401 if they are wrong.
             401 | 407 if self.credentials.is_some() => {
-                ": it refused the user name or the password".to_owned()
+                ": check the user name and the password; if they are right, the proxy takes no \
+                 Basic credentials, the only ones that this crate sends"
+                    .to_owned()
             }
             407 => ": it wants a user name and a password: give them as \
                     http://USER:PASSWORD@HOST:PORT, percent-encoded"
                 .to_owned(),
-            403 => format!(": it refuses connections to {target}, its host or its port"),
+            403 => format!(": it refuses connections to {target}: ask who runs it to allow them"),
             500.. => format!(": it has no connection to {target}"),
             _ => String::new(),
         };
-        Failure {
-            error: self.failed(call, format_args!("answered with {status}{reason}{advice}")),
-            is_final: status < 500,
-        }
+        let message = format!("the proxy {self} responded with status {status}{advice}");
+        call.failed(message).finally(status < 500)
     }
 }
 
@@ -176,60 +115,43 @@ impl PartialEq for Proxy {
 
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Origin { host, port, .. } = &self.origin;
-        if host.contains(':') {
-            return write!(f, "[{host}]:{port}");
-        }
-        write!(f, "{host}:{port}")
+        f.write_str(&self.origin.authority())
     }
 }
 
-fn tunnel(proxy: &Proxy, origin: &Origin, idle: &Idle, call: &Call) -> Result<Socket, Failure> {
+fn tunnel(
+    proxy: &Proxy, origin: &Origin, addresses: &Addresses, call: &Call,
+) -> Result<Socket, Error> {
     if is_exempt(&proxy.exempt, origin) {
-        return Ok(idle.connect(origin, "", call)?);
+        return addresses.connect(origin, "", call);
     }
-    let mut socket = idle.connect(&proxy.origin, &format!(" of the proxy {proxy}"), call)?;
-    let target = format!("{}:{}", origin.host, origin.port);
+    let mut socket = addresses.connect(&proxy.origin, &format!(" of the proxy {proxy}"), call)?;
+    let target = origin.authority();
     let authorization = match &proxy.credentials {
         Some([_, basic]) => format!("Proxy-Authorization: Basic {basic}\r\n"),
         None => String::new(),
     };
     let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
-    let trouble = |trouble| proxy.trouble(call, trouble);
-    write_all(&mut socket, request.as_bytes()).map_err(|cause| trouble(cause.into()))?;
+    let response = format!("the response of the proxy {proxy}");
+    let incomplete = |trouble| call.incomplete(&response, trouble);
+    write_all(&mut socket, request.as_bytes()).map_err(|cause| incomplete(cause.into()))?;
     // Byte by byte: what stands behind the head is the server's.
     let mut reader = BufReader::with_capacity(1, socket);
     let mut left = HEAD_LIMIT;
     loop {
         let mut head = Vec::new();
-        read_head(&mut reader, &mut left, &mut head).map_err(trouble)?;
+        read_head(&mut reader, &mut left, &mut head).map_err(incomplete)?;
         let line = line_of(head.split(|&byte| byte == b'\n').next().unwrap_or_default());
-        let (_, status, reason) = status_line(&line)
-            .filter(|(version, status, _)| version.starts_with("1.") && *status >= 100)
-            .ok_or_else(|| trouble(Trouble::Malformed(NO_HTTP)))?;
-        match status {
+        let status = status_line(&line).filter(|(version, _)| version.starts_with("1."));
+        match status.map(|(_, status)| status) {
             // 101 would be final, and nobody has asked for it.
-            100 | 102..=199 => {}
+            Some(100 | 102..=199) => {}
             // The fields of a 2xx frame no content: what follows is the tunnel.
-            200..=299 => return Ok(reader.into_inner()),
-            _ => {
-                let reason = excerpt(reason, &Proxy::secrets(Some(proxy)));
-                return Err(proxy.refused(call, (status, &reason), &head, &target));
-            }
+            Some(200..=299) => return Ok(reader.into_inner()),
+            Some(status @ 100..) => return Err(proxy.refused(call, status, &target)),
+            _ => return Err(incomplete(Trouble::Malformed(NO_HTTP))),
         }
     }
-}
-
-/// Whether `Basic` is among the kinds of credentials that this answer names, if it names any.
-fn accepts_basic(head: &[u8]) -> bool {
-    const NAME: &[u8] = b"proxy-authenticate:";
-    let mut challenges = head
-        .split(|&byte| byte == b'\n')
-        .filter_map(|line| line.split_at_checked(NAME.len()))
-        .filter(|(name, _)| name.eq_ignore_ascii_case(NAME))
-        .map(|(_, value)| value.windows(5).any(|word| word.eq_ignore_ascii_case(b"basic")))
-        .peekable();
-    challenges.peek().is_none() || challenges.any(|is_basic| is_basic)
 }
 
 /// The password and the whole for `Basic`, of `user:password` with percent-encoding.
@@ -273,20 +195,23 @@ fn is_exempt(no_proxy: &str, origin: &Origin) -> bool {
     }
 }
 
-/// Whether `entry` is this address, or a network that it belongs to. (No host is an IPv6 address:
-/// URLs can't have one.)
-fn holds_address(entry: &str, address: Ipv4Addr) -> bool {
-    let (network, bits) = entry.split_once('/').unwrap_or((entry, "32"));
-    let (Ok(network), Ok(bits)) = (network.parse::<Ipv4Addr>(), bits.parse::<u32>()) else {
-        return false;
-    };
-    let mask = match bits {
-        // curl takes no bits for all of them.
-        0 => u32::MAX,
-        1..=32 => u32::MAX << (32 - bits),
+/// Whether `entry` is this address, or a network that it belongs to.
+fn holds_address(entry: &str, address: IpAddr) -> bool {
+    let (network, bits) = entry.split_once('/').unwrap_or((entry, "0"));
+    let bracketed = network.strip_prefix('[').and_then(|network| network.strip_suffix(']'));
+    let Ok(bits) = bits.parse::<u32>() else { return false };
+    let (difference, length) = match (bracketed.unwrap_or(network).parse(), address) {
+        (Ok(IpAddr::V4(network)), IpAddr::V4(address)) => {
+            ((u32::from(network) ^ u32::from(address)).into(), 32)
+        }
+        (Ok(IpAddr::V6(network)), IpAddr::V6(address)) => {
+            (u128::from(network) ^ u128::from(address), 128)
+        }
         _ => return false,
     };
-    (u32::from(network) ^ u32::from(address)) & mask == 0
+    // curl takes no bits for all of them.
+    let bits = if bits == 0 { length } else { bits };
+    bits <= length && difference.checked_shr(length - bits).unwrap_or(0) == 0
 }
 
 /// Whether `entry` is this name, which is in lower case, or a domain that it belongs to.
@@ -508,23 +433,6 @@ mod tests {
         ] {
             let host = Origin { https: true, host: "127.0.0.9".to_owned(), port: 7 };
             assert_eq!(is_exempt(list, &host), is_direct, "{list}");
-        }
-    }
-
-    #[test]
-    fn which_credentials_an_answer_asks_for() {
-        for (fields, expected) in [
-            ("", true),
-            ("Proxy-Authenticate: Basic realm=\"x\"\r\n", true),
-            ("proxy-authenticate:basic\n", true),
-            ("Proxy-Authenticate: Negotiate\r\n", false),
-            ("Proxy-Authenticate: Negotiate, Basic realm=\"x\"\r\n", true),
-            ("Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n", false),
-            ("Proxy-Authenticate: NTLM\r\nPROXY-AUTHENTICATE: BASIC\r\n", true),
-            ("WWW-Authenticate: Negotiate\r\n", true),
-        ] {
-            let head = format!("HTTP/1.1 407 x\r\n{fields}\r\n");
-            assert_eq!(accepts_basic(head.as_bytes()), expected, "{fields}");
         }
     }
 }

@@ -1,20 +1,21 @@
 //! TLS by rustls: whom it trusts, the handshake, the stream, and what its refusals mean. Called by
 //! `http`. Knows nothing of HTTP.
 
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use httpdate::HttpDate;
 use rustls::client::Resumption;
 use rustls::crypto::ring::{self, cipher_suite as suites};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, Error, SupportedCipherSuite};
+use rustls::{ClientConfig, ClientConnection, SupportedCipherSuite};
 
-use super::socket::{flush_all, is_passing_write, Socket};
-use super::{Call, Failure};
+use super::socket::{is_passing_write, Socket};
+use super::Call;
+use crate::error::Error;
 
 /// How many sessions are kept, to resume them with a shorter handshake: rustls counts eight for
 /// each server.
@@ -58,52 +59,34 @@ impl Trust {
         Ok(Trust(Some(Arc::new(Extended { config, roots }))))
     }
 
-    fn config(&self) -> Result<Arc<ClientConfig>, Error> {
-        static BUILT_IN: Mutex<Option<Arc<ClientConfig>>> = Mutex::new(None);
-        if let Some(own) = &self.0 {
-            return Ok(Arc::clone(&own.config));
+    fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+        static BUILT_IN: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+        match (&self.0, BUILT_IN.get()) {
+            (Some(own), _) => Ok(Arc::clone(&own.config)),
+            (None, Some(config)) => Ok(Arc::clone(config)),
+            (None, None) => {
+                let config = config(&[])?;
+                Ok(Arc::clone(BUILT_IN.get_or_init(|| config)))
+            }
         }
-        // Others wait meanwhile: to read the system's roots takes a while.
-        let mut built_in = BUILT_IN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(config) = &*built_in {
-            return Ok(Arc::clone(config));
-        }
-        let config = config(&[])?;
-        *built_in = Some(Arc::clone(&config));
-        Ok(config)
     }
 }
 
 impl PartialEq for Trust {
     fn eq(&self, other: &Trust) -> bool {
-        match (&self.0, &other.0) {
-            (None, None) => true,
-            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
-            _ => false,
-        }
+        self.0.as_ref().map(Arc::as_ptr) == other.0.as_ref().map(Arc::as_ptr)
     }
 }
 
-/// Does the cryptography: ring, unless the application has chosen another provider before.
+/// Does the cryptography: ring, unless the application has installed another provider.
 fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    let choose = || {
-        if let Some(chosen) = CryptoProvider::get_default() {
-            return Arc::clone(chosen);
-        }
-        // rustls would panic where others leave the choice between two of them to it. Fails if
-        // another thread was faster, which is as good.
-        let _ = ring::default_provider().install_default();
-        Arc::new(CryptoProvider {
-            cipher_suites: CIPHER_SUITES.to_vec(),
-            ..ring::default_provider()
-        })
-    };
-    Arc::clone(PROVIDER.get_or_init(choose))
+    let ring =
+        || CryptoProvider { cipher_suites: CIPHER_SUITES.to_vec(), ..ring::default_provider() };
+    CryptoProvider::get_default().map_or_else(|| Arc::new(ring()), Arc::clone)
 }
 
 /// Trusts the built-in roots and these.
-fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, Error> {
+fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions()?;
@@ -130,52 +113,33 @@ fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, Error>
 }
 
 /// A TLS connection whose every read and write ends by the deadline of its socket.
-pub(crate) struct Stream {
+pub(super) struct Stream {
     tls: ClientConnection,
     socket: Socket,
 }
 
 impl Stream {
     /// Does the handshake with this host.
-    pub(crate) fn open(
+    pub(super) fn open(
         host: &str, trust: &Trust, socket: Socket, call: &Call,
-    ) -> Result<Stream, Failure> {
-        let config = trust.config().map_err(|cause| Failure {
-            error: call.failed(NOT_SET_UP).with_source(cause),
-            is_final: true,
-        })?;
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other);
-        name.and_then(|name| ClientConnection::new(config, name).map_err(io::Error::other))
-            .and_then(|tls| {
-                let mut stream = Stream { tls, socket };
-                stream.shake_hands().map(|()| stream)
-            })
-            .map_err(|cause| failure(call, cause))
-    }
-
-    fn shake_hands(&mut self) -> io::Result<()> {
-        while self.tls.is_handshaking() {
-            flush_all(self)?;
-            // The last message of the handshake goes out with the request.
-            if self.tls.is_handshaking() && self.receive()? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+    ) -> Result<Stream, Error> {
+        let refused =
+            |cause: rustls::Error| call.failed(reason(&cause)).with_source(cause).finally(true);
+        let config = trust
+            .config()
+            .map_err(|cause| call.failed(NOT_SET_UP).with_source(cause).finally(true))?;
+        let name = ServerName::try_from(host.to_owned());
+        let name = name.map_err(|cause| call.failed(NO_NAME).with_source(cause).finally(true))?;
+        let tls = ClientConnection::new(config, name).map_err(refused)?;
+        let mut stream = Stream { tls, socket };
+        while stream.tls.is_handshaking() {
+            match stream.tls.complete_io(&mut stream.socket) {
+                Err(cause) if is_passing_write(&cause) => {}
+                Err(cause) => return Err(failure(call, cause)),
+                Ok(_) => {}
             }
         }
-        Ok(())
-    }
-
-    /// Reads TLS records, and does with them what TLS wants done; 0 is the end.
-    fn receive(&mut self) -> io::Result<usize> {
-        let n = self.tls.read_tls(&mut self.socket)?;
-        self.process().map(|()| n)
-    }
-
-    fn process(&mut self) -> io::Result<()> {
-        self.tls.process_new_packets().map(drop).map_err(|error| {
-            // An alert that tells the server, as far as that can be done at once.
-            let _ = self.tls.write_tls(&mut self.socket);
-            io::Error::new(io::ErrorKind::InvalidData, error)
-        })
+        Ok(stream)
     }
 }
 
@@ -195,11 +159,13 @@ impl Read for Stream {
                 result => return result,
             }
             // A failure comes back each time; content may stand before it.
-            self.process()?;
-            // What TLS wants said meanwhile, such as new keys.
+            let state = self.tls.process_new_packets();
+            state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            // What TLS wants said meanwhile, such as new keys. The server may have responded before it
+            // closed, so that a failure to write is no matter.
             let _ = self.flush();
             self.tls.read_tls(&mut self.socket)?;
-            let _ = self.process();
+            let _ = self.tls.process_new_packets();
         }
     }
 }
@@ -223,71 +189,59 @@ impl Write for Stream {
     }
 }
 
-#[cfg(not(feature = "system-roots"))]
-const NOT_SET_UP: &str = "TLS can't be set up";
-#[cfg(feature = "system-roots")]
-const NOT_SET_UP: &str = "TLS can't be set up: has this system root certificates? SSL_CERT_FILE \
-                          can name a file of them";
+const NO_NAME: &str = "the host is no name that a certificate can have: check the host in the URL";
+const NOT_SET_UP: &str = if cfg!(feature = "system-roots") {
+    "TLS can't be set up: has this system root certificates? SSL_CERT_FILE can name a file of them"
+} else {
+    "TLS can't be set up"
+};
 
-/// Why the handshake did not come about. What TLS itself refuses is final: it would come again.
-fn failure(call: &Call, cause: io::Error) -> Failure {
+/// Why the handshake failed. What TLS itself refuses is final: it would refuse it again.
+fn failure(call: &Call, cause: io::Error) -> Error {
     if cause.kind() == io::ErrorKind::TimedOut {
-        return call.late("before the request was sent").into();
+        return call.late("before the request was sent");
     }
     let refusal = cause.get_ref().and_then(|inner| inner.downcast_ref());
-    let why = refusal.map_or("the connection broke off in the TLS handshake".into(), refused);
-    Failure { is_final: refusal.is_some(), error: call.failed(why).with_source(cause) }
+    let why = refusal.map_or("the connection was lost in the TLS handshake".into(), reason);
+    let is_final = refusal.is_some();
+    call.failed(why).with_source(cause).finally(is_final)
 }
 
-fn refused(refusal: &Error) -> String {
+fn reason(refusal: &rustls::Error) -> String {
     use rustls::CertificateError as C;
     let clock = |what: &str| {
-        format!(
-            "the server's certificate {what}, or this device's clock is wrong: it says {}",
-            device_time()
-        )
+        // A date before 1970 would panic, and so would one that has more than four digits.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = HttpDate::from(UNIX_EPOCH + now.min(YEAR_9999));
+        format!("the server's certificate {what}, or this device's clock is wrong: it says {now}")
     };
-    let Error::InvalidCertificate(certificate) = refusal else {
+    let rustls::Error::InvalidCertificate(certificate) = refusal else {
         return match refusal {
-            Error::InvalidMessage(_) => {
-                "what answers there is not TLS: check the port, and what stands in between"
+            rustls::Error::InvalidMessage(_) => {
+                "the server does not speak TLS: check the port, and what stands in between"
             }
             _ => "the server and this device don't agree on TLS (1.2 or 1.3)",
         }
         .to_owned();
     };
     match certificate {
-        C::NotValidYet | C::NotValidYetContext { .. } => clock("is not valid yet"),
-        C::Expired | C::ExpiredContext { .. } => clock("has expired"),
+        C::NotValidYet | C::NotValidYetContext { .. } => return clock("is not valid yet"),
+        C::Expired | C::ExpiredContext { .. } => return clock("has expired"),
         C::UnknownIssuer if cfg!(feature = "system-roots") => {
             "the issuer of the server's certificate is not among this system's roots; \
              Session::root_certificates trusts more"
-                .to_owned()
         }
         C::UnknownIssuer => {
             "the issuer of the server's certificate is not among the compiled-in roots; \
              Session::root_certificates trusts more, and the feature system-roots trusts this \
              system's roots instead"
-                .to_owned()
         }
         C::NotValidForName | C::NotValidForNameContext { .. } => {
-            "the server's certificate is for another host name".to_owned()
+            "the server's certificate is for another host name: check the host in the URL"
         }
-        _ => "the server's certificate was refused".to_owned(),
+        _ => "the server's certificate was refused",
     }
+    .to_owned()
 }
 
-/// What this device takes for the time.
-fn device_time() -> String {
-    let now = SystemTime::now();
-    let mut text = String::new();
-    // A date before 1970 would panic, and so would one that has more than four digits.
-    match now.duration_since(UNIX_EPOCH) {
-        Ok(since) if since.as_secs() < 253_402_300_800 => {
-            let _ = write!(text, "{}", httpdate::HttpDate::from(now));
-        }
-        Ok(_) => text.push_str("a time after the year 9999"),
-        Err(_) => text.push_str("a time before 1970"),
-    }
-    text
-}
+const YEAR_9999: Duration = Duration::from_secs(253_402_300_799);

@@ -2,17 +2,19 @@
 //! who needs a token; whatever is wrong with the file is only told.
 
 use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use miniserde::{json::to_string, Deserialize, Serialize};
 
-use super::request::Failure;
-use super::{Client, Terms, Token, Tokens, LONGEST_LIFETIME};
-use crate::json;
-use crate::random::random;
+use super::{Client, Settings, Token, Tokens, LONGEST_LIFETIME};
+use crate::error::Error;
+use crate::http::Deadline;
+use crate::response::json;
 use crate::url::{check_visible, Url};
 
 /// No file that is longer was written here.
@@ -48,7 +50,7 @@ impl Tokens {
         let client = self.client.clone();
         let tokens = Tokens::new(Client { endpoint, ..client });
         tokens.state().file.clone_from(&self.state().file);
-        tokens
+        Tokens { received: Arc::clone(&self.received), ..tokens }
     }
 
     pub(crate) fn keep_in(&self, path: PathBuf) {
@@ -57,8 +59,8 @@ impl Tokens {
 
     /// The token of the file, if it is of use, or one from the token endpoint.
     pub(super) fn obtain(
-        &self, terms: Terms<'_>, is_of_use: impl FnOnce(&Token) -> bool,
-    ) -> Result<Token, Failure> {
+        &self, settings: &Settings, deadline: Deadline, is_of_use: impl FnOnce(&Token) -> bool,
+    ) -> Result<Token, Error> {
         let file = self.state().file.clone();
         let kept = file.as_ref().and_then(|file| file.read(&self.client));
         if let Some(token) = kept.filter(is_of_use) {
@@ -68,8 +70,8 @@ impl Tokens {
                 return Ok(token);
             }
         }
-        let token = self.client.request(terms, &self.secrets(terms))?;
-        terms.network.counts.add(|counts| counts.tokens += 1);
+        let token = self.client.request(&settings.network, deadline, &self.secrets(settings))?;
+        self.received.fetch_add(1, Ordering::Relaxed);
         if let Some(file) = file {
             file.write(&self.client, &token);
         }
@@ -109,36 +111,35 @@ impl Keep for TokenFile {
 }
 
 impl TokenFile {
-    fn try_read(&self, client: &Client, now: u64) -> Result<Option<Token>, String> {
+    fn try_read(&self, client: &Client, now: u64) -> io::Result<Option<Token>> {
         // To open a pipe for reading alone would wait for a writer.
         let file = match OpenOptions::new().read(true).write(true).open(&self.0) {
-            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.to_string()),
+            file => file?,
         };
-        let metadata = file.metadata().map_err(|error| error.to_string())?;
+        let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err("it is not a file".to_owned());
+            return Err(io::Error::other("it is not a file"));
         }
-        private::check(&metadata)?;
+        #[cfg(unix)]
+        check_private(&metadata)?;
         let mut text = String::new();
-        let read = file.take(LONGEST).read_to_string(&mut text);
-        read.map_err(|error| error.to_string())?;
-        let kept: Kept = json::read(&text).ok_or("it is damaged")?;
+        file.take(LONGEST).read_to_string(&mut text)?;
+        let kept = json::read(&text).filter(|kept: &Kept| {
+            // What can't stand in a header field was not written here.
+            check_visible("access token", &kept.access_token).is_ok()
+        });
+        let kept = kept.ok_or_else(|| io::Error::other("it is damaged"))?;
         if (&kept.token_endpoint, &kept.client_id) != (&endpoint(client), &client.id) {
-            return Err("it is another client's".to_owned());
+            return Err(io::Error::other("it is another client's"));
         }
-        check_visible("access token", &kept.access_token).map_err(|_| "it is damaged")?;
         // A clock that was set back would make an old token look young.
-        let age = now.checked_sub(kept.written_at).ok_or("it was written in the future")?;
+        let age = now.checked_sub(kept.written_at);
+        let age = age.ok_or_else(|| io::Error::other("it was written in the future"))?;
         let lifetime = Duration::from_secs(kept.expires_in).min(LONGEST_LIFETIME);
         let left = lifetime.saturating_sub(Duration::from_secs(age));
-        let token = Token {
-            value: kept.access_token.into(),
-            lifetime,
-            expiry: Instant::now() + left,
-            is_kept: true,
-        };
+        let (value, expiry) = (kept.access_token.into(), Instant::now() + left);
+        let token = Token { value, lifetime, expiry, is_kept: true };
         Ok((!left.is_zero()).then_some(token))
     }
 
@@ -157,9 +158,11 @@ impl TokenFile {
         }
         // Another process may be writing at the same time.
         let mut part = self.0.clone().into_os_string();
-        part.push(format!(".{:016x}", random()));
+        part.push(format!(".{:016x}", RandomState::new().hash_one(0)));
         let mut options = OpenOptions::new();
-        let file = private::only(options.write(true).create_new(true)).open(&part);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.write(true).create_new(true).open(&part);
         let written = file
             .and_then(|mut file| file.write_all(to_string(&kept).as_bytes()))
             .and_then(|()| fs::rename(&part, &self.0));
@@ -180,50 +183,21 @@ fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-/// What keeps the file from others.
+/// Fails if others can read the file, or have written it. Elsewhere its directory has to keep them out:
+/// `%LOCALAPPDATA%` on Windows, say.
 #[cfg(unix)]
-mod private {
-    use std::fs::{File, Metadata, OpenOptions};
-    use std::io;
-    use std::os::fd::OwnedFd;
-    use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-    use std::os::unix::net::UnixStream;
-
-    pub(super) fn only(options: &mut OpenOptions) -> &mut OpenOptions {
-        options.mode(0o600)
+fn check_private(file: &fs::Metadata) -> io::Result<()> {
+    use std::os::{fd::OwnedFd, unix::fs::MetadataExt as _, unix::net::UnixStream};
+    // The user that this process acts as owns the sockets made by it. (The standard library has no
+    // other way to ask, and `/proc` is Linux's.)
+    let (socket, _) = UnixStream::pair()?;
+    if file.uid() != fs::File::from(OwnedFd::from(socket)).metadata()?.uid() {
+        return Err(io::Error::other("it is another user's"));
     }
-
-    pub(super) fn check(file: &Metadata) -> Result<(), String> {
-        if file.uid() != user().map_err(|error| error.to_string())? {
-            return Err("it is another user's".to_owned());
-        }
-        if file.mode() & 0o077 != 0 {
-            return Err("others may read it".to_owned());
-        }
-        Ok(())
+    if file.mode() & 0o077 != 0 {
+        return Err(io::Error::other("others may read it"));
     }
-
-    /// The user that this process acts as: it owns the sockets made by it. (The standard library has
-    /// no other way to ask, and `/proc` is Linux's.)
-    fn user() -> io::Result<u32> {
-        let (socket, _) = UnixStream::pair()?;
-        Ok(File::from(OwnedFd::from(socket)).metadata()?.uid())
-    }
-}
-
-/// Without modes the directory has to: `%LOCALAPPDATA%` on Windows, say.
-#[cfg(not(unix))]
-mod private {
-    use std::fs::{Metadata, OpenOptions};
-
-    pub(super) fn only(options: &mut OpenOptions) -> &mut OpenOptions {
-        options
-    }
-
-    #[allow(clippy::unnecessary_wraps, reason = "it may fail where there are modes")]
-    pub(super) fn check(_: &Metadata) -> Result<(), String> {
-        Ok(())
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -237,17 +211,19 @@ mod tests {
 
     impl Scratch {
         fn new() -> Scratch {
-            let name = format!("jas-session-token-{:016x}", random());
+            let name = format!("jas-session-token-{:016x}", RandomState::new().hash_one(0));
             Scratch(TokenFile(std::env::temp_dir().join(name)))
         }
 
         fn read(&self, now: u64) -> Result<Option<Token>, String> {
-            self.0.try_read(&client("id", ""), now)
+            self.0.try_read(&client("id", ""), now).map_err(|error| error.to_string())
         }
 
         fn write(&self, content: &str) {
             let mut options = OpenOptions::new();
-            let options = private::only(options.write(true).create(true).truncate(true));
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let options = options.write(true).create(true).truncate(true);
             let mut file = options.open(&self.0 .0).unwrap();
             file.write_all(content.as_bytes()).unwrap();
         }
@@ -279,7 +255,7 @@ mod tests {
             let left = token.expiry.saturating_duration_since(Instant::now());
             Some((token.lifetime.as_secs(), left.as_secs()))
         };
-        // Each number is cut to whole seconds, and a moment passes.
+        // Each number is rounded down to whole seconds, and a moment passes.
         assert_eq!(left(NOW), Some((599, 598)));
         assert_eq!(left(NOW + 597), Some((599, 1)));
         assert_eq!(left(NOW + 599), None);

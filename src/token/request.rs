@@ -4,14 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use miniserde::json::{from_str, Number};
+use miniserde::json::{from_str, Number, Value};
 
-use super::{Terms, Token};
-use crate::error::{trouble, Error, ErrorKind, Received};
-use crate::excerpt::{excerpt, members, text, token_reason};
+use super::Token;
+use crate::error::remote_text::{excerpt, members, text, token_reason};
+use crate::error::{advice, Error, ErrorKind, Received};
 use crate::http::{self, Call, Deadline, Network, Request, KEPT, USER_AGENT};
-use crate::json;
-use crate::retry::Outcome;
+use crate::response::json;
 use crate::url::{check_visible, form_encoded, Url};
 
 /// The lifetime of a token whose response does not tell (JAS documents ten minutes).
@@ -30,12 +29,6 @@ pub(crate) struct Client {
     pub(crate) secret: String,
 }
 
-/// No token: why, and what `retry` has to know of that.
-pub(super) struct Failure {
-    pub(super) error: Error,
-    pub(super) outcome: Outcome,
-}
-
 impl Client {
     pub(super) fn call(&self, deadline: Deadline) -> Call {
         let label = format!("token request to {}", self.endpoint);
@@ -43,7 +36,9 @@ impl Client {
     }
 
     /// Requests a token, once.
-    pub(super) fn request(&self, terms: Terms<'_>, secrets: &[String]) -> Result<Token, Failure> {
+    pub(super) fn request(
+        &self, network: &Network, deadline: Deadline, secrets: &[String],
+    ) -> Result<Token, Error> {
         // The credentials stand in the content (RFC 6749, section 2.3.1), as JAS wants them.
         let (id, secret) = (form_encoded(&self.id), form_encoded(&self.secret));
         let content =
@@ -58,22 +53,23 @@ impl Client {
         let start = Instant::now();
         tell!(debug, "requesting a token from {}", self.endpoint);
         let response = http::send(Request {
-            call: self.call(terms.deadline),
+            call: self.call(deadline),
             url: &self.endpoint,
             fields: &fields,
             secret_fields: &[],
             content: Some(content.as_bytes()),
             is_repeatable: true,
-            network: terms.network,
+            network,
         });
-        let response = response.map_err(|failure| broken(failure.error, failure.is_final))?;
-        if !(200..300).contains(&response.status) {
+        // Whatever comes of it, the API has done nothing.
+        let response = response.map_err(Error::never_executed)?;
+        if !response.is_success() {
             return Err(self.refused(Received::read(response), secrets));
         }
         let content = response.content.whole(KEPT);
         let content = content.map_err(|(error, _)| match error.kind() {
             ErrorKind::Content => self.unusable("it is longer than 64 KiB"),
-            _ => broken(error, false),
+            _ => error.never_executed(),
         })?;
         match read(&content, secrets) {
             Ok((value, lifetime)) => {
@@ -92,54 +88,27 @@ impl Client {
         Error::new(kind, format!("token request to {}: {what}", self.endpoint))
     }
 
-    fn unusable(&self, why: &str) -> Failure {
-        let what = format!("the answer holds no usable token: {why}");
-        broken(self.error(ErrorKind::InvalidToken, &what), true)
+    fn unusable(&self, why: &str) -> Error {
+        let what = format!("the response holds no usable token: {why}");
+        self.error(ErrorKind::InvalidToken, &what)
     }
 
     /// A refusal ([RFC 6749, section 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
-    fn refused(&self, received: Received, secrets: &[String]) -> Failure {
+    fn refused(&self, received: Received, secrets: &[String]) -> Error {
         let status = received.status;
-        let (kind, advice) = match status {
-            403 if received.retry_after.is_some() => (ErrorKind::Status, trouble(429)),
-            429 | 500..=595 | 597.. => (ErrorKind::Status, trouble(status)),
+        let (kind, what_to_do) = match status {
+            403 if received.retry_after.is_some() => (ErrorKind::Status, advice(429)),
+            429 | 500..=595 | 597.. => (ErrorKind::Status, advice(status)),
             200..=299 | 400 | 401 | 403 => (ErrorKind::Denied, WRONG_CREDENTIALS),
             // Not `Status`: a caller must not take this 404 for one of the API. 596 is how some
             // gateways say it.
             _ => (ErrorKind::Denied, NO_ENDPOINT),
         };
         let detail = token_reason(&received, secrets);
-        let what = format!("answered with {status}{advice}{detail}");
-        Failure {
-            outcome: Outcome::of(&received, false),
-            error: self.error(kind, &what).with_received(received),
-        }
+        let with = if status < 300 { " with an error in it" } else { "" };
+        let what = format!("status {status}{with}{what_to_do}{detail}");
+        self.error(kind, &what).with_received(received)
     }
-}
-
-impl Failure {
-    /// Whether the credentials were refused, so that the next request would be, too.
-    pub(super) fn is_denied(&self) -> bool {
-        let (kind, status) = (self.error.kind(), self.error.status());
-        kind == ErrorKind::Denied && matches!(status, Some(200..=299 | 400 | 401 | 403))
-    }
-
-    /// Whether it would have been that of a caller with these terms as well, who may have more time,
-    /// or another way than this.
-    pub(super) fn concerns(&self, terms: Terms<'_>, way: &Network) -> bool {
-        match self.error.kind() {
-            ErrorKind::Timeout => false,
-            ErrorKind::Exchange => terms.network.is_same_way(way),
-            _ => true,
-        }
-    }
-}
-
-/// No whole response. The API has done nothing, whatever came of it.
-fn broken(error: Error, is_final: bool) -> Failure {
-    let (error, was_sent) = (error.never_executed(), true);
-    let outcome = Outcome::Broken { was_sent, is_final };
-    Failure { error, outcome }
 }
 
 /// What is read of a token endpoint's 2xx response ([RFC 6749, section
@@ -148,11 +117,7 @@ fn broken(error: Error, is_final: bool) -> Failure {
 struct Members {
     access_token: Option<String>,
     token_type: Option<String>,
-}
-
-#[derive(miniserde::Deserialize)]
-struct Lifetime<T> {
-    expires_in: Option<T>,
+    expires_in: Option<Value>,
 }
 
 /// The token of a 2xx response, and its lifetime; or why there is none, without a word of the
@@ -172,7 +137,7 @@ pub(crate) fn read(content: &[u8], secrets: &[String]) -> Result<(String, Durati
         let kind = excerpt(&kind, &[secrets, &[value]].concat());
         return Err(format!("its token_type is \"{kind}\", not Bearer"));
     }
-    let seconds = seconds(&json).ok_or("its expires_in is not a number")?;
+    let seconds = seconds(members.expires_in).ok_or("its expires_in is not a number")?;
     Ok((value, Duration::from_secs(seconds)))
 }
 
@@ -183,13 +148,13 @@ fn is_refusal(content: &[u8]) -> bool {
 }
 
 /// `expires_in` as servers send it: a number, a number in a string, null, or not at all.
-fn seconds(json: &str) -> Option<u64> {
-    let number = if let Some(Lifetime { expires_in }) = json::read(json) {
-        expires_in.unwrap_or(Number::U64(DEFAULT_LIFETIME))
-    } else {
-        let quoted: Lifetime<String> = json::read(json)?;
+fn seconds(expires_in: Option<Value>) -> Option<u64> {
+    let number = match expires_in {
+        None | Some(Value::Null) => Number::U64(DEFAULT_LIFETIME),
+        Some(Value::Number(number)) => number,
         // The standard library's own parser would cost 16 kB.
-        from_str(quoted.expires_in?.trim()).ok()?
+        Some(Value::String(number)) => from_str(number.trim()).ok()?,
+        Some(_) => return None,
     };
     // Saturates at both ends.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

@@ -2,7 +2,7 @@
 //! without secrets. Called by `session`, `token` and `http::proxy`. Secrets are text here: it knows
 //! nothing of what they are for.
 
-use crate::error::{field, Received};
+use super::{field, Received};
 
 /// The most characters of remote text that a message shows.
 const EXCERPT: usize = 200;
@@ -21,12 +21,15 @@ const HIDDEN: &str = "\u{fffc}";
 /// 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2), of [RFC 9457, section
 /// 3](https://www.rfc-editor.org/rfc/rfc9457#section-3), and what gateways use besides.
 const MEMBERS: &str = "error error_description message title detail faultstring errorcode code \
-                       errormessage description reason";
+                       errormessage description reason field";
+
+const ENTITIES: [(&[u8], &[u8]); 5] =
+    [(b"&amp;", b"&"), (b"&lt;", b"<"), (b"&gt;", b">"), (b"&quot;", b"\""), (b"&apos;", b"'")];
 
 /// What is no text in HTML or XML: how it begins, and how it ends.
 #[rustfmt::skip]
-const MARKUP: [(&str, &str); 4] =
-    [("<!--", "-->"), ("<script", "</script>"), ("<style", "</style>"), ("<", ">")];
+const MARKUP: [(&str, &str); 5] = [("<![cdata[", "]]>"), ("<!--", "-->"),
+    ("<script", "</script>"), ("<style", "</style>"), ("<", ">")];
 
 /// What a response says of its reason, for the end of a message: the usual members of JSON, the
 /// text of a page, or else the text.
@@ -40,7 +43,7 @@ pub(crate) fn token_reason(received: &Received, secrets: &[String]) -> String {
 }
 
 fn told(received: &Received, secrets: &[String], other: impl Fn(&str) -> String) -> String {
-    let wait = received.retry_after;
+    let wait = received.retry_after.filter(|wait| !wait.is_zero());
     let mut detail = wait.map_or_else(String::new, |wait| format!("; it asks to wait {wait:?}"));
     if let (300..=399, Some(location)) = (received.status, field(&received.fields, "location")) {
         let place = clean(&without_query(&redact(location, secrets)));
@@ -54,7 +57,7 @@ fn told(received: &Received, secrets: &[String], other: impl Fn(&str) -> String)
         _ => excerpt(&members.join(": "), secrets),
     };
     if !reason.is_empty() {
-        detail = detail + "; the answer says: " + &reason;
+        detail = detail + "; the response says: " + &reason;
     }
     detail
 }
@@ -64,8 +67,8 @@ pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     clean(&redact(text, secrets))
 }
 
-/// How content begins that could not be used. Of one long word, which is cut anywhere, no part is
-/// shown if there is a secret in it.
+/// How content begins that could not be used. One long word may end in the middle of a secret: no
+/// part of it is shown then.
 pub(crate) fn beginning(content: &str, secrets: &[String]) -> String {
     let words = text(content.as_bytes());
     if !words.is_empty() {
@@ -158,24 +161,21 @@ fn without_markup(page: &str) -> String {
     while let Some(n) = lower[at..].find('<') {
         plain.push_str(&page[at..at + n]);
         at += n;
-        let markup = &lower[at..];
-        // A tag parts words, a comment or CDATA does not.
-        if !markup.starts_with("<!") {
-            plain.push(' ');
+        let kind = MARKUP.iter().find(|(begin, _)| lower[at..].starts_with(begin));
+        let Some((begin, end)) = kind else { break };
+        let length = lower[at..].find(end).unwrap_or(lower.len() - at);
+        match *begin {
+            "<![cdata[" => plain.push_str(&page[at..at + length][begin.len()..]),
+            "<!--" => {}
+            // A tag parts words.
+            _ => plain.push(' '),
         }
-        if markup.starts_with("<![cdata[") {
-            let end = markup.find("]]>").unwrap_or(markup.len());
-            plain.push_str(&page[at..at + end]["<![CDATA[".len()..]);
-            at += end;
-        }
-        let kind = MARKUP.iter().find(|(begin, _)| markup.starts_with(begin));
-        let end = kind.map_or(">", |(_, end)| end);
-        at = lower[at..].find(end).map_or(page.len(), |n| at + n + end.len());
+        at = page.len().min(at + length + end.len());
     }
     plain + &page[at..]
 }
 
-/// `text` with blanks and control characters folded into single blanks, and cut.
+/// `text` with blanks and control characters folded into single blanks, and shortened.
 fn clean(text: &str) -> String {
     let text = text.replace(HIDDEN, REDACTED);
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
@@ -188,7 +188,8 @@ fn clean(text: &str) -> String {
 
 /// What reorders or hides text on a terminal has no place in a message.
 fn misleads(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' |
+        '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// `text` without the secrets. If one may stand in it in another form, escaped or in pieces, all of
@@ -235,6 +236,9 @@ fn unescaped(text: &str) -> Option<String> {
 
 /// The escape for a URL, JSON, HTML or XML that `text` starts with: its length, and what it means.
 fn escape<'a>(text: &'a [u8], utf8: &'a mut [u8; 4]) -> Option<(usize, &'a [u8])> {
+    if let Some((name, meant)) = ENTITIES.iter().find(|(name, _)| text.starts_with(name)) {
+        return Some((name.len(), meant));
+    }
     let (length, code) = match text {
         [b'%', digits @ ..] => {
             utf8[0] = u8::try_from(number(digits.get(..2)?, 16)?).ok()?;
@@ -242,11 +246,6 @@ fn escape<'a>(text: &'a [u8], utf8: &'a mut [u8; 4]) -> Option<(usize, &'a [u8])
         }
         [b'\\', b'u', digits @ ..] => (6, number(digits.get(..4)?, 16)?),
         [b'\\', _, ..] => return Some((2, &text[1..2])),
-        [b'&', b'a', b'm', b'p', b';', ..] => (5, '&'.into()),
-        [b'&', b'l', b't', b';', ..] => (4, '<'.into()),
-        [b'&', b'g', b't', b';', ..] => (4, '>'.into()),
-        [b'&', b'q', b'u', b'o', b't', b';', ..] => (6, '"'.into()),
-        [b'&', b'a', b'p', b'o', b's', b';', ..] => (6, '\''.into()),
         [b'&', b'#', rest @ ..] => {
             let (skipped, radix) = match rest {
                 [b'x' | b'X', ..] => (3, 16),
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_a_secret_is_redacted_before_the_text_is_cut() {
+    fn every_form_of_a_secret_is_redacted_before_the_text_is_shortened() {
         let secret = "p w+/\"<x>";
         let before = "a".repeat(195);
         let shown = |echoed: &str| excerpt(&format!("{before}{echoed} rest"), &owned(&[secret]));
@@ -354,7 +353,7 @@ mod tests {
             ),
             (
                 received(500, String::new(), format!("<p>{secret}</p> <b>no</b>")),
-                "; the answer says: [redacted] no",
+                "; the response says: [redacted] no",
             ),
         ] {
             assert_eq!(reason(&received, &owned(&[secret])), text);
@@ -378,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_cut_ends_with_a_whole_word() {
+    fn text_that_is_shortened_ends_with_a_whole_word() {
         let long = format!("{} secret", " ".repeat(SEEN - 4));
         assert_eq!(text(long.as_bytes()).trim(), "");
         assert_eq!(text("x".repeat(SEEN + 1).as_bytes()), "");

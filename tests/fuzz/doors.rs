@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::{Error, Received};
+use crate::error::{remote_text, Error, Received};
 use crate::url::Url;
-use crate::{excerpt, retry, token, url};
+use crate::{retry, token, url};
 
 /// Fields as they were received: names and values.
 pub type Fields<'a> = &'a [(String, String)];
@@ -71,13 +71,13 @@ pub fn retry_after(fields: Fields<'_>) -> Option<Duration> {
     retry::retry_after(fields)
 }
 
-/// Tells whether an answer refuses the token.
+/// Tells whether a response refuses the token.
 #[must_use]
 pub fn is_token_refused(status: u16, fields: Fields<'_>, content: &[u8]) -> bool {
     retry::is_token_refused(&Received::new(status, fields.to_vec(), content.to_vec()))
 }
 
-/// Reads the content of a token endpoint's 2xx answer: the token and its lifetime.
+/// Reads the content of a token endpoint's 2xx response: the token and its lifetime.
 pub fn token(content: &[u8], secrets: &[String]) -> Result<(String, Duration), String> {
     token::read(content, secrets)
 }
@@ -85,14 +85,14 @@ pub fn token(content: &[u8], secrets: &[String]) -> Result<(String, Duration), S
 /// Makes text of a server fit for a message.
 #[must_use]
 pub fn excerpt(text: &str, secrets: &[String]) -> String {
-    excerpt::excerpt(text, secrets)
+    remote_text::excerpt(text, secrets)
 }
 
-/// Tells what an answer that refused says of its reason.
+/// Tells what a response that refused says of its reason.
 #[must_use]
 pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[String]) -> String {
     let received = Received::new(status, fields.to_vec(), content.to_vec());
-    excerpt::reason(&received, secrets)
+    remote_text::reason(&received, secrets)
 }
 
 impl From<Url> for Target {

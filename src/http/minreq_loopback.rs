@@ -2,26 +2,28 @@
 //! its own, so it speaks to a port of 127.0.0.1, where it gets to see neither secrets nor content.
 //! Called by `http`; all that knows minreq is here, and goes the day minreq takes a stream.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::response_head::Head;
 use super::socket::is_passing;
 use super::Call;
 use crate::error::Error;
-use crate::random::random;
 
-/// How long a wait for minreq lasts before it is seen whether it has failed.
-const PART: Duration = Duration::from_millis(50);
-
-/// How long the first to come may take to speak before others are looked at as well.
+/// How long one wait for minreq lasts. Then the other callers are looked at, and whether minreq has
+/// failed.
 const MOMENT: Duration = Duration::from_millis(4);
 
 /// How many connections may be there without having shown the password, and how long the oldest
 /// is kept then. minreq shows it at once.
 const STRANGERS: usize = 64;
 const STRANGERS_TIME: Duration = Duration::from_millis(10);
+
+/// How long minreq may take to end once its port is closed.
+const END: Duration = Duration::from_millis(50);
 
 /// What may be to blame when minreq does not come, or fails.
 const UNIFIED: &str = ": if another crate has turned on minreq's feature `proxy`, the variables \
@@ -39,34 +41,92 @@ const OTHER_FIELDS: usize = 512;
 /// The field that minreq is known by.
 const PASSWORD: &str = "JAS-Session";
 
-/// A status code, and header fields.
-pub(crate) type Head = (u16, Vec<(String, String)>);
-
 /// A port of 127.0.0.1 that minreq, and nobody else, speaks to: one exchange after another.
-pub(crate) struct Listener {
+pub(super) struct Listener {
     socket: TcpListener,
     port: u16,
 }
 
+/// The status and the fields of a response, as minreq has read them.
+type Response = (u16, Vec<(String, String)>);
+
 /// The head of a request as minreq has written it.
-pub(crate) struct Written {
-    pub(crate) method: String,
+pub(super) struct Written {
+    pub(super) method: String,
     /// The fields but `Host`, and the end of the head.
-    pub(crate) fields: String,
+    pub(super) fields: String,
 }
 
-/// minreq, which waits for the head of the response until this is dropped.
-pub(crate) struct Minreq {
-    listener: Option<Listener>,
-    /// Our end of minreq's connection, once it has come.
-    near: Option<TcpStream>,
-    thread: Option<JoinHandle<Result<Head, minreq::Error>>>,
+/// Has minreq write the head of a request with these fields, and read the head of the response that
+/// `exchange` gets for it: its status and its fields come back with what `exchange` gave, and the
+/// listener, for the next one. `length` is that of the content of a POST.
+pub(super) fn pass<T>(
+    listener: Listener, fields: &[(&str, &str)], length: Option<usize>, call: &Call,
+    exchange: impl FnOnce(&Written) -> Result<(Head, T), Error>,
+) -> Result<(Response, Head, T, Listener), Error> {
+    let refused = |cause| call.refused_by_host(cause);
+    let random = || RandomState::new().hash_one(0);
+    let password = format!("{:016x}{:016x}", random(), random());
+    let request = request(listener.port, &password, fields, length).map_err(refused)?;
+    let spawned = thread::Builder::new().stack_size(STACK).spawn(move || {
+        let response = request.send_lazy()?;
+        Ok((response.status_code, response.headers))
+    });
+    let thread = spawned.map_err(refused)?;
+    let password = format!("{PASSWORD}: {password}\r\n");
+    let size = |(name, value): &(&str, &str)| name.len() + value.len() + ": \r\n".len();
+    let most = fields.iter().map(size).sum::<usize>() + OTHER_FIELDS;
+    let accepted = listener.accept(&password, most, &thread, call.deadline.at);
+    let Some((mut near, written)) = accepted.map_err(refused)? else {
+        return Err(failure(listener, thread, call));
+    };
+    let received = exchange(&written);
+    let _ = match &received {
+        // Should that fail, minreq knows why.
+        Ok((head, _)) => near.write_all(head.text.as_bytes()),
+        // To close it would not be enough: a process that was forked may hold it, too.
+        Err(_) => near.shutdown(Shutdown::Both),
+    };
+    // minreq closes first: the side that does keeps its port for a minute, and the listener's is
+    // needed again.
+    let ended = thread.join();
+    let (head, other) = received?;
+    match ended {
+        Ok(Ok(response)) => Ok((response, head, other, listener)),
+        Ok(Err(cause)) => Err(unusable(call).with_source(cause).or_executed(true)),
+        Err(_) => Err(unusable(call).or_executed(true)),
+    }
+}
+
+/// Why minreq has not come to the listener.
+fn failure(
+    listener: Listener, thread: JoinHandle<Result<Response, minreq::Error>>, call: &Call,
+) -> Error {
+    drop(listener);
+    let closed = Instant::now();
+    // It ends at once, unless a proxy keeps it, or the loopback interface is down.
+    while !thread.is_finished() && closed.elapsed() < END {
+        thread::sleep(Duration::from_millis(1));
+    }
+    match thread.is_finished().then(|| thread.join()) {
+        _ if call.deadline.left().is_zero() => {
+            let hint = if is_told_of_proxy() { UNIFIED } else { "" };
+            call.late(&format!("before the request was sent{hint}"))
+        }
+        // Where it was told of a proxy, it has gone there.
+        Some(Ok(Err(minreq::Error::IoError(cause)))) if !is_told_of_proxy() => {
+            call.refused_by_host(cause)
+        }
+        Some(Ok(Err(cause))) => unusable(call).with_source(cause),
+        _ => unusable(call),
+    }
 }
 
 impl Listener {
-    fn open() -> io::Result<Listener> {
+    pub(super) fn open() -> io::Result<Listener> {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        Ok(Listener { port: socket.local_addr()?.port(), socket: giving_up_after(socket, PART)? })
+        let port = socket.local_addr()?.port();
+        Ok(Listener { socket: with_timeout(socket)?, port })
     }
 
     /// Waits for the connection that says this password, and gives all that it says; `None` if
@@ -75,16 +135,10 @@ impl Listener {
         &self, password: &str, most: usize, thread: &JoinHandle<T>, deadline: Instant,
     ) -> io::Result<Option<(TcpStream, Written)>> {
         let mut callers: Vec<Caller> = Vec::new();
-        let mut pause = Duration::from_micros(20);
-        let mut is_polled = !CAN_GIVE_UP;
+        let mut pause = SHORTEST_PAUSE;
         while !thread.is_finished() && Instant::now() < deadline {
             if callers.len() == STRANGERS && callers[0].since.elapsed() >= STRANGERS_TIME {
                 callers.remove(0);
-            }
-            // While some have not shown the password, they are looked at in turn.
-            if !callers.is_empty() {
-                is_polled = true;
-                self.socket.set_nonblocking(true)?;
             }
             let accepted = match callers.len() {
                 STRANGERS => Err(io::ErrorKind::WouldBlock.into()),
@@ -92,125 +146,33 @@ impl Listener {
             };
             match accepted {
                 Ok((socket, _)) => {
-                    // minreq speaks at once: a moment's wait costs less than to look again.
-                    if is_polled {
-                        socket.set_nonblocking(true)?;
-                    } else {
-                        socket.set_read_timeout(Some(MOMENT))?;
-                    }
+                    // minreq speaks at once. While some have not shown the password, all are looked
+                    // at in turn.
+                    socket.set_nonblocking(!callers.is_empty())?;
+                    // Should that fail, it has gone already.
+                    let _ = socket.set_read_timeout(Some(MOMENT));
                     callers.push(Caller { socket, said: Vec::new(), since: Instant::now() });
                 }
-                Err(error) if is_passing(&error) && is_polled => {
-                    thread::sleep(pause);
-                    pause = (pause * 3 / 2).min(Duration::from_millis(1));
+                Err(error) if is_passing(&error) => {
+                    if callers.len() == STRANGERS || !HAS_TIMEOUT {
+                        thread::sleep(pause);
+                        pause = (pause * 3 / 2).min(MOMENT / 4);
+                    }
                 }
-                Err(error) if is_passing(&error) => {}
                 // A stranger that has gone already: some systems tell.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => return Err(error),
             }
             callers.retain_mut(|caller| caller.listen(most));
             while let Some(i) = callers.iter().position(Caller::is_done) {
-                let Caller { socket, said, .. } = callers.swap_remove(i);
+                let Caller { socket, said, .. } = callers.remove(i);
                 if let Some(written) = Written::behind(password, &said) {
-                    if is_polled {
-                        self.socket.set_nonblocking(!CAN_GIVE_UP)?;
-                        socket.set_nonblocking(false)?;
-                    }
+                    socket.set_nonblocking(false)?;
                     return Ok(Some((socket, written)));
                 }
             }
         }
         Ok(None)
-    }
-}
-
-impl Minreq {
-    /// Has minreq write the head of a request with these fields; `length` is that of the content
-    /// of a POST.
-    pub(crate) fn write_head(
-        listener: Option<Listener>, fields: &[(&str, &str)], length: Option<usize>, call: &Call,
-    ) -> Result<(Minreq, Written), Error> {
-        let refused = |cause| call.refused_by_host(cause);
-        let listener = listener.map_or_else(Listener::open, Ok).map_err(refused)?;
-        let password = format!("{:016x}{:016x}", random(), random());
-        let request = request(listener.port, &password, fields, length).map_err(refused)?;
-        let thread = thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || {
-                let response = request.send_lazy()?;
-                Ok((response.status_code, response.headers))
-            })
-            .map_err(refused)?;
-        let password = format!("{PASSWORD}: {password}\r\n");
-        let size = |(name, value): &(&str, &str)| name.len() + value.len() + ": \r\n".len();
-        let most = fields.iter().map(size).sum::<usize>() + OTHER_FIELDS;
-        let accepted = listener.accept(&password, most, &thread, call.deadline.at);
-        let mut minreq = Minreq { listener: Some(listener), near: None, thread: Some(thread) };
-        match accepted {
-            Ok(Some((near, written))) => {
-                minreq.near = Some(near);
-                Ok((minreq, written))
-            }
-            Ok(None) => Err(minreq.failure(call)),
-            Err(cause) => Err(refused(cause)),
-        }
-    }
-
-    /// Has minreq read this head of a response. The listener may be used again.
-    pub(crate) fn read_head(
-        mut self, head: &str, call: &Call,
-    ) -> Result<(Head, Option<Listener>), Error> {
-        if let Some(near) = &mut self.near {
-            // Should that fail, minreq knows why.
-            let _ = near.write_all(head.as_bytes());
-        }
-        // minreq closes first: the side that does keeps its port for a minute, and the listener's
-        // is needed again.
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(Ok(head))) => Ok((head, self.listener.take())),
-            Some(Ok(Err(cause))) => Err(unusable(call).with_source(cause)),
-            None | Some(Err(_)) => Err(unusable(call)),
-        }
-    }
-
-    /// Why minreq has not come to the listener.
-    fn failure(mut self, call: &Call) -> Error {
-        self.listener = None;
-        let closed = Instant::now();
-        let is_done = |thread: &JoinHandle<_>| thread.is_finished() || closed.elapsed() > PART;
-        // It ends at once, unless a proxy keeps it, or the loopback interface is down.
-        while !self.thread.as_ref().is_none_or(is_done) {
-            thread::sleep(Duration::from_millis(1));
-        }
-        let hint = if is_told_of_proxy() { UNIFIED } else { "" };
-        match self.thread.take() {
-            _ if call.deadline.left().is_zero() => {
-                call.late(&format!("before the request was sent{hint}"))
-            }
-            Some(thread) if thread.is_finished() => match thread.join() {
-                // Where it was told of a proxy, it has gone there.
-                Ok(Err(minreq::Error::IoError(cause))) if !is_told_of_proxy() => {
-                    call.refused_by_host(cause)
-                }
-                Ok(Err(cause)) => unusable(call).with_source(cause),
-                Ok(Ok(_)) | Err(_) => unusable(call),
-            },
-            _ => unusable(call),
-        }
-    }
-}
-
-impl Drop for Minreq {
-    fn drop(&mut self) {
-        // To close it would not be enough: a process that was forked may hold it, too.
-        if let Some(near) = self.near.take() {
-            let _ = near.shutdown(Shutdown::Both);
-        }
-        self.listener = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -295,21 +257,22 @@ fn is_told_of_proxy() -> bool {
     names.any(|name| std::env::var_os(name).is_some())
 }
 
-/// Whether a wait for a connection can have a timeout: then it costs nothing.
-const CAN_GIVE_UP: bool = cfg!(any(target_os = "linux", target_os = "android"));
+/// Whether a wait for a connection can have a timeout, so that it ends at once when minreq comes.
+/// Elsewhere it is looked again and again, after a pause.
+const HAS_TIMEOUT: bool = cfg!(any(target_os = "linux", target_os = "android"));
+const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn giving_up_after(listener: TcpListener, timeout: Duration) -> io::Result<TcpListener> {
+fn with_timeout(listener: TcpListener) -> io::Result<TcpListener> {
     use std::os::fd::OwnedFd;
     // The standard library has the option for streams only; here accepting keeps to it as well.
     let socket = TcpStream::from(OwnedFd::from(listener));
-    socket.set_read_timeout(Some(timeout))?;
+    socket.set_read_timeout(Some(MOMENT))?;
     Ok(OwnedFd::from(socket).into())
 }
 
-/// Elsewhere a wait for a connection has no timeout, and looks again and again.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn giving_up_after(listener: TcpListener, _: Duration) -> io::Result<TcpListener> {
+fn with_timeout(listener: TcpListener) -> io::Result<TcpListener> {
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

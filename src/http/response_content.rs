@@ -2,11 +2,10 @@
 //! `response` and by whoever reads a response whole. Knows nothing of heads.
 
 use std::io::{self, BufRead, Cursor, Read};
-use std::sync::Arc;
 
 use super::connection::Connection;
-use super::framing::{read_line, Framing, Trouble, HEAD_LIMIT, LINE_LIMIT};
 use super::idle::Idle;
+use super::response_head::{read_line, Framing, Trouble, HEAD_LIMIT, LINE_LIMIT, OVER_LIMIT};
 use super::Call;
 use crate::error::{Error, ErrorKind};
 
@@ -32,7 +31,7 @@ pub(crate) struct Content {
     /// Gone when the end has been reached.
     connection: Option<Connection>,
     /// Where the connection goes then, if it may be used again, and how many are kept there.
-    idle: Option<(Arc<Idle>, usize)>,
+    idle: Option<(Idle, usize)>,
 }
 
 /// Where a reader of chunks ([RFC 9112, section
@@ -45,8 +44,8 @@ struct Chunks {
 }
 
 impl Content {
-    pub(crate) fn new(
-        call: Call, framing: Framing, connection: Connection, idle: Option<(Arc<Idle>, usize)>,
+    pub(super) fn new(
+        call: Call, framing: Framing, connection: Connection, idle: Option<(Idle, usize)>,
     ) -> Content {
         let mut content = Content {
             call,
@@ -117,19 +116,16 @@ impl Content {
         }
     }
 
-    /// Reads until the end, or until `limit` bytes are there.
-    pub(crate) fn read_up_to(&mut self, limit: u64, whole: &mut Vec<u8>) -> Result<(), Error> {
+    /// Reads until the end, or until `limit` bytes are there. Makes room for what has come only: a
+    /// length alone allocates nothing.
+    fn read_up_to(&mut self, limit: u64, whole: &mut Vec<u8>) -> Result<(), Error> {
         let mut buffer = [0; PIECE];
-        let most = self.length().unwrap_or(limit).min(limit);
-        while (whole.len() as u64) < limit {
-            let room = limit - whole.len() as u64;
-            let room = usize::try_from(room).map_or(PIECE, |room| room.min(PIECE));
-            match self.read(&mut buffer[..room])? {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        while whole.len() < limit {
+            let most = PIECE.min(limit - whole.len());
+            match self.read(&mut buffer[..most])? {
                 0 => break,
-                n => {
-                    grow(whole, n, most);
-                    whole.extend_from_slice(&buffer[..n]);
-                }
+                n => whole.extend_from_slice(&buffer[..n]),
             }
         }
         Ok(())
@@ -142,7 +138,7 @@ impl Content {
         }
         let Some(connection) = &mut self.connection else {
             if self.is_truncated {
-                return Err(self.error(Trouble::Ended));
+                return Err(self.error(Trouble::Io(io::ErrorKind::UnexpectedEof.into())));
             }
             return Ok(0);
         };
@@ -186,28 +182,11 @@ impl Content {
     }
 
     fn error(&self, trouble: Trouble) -> Error {
-        let error = match trouble {
-            _ if self.call.deadline.left().is_zero() => {
-                self.call.late("before the content was complete")
-            }
-            Trouble::OverLimit => self.call.over_limit(),
-            trouble => {
-                let cause = match trouble {
-                    Trouble::Io(cause) => cause,
-                    Trouble::Malformed(why) => io::Error::new(io::ErrorKind::InvalidData, why),
-                    _ => io::ErrorKind::UnexpectedEof.into(),
-                };
-                let of = match self.framing {
-                    Framing::Length(length) => {
-                        format!(": {} of {length} bytes were received", self.received)
-                    }
-                    _ => String::new(),
-                };
-                let message = format!("the content broke off{of}");
-                self.call.failed(message).with_source(cause)
-            }
+        let received = match self.framing {
+            Framing::Length(length) => format!(" ({} of {length} bytes came)", self.received),
+            _ => String::new(),
         };
-        error.or_executed(true)
+        self.call.incomplete("the content", trouble).and(&received).or_executed(true)
     }
 }
 
@@ -217,11 +196,11 @@ impl Chunks {
             if self.has_begun
                 && !matches!(line(reader, "\r\n".len())?[..], [b'\n'] | [b'\r', b'\n'])
             {
-                return Err(Trouble::Malformed("a chunk is longer than its size says"));
+                return Err(Trouble::Malformed("has a chunk longer than its size says"));
             }
             self.has_begun = true;
             let size = size(&line(reader, SIZE_LIMIT)?);
-            self.left = size.ok_or(Trouble::Malformed("a chunk has no valid size"))?;
+            self.left = size.ok_or(Trouble::Malformed("has a chunk without a valid size"))?;
             if self.left == 0 {
                 return skip_trailers(reader);
             }
@@ -236,7 +215,7 @@ impl Chunks {
 fn read_some(reader: &mut impl Read, left: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
     let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
     match reader.read(&mut buffer[..most])? {
-        0 => Err(Trouble::Ended),
+        0 => Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
         n => Ok(n),
     }
 }
@@ -245,7 +224,7 @@ fn read_some(reader: &mut impl Read, left: u64, buffer: &mut [u8]) -> Result<usi
 fn line(reader: &mut impl BufRead, mut limit: usize) -> Result<Vec<u8>, Trouble> {
     let mut line = Vec::new();
     match read_line(reader, &mut limit, &mut line) {
-        Ok(()) | Err(Trouble::OverLimit) => Ok(line),
+        Ok(()) | Err(Trouble::Malformed(_)) => Ok(line),
         Err(trouble) => Err(trouble),
     }
 }
@@ -269,19 +248,7 @@ fn skip_trailers(reader: &mut impl BufRead) -> Result<usize, Trouble> {
             return Ok(0);
         }
     }
-    Err(Trouble::OverLimit)
-}
-
-/// Makes room for `n` bytes more: twice what there was, but for no more than `most` in all. Only
-/// what has arrived is believed to be there, so a `Content-Length` alone allocates little.
-fn grow(whole: &mut Vec<u8>, n: usize, most: u64) {
-    if whole.capacity() - whole.len() >= n {
-        return;
-    }
-    let twice = whole.capacity().saturating_mul(2);
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
-    let wanted = twice.min(most).max(whole.len() + n);
-    whole.reserve_exact(wanted - whole.len());
+    Err(Trouble::Malformed(OVER_LIMIT))
 }
 
 #[cfg(test)]
@@ -289,29 +256,6 @@ mod tests {
     use std::io::BufReader;
 
     use super::*;
-
-    #[test]
-    fn content_takes_its_size_if_that_is_known_and_never_more_than_twice() {
-        for (length, most) in [
-            (10, 10),
-            (10, 1 << 20),
-            (100_000, 100_000),
-            (100_000, 1 << 20),
-            (1 << 20, 1 << 20),
-            ((1 << 20) + 1, u64::MAX),
-        ] {
-            let mut whole = Vec::new();
-            while whole.len() < length {
-                let n = PIECE.min(length - whole.len());
-                grow(&mut whole, n, most);
-                whole.resize(whole.len() + n, 0);
-                assert!(whole.capacity() <= 2 * whole.len(), "{length} {most}");
-            }
-            if most == length as u64 {
-                assert_eq!(whole.capacity(), length);
-            }
-        }
-    }
 
     #[test]
     fn sizes_of_chunks() {
@@ -362,7 +306,7 @@ mod tests {
             for end in 0..good.len() {
                 let (content, trouble) = all(&good[..end], capacity);
                 assert!(b"hello!".starts_with(&content));
-                assert!(matches!(trouble, Some(Trouble::Ended)), "{end} {trouble:?}");
+                assert!(matches!(trouble, Some(Trouble::Io(_))), "{end} {trouble:?}");
             }
         }
         let (content, trouble) = all(b"5\r\nhello!\r\n0\r\n\r\n", 100);
@@ -371,8 +315,8 @@ mod tests {
         let trailers = format!("0\r\n{}\r\n", "a:\r\n".repeat(LINE_LIMIT));
         assert!(all(trailers.as_bytes(), 100).1.is_none());
         let trailers = format!("0\r\n{}\r\n", "a:\r\n".repeat(LINE_LIMIT + 1));
-        assert!(matches!(all(trailers.as_bytes(), 100).1, Some(Trouble::OverLimit)));
+        assert!(matches!(all(trailers.as_bytes(), 100).1, Some(Trouble::Malformed(OVER_LIMIT))));
         let trailers = format!("0\r\na: {}\r\n\r\n", "b".repeat(HEAD_LIMIT));
-        assert!(matches!(all(trailers.as_bytes(), 100).1, Some(Trouble::OverLimit)));
+        assert!(matches!(all(trailers.as_bytes(), 100).1, Some(Trouble::Malformed(OVER_LIMIT))));
     }
 }

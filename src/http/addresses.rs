@@ -1,0 +1,151 @@
+//! Which address of a host is connected to: the look-up of its name, the order in which its addresses
+//! are tried, and the memory of those that worked. Called by `connection` and `proxy`. Knows nothing of
+//! what is sent.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::socket::Socket;
+use super::Call;
+use crate::error::Error;
+use crate::url::Origin;
+
+/// The stack of the thread that looks up a name, where the system's resolver may load modules.
+const RESOLVER_STACK: usize = 256 * 1024;
+
+/// How long an address is waited for, at least, before the next one is tried; twice as long in each
+/// round.
+const FIRST_PATIENCE: Duration = Duration::from_millis(250);
+
+/// How many addresses that worked are remembered.
+const REMEMBERED: usize = 8;
+
+/// Shared by all clones of a session.
+#[derive(Clone, Default)]
+pub(crate) struct Addresses(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    /// The latest first, and how long it took to connect.
+    worked: Vec<(SocketAddr, Duration)>,
+    /// How many connections have been made.
+    connected: u64,
+}
+
+impl Addresses {
+    /// Connects to a host. The address that worked last comes first. `whose` tells in messages that
+    /// the host is not the server (" of the proxy ..."); else it is empty.
+    pub(super) fn connect(
+        &self, origin: &Origin, whose: &str, call: &Call,
+    ) -> Result<Socket, Error> {
+        let mut addresses = look_up(origin, whose, call)?;
+        let known = self.known().worked.iter().find_map(|(good, took)| {
+            let place = addresses.iter().position(|address| address == good)?;
+            Some((place, *took))
+        });
+        let (place, before) = known.unwrap_or_default();
+        if let Some(first) = addresses.get_mut(..=place) {
+            first.rotate_right(1);
+        }
+        let (socket, took) = connect(&addresses, before * 3, whose, call)?;
+        let known = &mut *self.known();
+        known.connected += 1;
+        if let (Ok(address), true) = (socket.peer(), addresses.len() > 1) {
+            known.worked.retain(|(other, _)| *other != address);
+            known.worked.insert(0, (address, took));
+            known.worked.truncate(REMEMBERED);
+        }
+        Ok(socket)
+    }
+
+    pub(crate) fn connected(&self) -> u64 {
+        self.known().connected
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The addresses of a host. The system's resolver can't be told to stop: a look-up that has not
+/// ended in time keeps its thread until it does. `whose` tells in messages that the host is
+/// not the server (" of the proxy ..."); else it is empty.
+fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>, Error> {
+    let port = origin.port;
+    if let Ok(address) = origin.host.parse::<IpAddr>() {
+        return Ok(vec![(address, port).into()]);
+    }
+    if origin.is_loopback() {
+        // RFC 6761, section 6.3: no name server is asked for `localhost`.
+        let addresses: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return Ok(addresses.map(|address| (address, port).into()).to_vec());
+    }
+    let host = origin.host.clone();
+    let (found, addresses) = mpsc::channel();
+    let spawned = thread::Builder::new().stack_size(RESOLVER_STACK).spawn(move || {
+        // Nobody may wait for it any more.
+        let _ = found.send((host.as_str(), port).to_socket_addrs());
+    });
+    spawned.map_err(|cause| call.refused_by_host(cause))?;
+    match addresses.recv_timeout(call.deadline.left()) {
+        Ok(Ok(addresses)) => Ok(addresses.collect()),
+        // The resolver does not tell that it could not open a file or a socket.
+        Ok(Err(cause)) => Err(match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
+            Ok(_) => call
+                .failed(format_args!(
+                    "the host name{whose} was not found: check its spelling, and the name server \
+                     of this network"
+                ))
+                .with_source(cause),
+            Err(refused) => call.refused_by_host(refused),
+        }),
+        Err(_) => Err(call.late(&format!("before the host name{whose} was resolved"))),
+    }
+}
+
+/// Connects to the first address that accepts. All are tried in turn with little patience, then
+/// those that were silent with twice as much, and so on, so that a dead address costs little ([RFC
+/// 8305](https://www.rfc-editor.org/rfc/rfc8305) has them tried side by side). An address that is
+/// alone gets all the time. Tells how long that took.
+fn connect(
+    addresses: &[SocketAddr], patience: Duration, whose: &str, call: &Call,
+) -> Result<(Socket, Duration), Error> {
+    let to = whose.strip_prefix(" of ").unwrap_or("the host");
+    let mut silent = addresses.to_vec();
+    let mut patience = patience.max(FIRST_PATIENCE);
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    while !silent.is_empty() {
+        let is_alone = silent.len() == 1;
+        for address in std::mem::take(&mut silent) {
+            let left = call.deadline.left();
+            if left.is_zero() {
+                return Err(call.late(&format!("before a connection to {to} was made")));
+            }
+            let most = if is_alone { left } else { patience.min(left) };
+            let start = Instant::now();
+            match TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1))) {
+                Ok(tcp) => {
+                    let socket = Socket::new(tcp, call.deadline);
+                    let socket = socket.map_err(|cause| call.refused_by_host(cause))?;
+                    return Ok((socket, start.elapsed()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),
+                Err(error) if is_out_of_files(&error) => return Err(call.refused_by_host(error)),
+                Err(error) => last = error,
+            }
+        }
+        patience = patience.saturating_mul(2);
+    }
+    let why = format!("no connection to {to} could be made: check host, port and firewall");
+    Err(call.failed(why).with_source(last))
+}
+
+/// Neither this process nor this host may open more.
+fn is_out_of_files(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}

@@ -1,0 +1,12 @@
+//! In place of `tls` where the crate is built without it.
+
+/// There is nobody to trust without TLS.
+#[derive(Clone, Default, PartialEq)]
+pub(crate) struct Trust(());
+
+impl Trust {
+    #[allow(clippy::unused_self, reason = "with TLS it is used")]
+    pub(crate) fn extended(&self, _: &[u8]) -> Result<Trust, String> {
+        Err("need TLS: turn on the feature tls (or system-roots) of jas-session".to_owned())
+    }
+}
