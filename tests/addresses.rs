@@ -1,5 +1,5 @@
-//! Hosts with several addresses: one that does not answer costs a call little, and the next call
-//! nothing. `localhost` has two, the first of which is 127.0.0.1.
+//! Hosts with several addresses: an address that does not respond costs the first call little, and
+//! the next call nothing. `localhost` has two, the first of which is 127.0.0.1.
 #![cfg(target_os = "linux")] // the backlog of a listener that accepts nobody fills up there
 
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use jas_session::{ErrorKind, Session};
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
-use wire::{answer, assert_in_time, request, until_closed, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, request, response, until_closed, PATIENCE, TIMEOUT};
 
 /// How long a call may take if it is to cost nothing, on a busy machine too.
 const NOTHING: Duration = Duration::from_millis(200);
@@ -48,7 +48,7 @@ fn port(listener: &TcpListener) -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// A listener that no longer answers: its backlog is full.
+/// A listener that no longer accepts: its backlog is full.
 struct Silent {
     listener: TcpListener,
     waiting: Vec<TcpStream>,
@@ -69,7 +69,7 @@ impl Silent {
     }
 
     /// It accepts again.
-    fn answers(mut self) -> TcpListener {
+    fn accepts(mut self) -> TcpListener {
         for _ in self.waiting.drain(..) {
             self.listener.accept().unwrap();
         }
@@ -77,7 +77,8 @@ impl Silent {
     }
 }
 
-/// Responds to each request with the address that it has come to, and closes. Ends when dropped.
+/// A server that responds to each request with the address that it came to, and closes. Ends when
+/// dropped.
 struct Good {
     address: SocketAddr,
     is_ending: Arc<AtomicBool>,
@@ -97,7 +98,7 @@ impl Good {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             request(&mut stream);
             let content = address.ip().to_string();
-            let _ = stream.write_all(&answer("200 OK", "Connection: close\r\n", &content));
+            let _ = stream.write_all(&response("200 OK", "Connection: close\r\n", &content));
             until_closed(&mut stream);
         });
         Good { address, is_ending, thread: Some(thread) }
@@ -125,10 +126,10 @@ fn call(session: &Session) -> (String, Duration) {
     (content, start.elapsed())
 }
 
-/// How often a time is taken: the least of them counts, since a machine may be busy.
+/// How often a time is measured. The shortest counts, since a machine may be busy.
 const TIMES: usize = 3;
 
-/// Calls once with each session: this address responds, in less than that.
+/// Calls once with each session. This address has to respond, in less than this time.
 fn assert_calls(sessions: &[Session], address: IpAddr, most: Duration, what: &str) {
     let took = sessions.iter().map(|session| {
         let (content, took) = call(session);
@@ -147,7 +148,7 @@ fn sessions(port: u16) -> Vec<Session> {
 }
 
 #[test]
-fn the_first_address_is_taken_where_it_answers() {
+fn the_first_address_is_taken_where_it_accepts() {
     let Some((first, second)) = both() else {
         return;
     };
@@ -192,7 +193,7 @@ fn an_address_that_worked_and_falls_silent_costs_one_call_little() {
     assert_calls(&sessions, V6, LITTLE, "the first is silent");
     let address = good.address;
     drop(good);
-    let good = Good::new(silent.answers());
+    let good = Good::new(silent.accepts());
     let silent = Silent::new(TcpListener::bind(address).unwrap());
     assert_calls(&sessions, V4, LITTLE, "the second is silent");
     assert_calls(&sessions, V4, NOTHING, "the next call");
@@ -219,14 +220,14 @@ fn an_address_that_refuses_is_no_reason_to_give_up_one_that_is_slow() {
     };
     let session = session("localhost", port(&first));
     drop(second);
-    assert_answers_late(&session, Silent::new(first), V4);
+    assert_accepts_late(&session, Silent::new(first), V4);
 }
 
 #[test]
 fn the_only_address_gets_all_the_time() {
     let listener = TcpListener::bind((V4, 0)).unwrap();
     let session = session("127.0.0.1", port(&listener));
-    assert_answers_late(&session, Silent::new(listener), V4);
+    assert_accepts_late(&session, Silent::new(listener), V4);
 }
 
 #[test]
@@ -236,16 +237,16 @@ fn addresses_that_are_all_slow_are_tried_again() {
     };
     let session = session("localhost", port(&first));
     let _silent = Silent::new(second);
-    assert_answers_late(&session, Silent::new(first), V4);
+    assert_accepts_late(&session, Silent::new(first), V4);
 }
 
-/// Calls an address that answers after a while only.
-fn assert_answers_late(session: &Session, silent: Silent, address: IpAddr) {
+/// Calls an address that accepts only after a while.
+fn assert_accepts_late(session: &Session, silent: Silent, address: IpAddr) {
     const LATER: Duration = Duration::from_millis(400);
     thread::scope(|scope| {
         let late = scope.spawn(move || {
             thread::sleep(LATER);
-            Good::new(silent.answers())
+            Good::new(silent.accepts())
         });
         // The system itself tries again after a second, and then after two.
         let (content, took) = call(session);
@@ -271,7 +272,8 @@ fn a_call_to_silent_addresses_ends_in_time() {
         assert_eq!(
             error.to_string(),
             format!(
-                "POST http://{host}:{port}/: the time of 300ms was up before a connection to the host was made"
+                "POST http://{host}:{port}/: the timeout of 300ms passed before a connection to \
+                 the host was made"
             )
         );
     }

@@ -1,4 +1,4 @@
-//! `Session::from_env`; alone in its process, because the environment is one for all threads.
+//! `Session::from_env`. One test, alone in its process: all threads share the environment.
 
 use jas_session::{ErrorKind, Session};
 
@@ -37,8 +37,8 @@ fn a_session_is_made_from_the_environment() {
     let shown = format!("{:?}", Session::from_env().unwrap());
     assert_eq!(
         shown,
-        "Session { base_url: http://127.0.0.1:9/gw, token_endpoint: http://localhost:9/token, \
-         client_id: \"id\", timeout: 60s, renew_before: 60s, retries: 2, .. }"
+        "Session { base_url: \"http://127.0.0.1:9/gw\", token_endpoint: \"http://localhost:9/token\", \
+         client_id: \"id\", proxy: None, timeout: 60s, renew_before: 60s, retries: 2, .. }"
     );
     std::env::set_var("JAS_API_KEY", "a b");
     assert_eq!(
@@ -77,7 +77,7 @@ fn secrets_in_files() {
     std::env::set_var("JAS_CLIENT_SECRET_FILE", &path);
     std::env::set_var("JAS_API_KEY_FILE", &path);
     let message = || Session::from_env().unwrap_err().to_string();
-    // Without the file, and with what can't be a secret; of the last line break only one counts.
+    // The file is missing, or holds no secret. Only one line break at its end is taken off.
     let error = Session::from_env().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     let what = format!("the file {shown} (JAS_CLIENT_SECRET_FILE)");
@@ -98,7 +98,7 @@ fn secrets_in_files() {
     std::env::set_var("JAS_API_KEY", "key");
     assert_eq!(
         message(),
-        "the environment variables JAS_API_KEY and JAS_API_KEY_FILE are both set"
+        "the environment variables JAS_API_KEY and JAS_API_KEY_FILE are both set: unset one"
     );
     std::env::remove_var("JAS_API_KEY_FILE");
     assert!(Session::from_env().is_ok());

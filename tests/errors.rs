@@ -18,9 +18,9 @@ fn session(sandbox: &Sandbox) -> Session {
         .retries(0)
 }
 
-fn answer(status: u16, fields: &[(&'static str, &str)], content: &str) -> Fault {
+fn response(status: u16, fields: &[(&'static str, &str)], content: &str) -> Fault {
     let fields = fields.iter().map(|(name, value)| (*name, (*value).to_owned()));
-    Fault::Answer(status, fields.collect(), content.into())
+    Fault::Response(status, fields.collect(), content.into())
 }
 
 /// A port where nobody listens.
@@ -57,8 +57,8 @@ fn one_message_of_each_kind() {
     assert_eq!(
         error.to_string(),
         format!(
-            "token request to {url}/oauth2/token: answered with 403: check the client id and the \
-             client secret, and that the application is subscribed to an API; the answer says: \
+            "token request to {url}/oauth2/token: status 403: check the client id and the \
+             client secret, and that the application is subscribed to an API; the response says: \
              invalid_client: invalid credentials"
         )
     );
@@ -69,8 +69,8 @@ fn one_message_of_each_kind() {
     assert_eq!(
         error.to_string(),
         format!(
-            "GET {url}/x: answered with 403: the credentials or the API key (x-api-key) are \
-             invalid, or the subscription to this API is missing; the answer says: Forbidden"
+            "GET {url}/x: status 403: check the API key (x-api-key), and the application's \
+             subscription to this API; the response says: Forbidden"
         )
     );
 
@@ -81,8 +81,8 @@ fn one_message_of_each_kind() {
     assert_eq!(
         error.to_string(),
         format!(
-            "GET {url}/tracking/v1/shipments/S505185992: the time of 300ms was up before the \
-             content was complete"
+            "GET {url}/tracking/v1/shipments/S505185992: the timeout of 300ms passed before the \
+             content was complete (3 of 614 bytes came)"
         )
     );
 
@@ -90,13 +90,16 @@ fn one_message_of_each_kind() {
     assert_eq!(error.kind(), ErrorKind::Exchange);
     assert_eq!(
         error.to_string(),
-        format!("token request to {dead}/oauth2/token: no connection to the host could be made: check host, port and firewall")
+        format!(
+            "token request to {dead}/oauth2/token: no connection to the host could be made: \
+             check host, port and firewall"
+        )
     );
     let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::ConnectionRefused));
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::ConnectionRefused);
 
-    sandbox.next(Place::Token, answer(200, &[], "{}"));
+    sandbox.next(Place::Token, response(200, &[], "{}"));
     let fresh = session.clone().token_endpoint(&format!("{url}/oauth2/token")).unwrap();
     let error = fresh.get("/x").unwrap_err();
     assert_eq!(
@@ -106,26 +109,26 @@ fn one_message_of_each_kind() {
     assert_eq!(
         error.to_string(),
         format!(
-            "token request to {url}/oauth2/token: the answer holds no usable token: it has no \
+            "token request to {url}/oauth2/token: the response holds no usable token: it has no \
              access_token"
         )
     );
 
-    sandbox.next(Place::Api, answer(200, &[("Content-Type", "text/html")], "<html>"));
+    sandbox.next(Place::Api, response(200, &[("Content-Type", "text/html")], "<html>"));
     let error = session.get("/x").unwrap().json::<Vec<u8>>().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Content);
     assert!(error.may_have_executed());
     assert_eq!(
         error.to_string(),
         format!(
-            "GET {url}/x: the content (6 bytes) looks like HTML or XML; it is not JSON of the shape \
-             of alloc::vec::Vec<u8>; it begins with: <html>"
+            "GET {url}/x: the content (6 bytes) is not JSON of the \
+             shape of alloc::vec::Vec<u8>; it begins with: <html>"
         )
     );
     let long = format!("{{\"a\":\"{}\"}}", "b".repeat(300));
     for (content, what, start) in [
-        ("", "is empty, not", String::new()),
-        (" \n", "is empty, not", String::new()),
+        ("", "(0 bytes) is not", String::new()),
+        (" \n", "(2 bytes) is not", String::new()),
         ("{\"a\":\n1}", "(8 bytes) is not", "{\"a\": 1}".into()),
         (&long, "(308 bytes) is not", format!("{}...", &long[..200])),
         // A server that echoes its client's key.
@@ -135,7 +138,7 @@ fn one_message_of_each_kind() {
             "[{\"key\":\"[redacted]\"}]".into(),
         ),
     ] {
-        sandbox.next(Place::Api, answer(200, &[], content));
+        sandbox.next(Place::Api, response(200, &[], content));
         let error = session.get("/x").unwrap().json::<Vec<u8>>().unwrap_err();
         let mut message =
             format!("GET {url}/x: the content {what} JSON of the shape of alloc::vec::Vec<u8>");
@@ -145,7 +148,7 @@ fn one_message_of_each_kind() {
         assert_eq!(error.to_string(), message);
         assert_eq!(error.content(), Some(content.as_bytes()));
     }
-    sandbox.next(Place::Api, Fault::Answer(200, vec![], b"ab\xff".to_vec()));
+    sandbox.next(Place::Api, Fault::Response(200, vec![], b"ab\xff".to_vec()));
     assert_eq!(
         session.get("/x").unwrap().text().unwrap_err().to_string(),
         format!("GET {url}/x: the content is not UTF-8 from byte 2 on")
@@ -153,55 +156,58 @@ fn one_message_of_each_kind() {
 }
 
 #[test]
-fn statuses_come_with_advice_and_with_what_the_answer_says() {
+fn statuses_come_with_advice_and_with_what_the_response_says() {
     let sandbox = Sandbox::start();
     for (fault, message) in [
         (
-            answer(400, &[], "<error>\r\n  <text>no\tContent-Type</text>\n</error>"),
-            "400: bad request, usually a missing or wrong media type; the answer says: no Content-Type",
+            response(400, &[], "<error>\r\n  <text>no\tContent-Type</text>\n</error>"),
+            "400: the server could not read the request: check its content and its media type; the \
+             response says: no Content-Type",
         ),
         (
-            answer(403, &[("Retry-After", "5")], ""),
-            "403: too many requests for now; it asks to wait 5s",
+            response(403, &[("Retry-After", "5")], ""),
+            "403: too many requests for now: send fewer at a time; it asks to wait 5s",
         ),
         (
-            answer(404, &[], r#"{"error":"not_found","error_description":"no such shipment"}"#),
-            "404: not found; the answer says: not_found: no such shipment",
+            response(404, &[], r#"{"error":"not_found","error_description":"no such shipment"}"#),
+            "404: nothing is there: check the path and the base URL; the response says: not_found: \
+             no such shipment",
         ),
         (
-            answer(429, &[("Retry-After", "5")], "slow down"),
-            "429: too many requests for now; it asks to wait 5s; the answer says: slow down",
+            response(429, &[("Retry-After", "5")], "slow down"),
+            "429: too many requests for now: send fewer at a time; it asks to wait 5s; the \
+             response says: slow down",
         ),
         (
-            answer(302, &[("Location", "https://user:pw@evil.example:8443/login?x#y")], "moved"),
+            response(302, &[("Location", "https://user:pw@evil.example:8443/login?x#y")], "moved"),
             "302; it redirects to https://evil.example:8443/login, which is never followed",
         ),
         (
-            answer(308, &[("Location", "//evil.example?a")], ""),
+            response(308, &[("Location", "//evil.example?a")], ""),
             "308; it redirects to //evil.example, which is never followed",
         ),
         (
-            answer(307, &[("Location", "/login?next=https://evil.example/")], ""),
+            response(307, &[("Location", "/login?next=https://evil.example/")], ""),
             "307; it redirects to /login, which is never followed",
         ),
     ] {
         sandbox.next(Place::Api, fault);
-        // A rate limit holds for a session and its clones.
+        // A new session each time: a rate limit holds for a session and its clones.
         let error = session(&sandbox).get("/x").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Status);
-        assert_eq!(error.to_string(), format!("GET {}/x: answered with {message}", sandbox.url()));
+        assert_eq!(error.to_string(), format!("GET {}/x: status {message}", sandbox.url()));
     }
-    // A redirect was not followed, to wherever it may lead.
-    sandbox.next(Place::Api, answer(307, &[("Location", "/elsewhere")], ""));
+    // A redirect is not followed, wherever it leads.
+    sandbox.next(Place::Api, response(307, &[("Location", "/elsewhere")], ""));
     session(&sandbox).get("/x").unwrap_err();
     assert!(sandbox.requests().iter().all(|request| request.target != "/elsewhere"));
 }
 
 #[test]
-fn nothing_of_an_answer_that_refused_is_lost() {
+fn nothing_of_a_response_that_refused_is_lost() {
     let sandbox = Sandbox::start();
     let long = "x".repeat(70_000);
-    sandbox.next(Place::Api, answer(418, &[("X-Trace", "  7  ")], &long));
+    sandbox.next(Place::Api, response(418, &[("X-Trace", "  7  ")], &long));
     let error = session(&sandbox).get("/x").unwrap_err();
     assert_eq!(error.status(), Some(418));
     assert_eq!(error.header("x-trace"), Some("7"));
@@ -218,7 +224,7 @@ fn content_of_a_good_response_that_can_t_be_used_is_in_the_error() {
     let booked = b"{\"bookingNumber\":\"B7\",\"consignee\":\"M\xfcller\"}";
     let created = || {
         let fields = vec![("Location", "/bookings/v1/bookings/B7".to_owned())];
-        sandbox.next(Place::Api, Fault::Answer(201, fields, booked.to_vec()));
+        sandbox.next(Place::Api, Fault::Response(201, fields, booked.to_vec()));
         session.post("/x", "text/plain", "").unwrap()
     };
     for (error, why) in [
@@ -252,7 +258,7 @@ fn content_of_a_good_response_that_can_t_be_used_is_in_the_error() {
         assert!(error.may_have_executed());
     }
     let json = b"\xef\xbb\xbf[\"B7\"]".to_vec();
-    for fault in [Fault::Answer(200, vec![], json.clone()), {
+    for fault in [Fault::Response(200, vec![], json.clone()), {
         let chunks =
             format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", json.len());
         Fault::Raw([chunks.as_bytes(), &json, b"\r\n0\r\n\r\n"].concat())
@@ -281,10 +287,10 @@ fn a_redirect_shows_the_path_without_its_query() {
         ("//jas.example:8443/@x", "//jas.example:8443/@x"),
         ("?a", ""),
     ] {
-        sandbox.next(Place::Api, answer(308, &[("Location", location)], ""));
+        sandbox.next(Place::Api, response(308, &[("Location", location)], ""));
         let error = session(&sandbox).get("/tracking/v1/shipments").unwrap_err();
         let text = format!(
-            "GET {}/tracking/v1/shipments: answered with 308; it redirects to {shown}, which is \
+            "GET {}/tracking/v1/shipments: status 308; it redirects to {shown}, which is \
              never followed",
             sandbox.url()
         );
@@ -312,8 +318,11 @@ impl std::error::Error for Wrapper {
 fn an_error_is_found_in_whatever_wraps_it() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
-    let message =
-        format!("POST {}/x: the content broke off: 5 of 100 bytes were received", sandbox.url());
+    let message = format!(
+        "POST {}/x: the connection ended before the content was complete \
+         (5 of 100 bytes came)",
+        sandbox.url()
+    );
     let reading = || {
         let raw = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"a\":";
         sandbox.next(Place::Api, Fault::Raw(raw.to_vec()));
@@ -360,48 +369,48 @@ fn an_error_is_found_in_whatever_wraps_it() {
 fn a_secret_that_is_echoed_by_whoever_knows_it_is_not_shown() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox).retries(2);
-    // A token that was neither the first nor the last of a call.
+    // A token that was neither the first nor the last token of a call.
     let middle = "middle-token-of-three";
     let first = session.access_token().unwrap();
     for content in
         [format!(r#"{{"access_token":"{middle}"}}"#), r#"{"access_token":"last"}"#.into()]
     {
-        sandbox.next(Place::Token, answer(200, &[], &content));
+        sandbox.next(Place::Token, response(200, &[], &content));
     }
     let echo = format!("no {first}, {middle}, last");
-    sandbox.next(Place::Api, answer(401, &[], ""));
-    sandbox.next(Place::Api, answer(503, &[("Retry-After", "1")], ""));
-    sandbox.next(Place::Api, answer(500, &[], &echo));
+    sandbox.next(Place::Api, response(401, &[], ""));
+    sandbox.next(Place::Api, response(503, &[("Retry-After", "1")], ""));
+    sandbox.next(Place::Api, response(500, &[], &echo));
     let error = std::thread::scope(|scope| {
         let call = scope.spawn(|| session.get("/x").unwrap_err().to_string());
         sandbox.await_count(Place::Api, 2);
         session.invalidate(middle);
         call.join().unwrap()
     });
-    let says = "the answer says: no [redacted], [redacted], [redacted]";
+    let says = "the response says: no [redacted], [redacted], [redacted]";
     assert!(error.ends_with(says), "{error}");
 
     // Each character escaped, in a page.
     let escaped = API_KEY.chars().map(|c| format!("&#x{:010x};", c as u32));
     let escaped = escaped.collect::<Vec<_>>().concat();
-    sandbox.next(Place::Api, answer(500, &[], &format!("<p>no {escaped}</p>")));
+    sandbox.next(Place::Api, response(500, &[], &format!("<p>no {escaped}</p>")));
     let error = session.get("/x").unwrap_err().to_string();
-    assert!(error.ends_with("the answer says: [redacted]"), "{error}");
+    assert!(error.ends_with("the response says: [redacted]"), "{error}");
 
     // A key of a gateway, in a field of its own.
     let keyed = session.clone().header("Gateway-Key", "k3y-of-the-gateway").unwrap();
-    sandbox.next(Place::Api, answer(500, &[], "no such key k3y-of-the-gateway"));
+    sandbox.next(Place::Api, response(500, &[], "no such key k3y-of-the-gateway"));
     let error = keyed.get("/x").unwrap_err().to_string();
     assert!(error.ends_with("says: no such key [redacted]"), "{error}");
 
-    // A token endpoint on the same server: known members only, without the API key.
+    // A token endpoint on the same server: only known members are shown, without the API key.
     for (content, says) in [
-        (format!(r#"{{"error":"bad {API_KEY}"}}"#), "; the answer says: bad [redacted]"),
+        (format!(r#"{{"error":"bad {API_KEY}"}}"#), "; the response says: bad [redacted]"),
         ("access_token=another-token&error=x".to_owned(), ""),
         (r#"{"access_token":"another-token","id":"x"}"#.to_owned(), ""),
         ("<p>another-token</p>".to_owned(), ""),
     ] {
-        sandbox.next(Place::Token, answer(400, &[], &content));
+        sandbox.next(Place::Token, response(400, &[], &content));
         let endpoint = format!("{}/oauth2/token", sandbox.url());
         let fresh = session.clone().token_endpoint(&endpoint).unwrap();
         let error = fresh.access_token().unwrap_err().to_string();
@@ -413,23 +422,26 @@ fn a_secret_that_is_echoed_by_whoever_knows_it_is_not_shown() {
 #[test]
 fn a_content_coding_that_was_not_asked_for_is_an_error() {
     let sandbox = Sandbox::start();
-    sandbox.next(Place::Api, answer(200, &[("Content-Encoding", "gzip")], "..."));
+    sandbox.next(Place::Api, response(200, &[("Content-Encoding", "gzip")], "..."));
     let error = session(&sandbox).get("/x").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exchange);
     assert!(error.may_have_executed());
     assert_eq!(
         error.to_string(),
-        format!("GET {}/x: the content is encoded (gzip), which was not asked for", sandbox.url())
+        format!(
+            "GET {}/x: the content is encoded (Content-Encoding), which was not asked for",
+            sandbox.url()
+        )
     );
-    sandbox.next(Place::Api, answer(200, &[("Content-Encoding", "identity")], "..."));
+    sandbox.next(Place::Api, response(200, &[("Content-Encoding", "identity")], "..."));
     assert_eq!(session(&sandbox).get("/x").unwrap().text().unwrap(), "...");
     // Where there is no content, nothing is encoded.
-    sandbox.next(Place::Api, answer(200, &[("Content-Encoding", "gzip")], ""));
+    sandbox.next(Place::Api, response(200, &[("Content-Encoding", "gzip")], ""));
     assert_eq!(session(&sandbox).get("/x").unwrap().text().unwrap(), "");
 }
 
 #[test]
-fn what_was_cut_stays_cut_and_its_error_travels_in_an_io_error() {
+fn what_was_truncated_stays_truncated_and_its_error_travels_in_an_io_error() {
     let sandbox = Sandbox::start();
     let raw = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello";
     sandbox.next(Place::Api, Fault::Raw(raw.to_vec()));
@@ -441,7 +453,11 @@ fn what_was_cut_stays_cut_and_its_error_travels_in_an_io_error() {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).unwrap();
     assert_eq!(
         inner.to_string(),
-        format!("POST {}/x: the content broke off: 5 of 100 bytes were received", sandbox.url())
+        format!(
+            "POST {}/x: the connection ended before the content was complete \
+             (5 of 100 bytes came)",
+            sandbox.url()
+        )
     );
     let again = response.read(&mut [0; 8]).unwrap_err();
     assert_eq!(again.kind(), io::ErrorKind::UnexpectedEof);
@@ -466,7 +482,7 @@ fn no_error_and_no_public_type_shows_a_secret_a_token_or_an_api_key() {
     let mut tokens = vec![token.clone()];
     for status in [200, 204, 302, 400, 401, 403, 404, 429, 500, 503] {
         for is_json in [false, true] {
-            // A server that echoes all it was sent, wherever it can.
+            // A server that echoes all that it was sent, wherever it can.
             let token = session.access_token().unwrap();
             let echo = format!("{CLIENT_SECRET} {form} {token} {API_KEY}");
             let content = if is_json {
@@ -478,47 +494,47 @@ fn no_error_and_no_public_type_shows_a_secret_a_token_or_an_api_key() {
             };
             let fields = [("X-Echo", echo.as_str()), ("Location", echo.as_str())];
             // A refused token is replaced, and the next refusal is returned.
-            sandbox.next(Place::Api, answer(status, &fields, &content));
-            sandbox.next(Place::Api, answer(status, &fields, &content));
+            sandbox.next(Place::Api, response(status, &fields, &content));
+            sandbox.next(Place::Api, response(status, &fields, &content));
             let result = session.get("/x");
             texts.push(shown(&result));
             match result {
                 Ok(response) => errors.extend(response.json::<Vec<u8>>().err()),
                 Err(error) => errors.push(error),
             }
-            sandbox.next(Place::Api, Fault::Answer(200, vec![], b"ok".to_vec()));
+            sandbox.next(Place::Api, Fault::Response(200, vec![], b"ok".to_vec()));
             let _ = session.get("/x");
             let _ = session.get("/x");
 
             // A token endpoint is not sent the token or the API key, but knows the secret.
             let content = content.replace(&token, form).replace(API_KEY, CLIENT_SECRET);
             let fresh = session.clone().token_endpoint(&format!("{url}/oauth2/token")).unwrap();
-            sandbox.next(Place::Token, answer(status, &[], &content));
+            sandbox.next(Place::Token, response(status, &[], &content));
             errors.extend(fresh.access_token().err());
             tokens.push(token);
         }
     }
     let token = session.access_token().unwrap();
     let location = format!("https://{API_KEY}.example/");
-    sandbox.next(Place::Api, answer(307, &[("Location", &location)], ""));
+    sandbox.next(Place::Api, response(307, &[("Location", &location)], ""));
     errors.extend(session.get("/x").err());
     for kind in [token.as_str(), CLIENT_SECRET] {
         let json = format!(r#"{{"access_token":"{token}","token_type":"{kind}"}}"#);
-        sandbox.next(Place::Token, answer(200, &[], &json));
+        sandbox.next(Place::Token, response(200, &[], &json));
         let fresh = session.clone().token_endpoint(&format!("{url}/oauth2/token")).unwrap();
         errors.extend(fresh.access_token().err());
     }
-    let coding = answer(200, &[("Content-Encoding", &token)], "...");
+    let coding = response(200, &[("Content-Encoding", &token)], "...");
     sandbox.next(Place::Api, coding);
     errors.push(session.get("/x").unwrap_err());
-    let media_type = answer(200, &[("Content-Type", API_KEY)], "");
+    let media_type = response(200, &[("Content-Type", API_KEY)], "");
     sandbox.next(Place::Api, media_type);
     errors.extend(session.get("/x").unwrap().json::<Vec<u8>>().err());
 
     for fault in [
         Fault::Raw(vec![]),
         Fault::Raw(format!("{CLIENT_SECRET} {token} {API_KEY}").into()),
-        Fault::Cut(50),
+        Fault::Truncate(50),
         Fault::Stall(None),
     ] {
         sandbox.next(Place::Api, fault.clone());

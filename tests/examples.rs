@@ -31,7 +31,7 @@ fn a_list_of_shipments_is_tracked_in_its_order() {
     let directory = Directory::new();
     let file = directory.file("list");
     fs::write(&file, "\u{feff}S505186107\r\n\r\n  SHA45176420 \r\n").unwrap();
-    // The first one comes last.
+    // The response to the first one comes last.
     let gate = Gate::new();
     sandbox.next(Place::Api, Fault::Wait(gate.clone()));
     let mut command = sandbox.example("track_shipments");
@@ -64,12 +64,12 @@ fn a_shipment_that_fails_costs_its_row_and_not_the_run() {
     let sandbox = Sandbox::start();
     let mut command = sandbox.example("track_shipments");
     let command = command.args(["--jobs", "1", "S505185992", "PAR45176295", "S505186107"]);
-    let broken = [
-        Fault::Answer(500, vec![], vec![]),
-        Fault::Answer(200, vec![], b"{}".to_vec()),
-        Fault::Answer(503, vec![], vec![]),
+    let faulty = [
+        Fault::Response(500, vec![], vec![]),
+        Fault::Response(200, vec![], b"{}".to_vec()),
+        Fault::Response(503, vec![], vec![]),
     ];
-    for fault in broken {
+    for fault in faulty {
         sandbox.next(Place::Api, fault);
     }
     let (status, rows, errors) = track(command, "");
@@ -101,7 +101,7 @@ fn what_stops_all_shipments_stops_at_once() {
     assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (1, 0));
     run("JAS_URL", &closed_url(), "check JAS_URL and the network");
     run("JAS_API_KEY", "wrong", "check JAS_API_KEY and what your subscription covers, or ask JAS");
-    // Each of the four threads asks once at most.
+    // Each of the four threads sends one request at most.
     assert!(sandbox.count(Place::Api) <= 4);
 }
 
@@ -139,12 +139,12 @@ fn a_download_shows_percentages_and_is_renamed_when_it_is_whole() {
     let mut command = sandbox.example("download");
     let command = command.arg(path).arg(&file);
 
-    sandbox.next(Place::Api, Fault::Cut(1_000_000));
-    let broken = output(command);
-    assert_eq!(broken.status.code(), Some(1));
-    let errors = text(&broken.stderr);
+    sandbox.next(Place::Api, Fault::Truncate(1_000_000));
+    let truncated = output(command);
+    assert_eq!(truncated.status.code(), Some(1));
+    let errors = text(&truncated.stderr);
     assert!(errors.contains("\r33 %\nerror: GET "), "{errors}");
-    assert!(errors.contains("the content broke off: "), "{errors}");
+    assert!(errors.contains("the connection ended before the content was complete ("), "{errors}");
     assert!(!file.exists() && fs::metadata(&part).unwrap().len() < 1_000_000);
 
     let whole = output(command);
@@ -177,7 +177,7 @@ fn serde_reads_and_writes_json_and_xml() {
     let query = b"<ShipmentQuery><HouseBill>MIL45176311</HouseBill></ShipmentQuery>";
     assert_eq!(requests[3].content, query);
     // A booking whose response has another shape is not lost.
-    let other = Fault::Answer(201, vec![], br#"{"number":7}"#.to_vec());
+    let other = Fault::Response(201, vec![], br#"{"number":7}"#.to_vec());
     sandbox.next(Place::Api, other);
     let booked = text(&output(&mut command).stdout);
     assert!(booked.starts_with("PO-4711 is booked: {\"number\":7} (missing field"), "{booked}");

@@ -14,7 +14,7 @@ fn fetch(sandbox: &Sandbox, secret: &str, arguments: &[&str], input: &str) -> Ou
 }
 
 #[test]
-fn the_answer_goes_to_standard_output() {
+fn the_response_goes_to_standard_output() {
     let sandbox = Sandbox::start();
     let large = fetch(&sandbox, CLIENT_SECRET, &["get", "/documents/v1/large?bytes=3000000"], "");
     assert_eq!((large.status.code(), large.stdout.len()), (Some(0), 3_000_000));
@@ -22,11 +22,11 @@ fn the_answer_goes_to_standard_output() {
 
     let query = "<ShipmentQuery><HouseBill>PAR45176295</HouseBill></ShipmentQuery>";
     let arguments = ["query", "/tracking/v1/shipments", "application/xml", "-"];
-    // A query is sent again.
+    // A query is retried.
     sandbox.next(Place::Api, Fault::Raw(vec![]));
-    let answer = fetch(&sandbox, CLIENT_SECRET, &arguments, query);
-    assert_eq!(answer.status.code(), Some(0));
-    assert!(String::from_utf8_lossy(&answer.stdout).contains("S505185992"));
+    let response = fetch(&sandbox, CLIENT_SECRET, &arguments, query);
+    assert_eq!(response.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&response.stdout).contains("S505185992"));
     assert_eq!(sandbox.requests().last().expect("a request").content, query.as_bytes());
 
     let help = fetch(&sandbox, "", &["--help"], "");
@@ -40,13 +40,13 @@ fn the_exit_status_says_what_to_do() {
     let book = ["post", "/bookings/v1/bookings", "application/json", "-"];
     let shipment = ["get", "/tracking/v1/shipments/S505185992"];
     let wrong = |place, status| {
-        sandbox.next(place, Fault::Answer(status, vec![], b"<why>".to_vec()));
+        sandbox.next(place, Fault::Response(status, vec![], b"<why>".to_vec()));
     };
     let run = |arguments: &[&str], secret| {
         let output = fetch(&sandbox, secret, arguments, "{}");
         assert!(output.stdout.is_empty());
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        // With the feature `log`, its lines stand before.
+        // With the feature `log`, its lines come first.
         assert!(errors.lines().any(|line| line.starts_with("error: ")), "{errors}");
         (output.status.code().expect("no signal"), errors)
     };
@@ -68,9 +68,9 @@ fn the_exit_status_says_what_to_do() {
     assert_eq!(run(&book, CLIENT_SECRET).0, 4);
     wrong(Place::Api, 500);
     assert_eq!(run(&book, CLIENT_SECRET).0, 6);
-    sandbox.next(Place::Api, Fault::Cut(0));
+    sandbox.next(Place::Api, Fault::Truncate(0));
     assert_eq!(run(&book, CLIENT_SECRET).0, 6);
-    sandbox.next(Place::Api, Fault::Cut(0));
+    sandbox.next(Place::Api, Fault::Truncate(0));
     assert_eq!(run(&book, CLIENT_SECRET).0, 6);
     assert_eq!(sandbox.bookings(), 2);
 }

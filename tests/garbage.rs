@@ -1,4 +1,4 @@
-//! Answers that are garbage, or nearly good: each ends in an error, or in what it says.
+//! Responses that are garbage, or nearly good: each ends in an error, or in what it says.
 #![cfg(target_os = "linux")]
 
 use std::thread;
@@ -8,22 +8,23 @@ use jas_session::{miniserde::json, Error, ErrorKind, Response, Session};
 
 #[path = "support/wire/mod.rs"]
 mod wire;
-use wire::{answer, request, respond, Server, PATIENCE};
+use wire::{request, respond, response, Server, PATIENCE};
 
 const TOKEN: &str = r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":600}"#;
 const SECRET: &str = "s3cret";
 
-/// Answers every request with what stands at its path, as `/INDEX`; token requests with `token`.
-fn server(answers: Vec<Vec<u8>>, token: Option<Vec<u8>>) -> Server {
+/// Responds to a request for `/INDEX` with the response of this index, and to token requests with
+/// `token`.
+fn server(responses: Vec<Vec<u8>>, token: Option<Vec<u8>>) -> Server {
     Server::start(move |stream| {
         let received = request(stream);
         let text = String::from_utf8_lossy(&received);
         let target = text.split(' ').nth(1).unwrap_or_default();
         let index = target.trim_start_matches('/').parse::<usize>();
         match (&token, index) {
-            (_, Ok(index)) => respond(stream, &answers[index]),
+            (_, Ok(index)) => respond(stream, &responses[index]),
             (Some(token), _) => respond(stream, token),
-            (None, _) => respond(stream, &answer("200 OK", "", TOKEN)),
+            (None, _) => respond(stream, &response("200 OK", "", TOKEN)),
         }
         received
     })
@@ -34,18 +35,18 @@ fn session(url: &str) -> Session {
     session.retries(0).timeout(PATIENCE)
 }
 
-/// Makes one call for each answer, from a few threads.
-fn call_all(answers: &[Vec<u8>], check: impl Fn(&[u8], Result<Vec<u8>, Error>) + Sync) {
-    let server = server(answers.to_vec(), None);
+/// Makes one call for each response, from a few threads.
+fn call_all(responses: &[Vec<u8>], check: impl Fn(&[u8], Result<Vec<u8>, Error>) + Sync) {
+    let server = server(responses.to_vec(), None);
     let session = session(&server.url());
     session.access_token().unwrap();
     thread::scope(|scope| {
         for first in 0..4 {
             let (session, check) = (&session, &check);
             scope.spawn(move || {
-                for index in (first..answers.len()).step_by(4) {
+                for index in (first..responses.len()).step_by(4) {
                     let result = session.post(&format!("/{index}"), "text/plain", "create");
-                    check(&answers[index], result.and_then(Response::bytes));
+                    check(&responses[index], result.and_then(Response::bytes));
                 }
             });
         }
@@ -54,8 +55,8 @@ fn call_all(answers: &[Vec<u8>], check: impl Fn(&[u8], Result<Vec<u8>, Error>) +
     received.retain(|request| !request.starts_with(b"POST /oauth2/token "));
     received.sort();
     received.dedup();
-    // A refused token, and nothing else, makes a second request.
-    assert_eq!(received.len(), answers.len());
+    // Only a refused token makes a second request.
+    assert_eq!(received.len(), responses.len());
 }
 
 fn assert_tight(error: &Error) {
@@ -64,11 +65,11 @@ fn assert_tight(error: &Error) {
     assert!(!said.contains("panicked"), "{said}");
 }
 
-/// What an answer says, read in the plainest way: the content of a 2xx answer, or nothing if it
-/// is none. The connection ends behind it.
-fn meaning(answer: &[u8]) -> Option<Vec<u8>> {
+/// What a response says, read in the plainest way: the content of a good 2xx response, else nothing.
+/// The connection ends behind it.
+fn meaning(response: &[u8]) -> Option<Vec<u8>> {
     const BLANKS: [char; 2] = [' ', '\t'];
-    let mut rest = answer;
+    let mut rest = response;
     let mut line = || {
         let end = rest.iter().position(|byte| *byte == b'\n')?;
         let line = &rest[..end];
@@ -146,48 +147,48 @@ fn chunks(mut rest: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Good answers, one for each way in which content ends.
+/// Good responses, one for each way in which content ends.
 fn good() -> [Vec<u8>; 3] {
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nall of\r\n\
                    c; x=\"y\"\r\n the content\r\n0\r\nX-B: c\r\n\r\n";
     [
-        answer("200 OK", "Content-Type: text/plain\r\n", "all of the content"),
+        response("200 OK", "Content-Type: text/plain\r\n", "all of the content"),
         chunked.into(),
         b"HTTP/1.1 200 OK\r\nServer: x\r\n\r\nall of the content".to_vec(),
     ]
 }
 
-/// Answers with one byte flipped, doubled, removed or inserted, at every place.
-fn mutants(answer: &[u8]) -> Vec<Vec<u8>> {
+/// This response with one byte flipped, doubled, removed or inserted, at every place.
+fn mutants(response: &[u8]) -> Vec<Vec<u8>> {
     let mut mutants = Vec::new();
     let mut edit = |range: std::ops::Range<usize>, bytes: &[u8]| {
-        let mut mutant = answer.to_vec();
+        let mut mutant = response.to_vec();
         mutant.splice(range, bytes.iter().copied());
         mutants.push(mutant);
     };
-    for i in 0..answer.len() {
+    for i in 0..response.len() {
         for flip in [1, 0x10, 0x20, 0x80, 0xff] {
-            edit(i..i + 1, &[answer[i] ^ flip]);
+            edit(i..i + 1, &[response[i] ^ flip]);
         }
-        edit(i..i, &[answer[i]]);
+        edit(i..i, &[response[i]]);
         edit(i..i + 1, &[]);
         for inserted in [b'\n', b'\r', b' ', b':', b';', b'0', b'+', 0] {
             edit(i..i, &[inserted]);
         }
-        // From here on, all is lost or there twice.
-        edit(i..answer.len(), &[]);
-        edit(i..i, &answer[..i]);
+        // From here on, all is missing, or there twice.
+        edit(i..response.len(), &[]);
+        edit(i..i, &response[..i]);
     }
     mutants
 }
 
 #[test]
-fn a_nearly_good_answer_is_an_error_or_what_it_says() {
+fn a_nearly_good_response_is_an_error_or_what_it_says() {
     for good in good() {
         assert_eq!(meaning(&good).unwrap(), b"all of the content");
-        call_all(&mutants(&good), |answer, result| {
-            let said = String::from_utf8_lossy(answer);
-            match (result, meaning(answer)) {
+        call_all(&mutants(&good), |response, result| {
+            let said = String::from_utf8_lossy(response);
+            match (result, meaning(response)) {
                 (Ok(content), Some(meant)) => assert_eq!(content, meant, "{said:?}"),
                 (Ok(content), None) => panic!("{said:?} was taken for {content:?}"),
                 (Err(error), _) => assert_tight(&error),
@@ -197,19 +198,19 @@ fn a_nearly_good_answer_is_an_error_or_what_it_says() {
 }
 
 #[test]
-fn a_good_answer_is_taken() {
+fn a_good_response_is_taken() {
     call_all(&good(), |_, result| {
         assert_eq!(result.unwrap(), b"all of the content");
     });
 }
 
 #[test]
-fn a_nearly_good_token_answer_is_an_error_or_a_token() {
-    let good = answer("200 OK", "", TOKEN);
+fn a_nearly_good_token_response_is_an_error_or_a_token() {
+    let good = response("200 OK", "", TOKEN);
     for (i, token) in mutants(&good).into_iter().enumerate().filter(|(i, _)| i % 3 == 0) {
         let said = String::from_utf8_lossy(&token).into_owned();
         let meant = meaning(&token).map(|content| String::from_utf8_lossy(&content).into_owned());
-        let server = server(vec![answer("200 OK", "", "")], Some(token));
+        let server = server(vec![response("200 OK", "", "")], Some(token));
         let session = session(&server.url());
         match session.access_token() {
             Ok(token) => {
@@ -246,15 +247,15 @@ fn noise_is_an_error_or_what_it_says() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 404 Not Found\r\n\r\n",
     ];
-    let answers: Vec<_> = (0..600_u32)
+    let responses: Vec<_> = (0..600_u32)
         .map(|i| {
             let begin = begins[i as usize % begins.len()].as_bytes();
             [begin, &noise(u64::from(i), i as usize * 3)].concat()
         })
         .collect();
-    call_all(&answers, |answer, result| match (result, meaning(answer)) {
+    call_all(&responses, |response, result| match (result, meaning(response)) {
         (Ok(content), Some(meant)) => assert_eq!(content, meant),
-        (Ok(content), None) => panic!("{answer:?} was taken for {content:?}"),
+        (Ok(content), None) => panic!("{response:?} was taken for {content:?}"),
         (Err(error), _) => assert_tight(&error),
     });
 }
@@ -280,7 +281,7 @@ fn a_folded_line_is_not_taken_for_a_field() {
         assert_eq!(response.header("transfer-encoding"), None);
         assert_eq!(response.text().unwrap(), content);
     }
-    let answers = [
+    let responses = [
         // The field before it says something else then, or there is none.
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n 2\r\n\r\nab",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n Content-Length: 1\r\n\r\nab",
@@ -288,9 +289,9 @@ fn a_folded_line_is_not_taken_for_a_field() {
         "HTTP/1.1 200 OK\r\n Content-Length: 1\r\n\r\nab",
         "HTTP/1.1 200 OK\r\n\tx: a\r\nContent-Length: 1\r\n\r\nab",
     ]
-    .map(|answer| answer.as_bytes().to_vec());
-    call_all(&answers, |answer, result| {
-        assert_eq!(meaning(answer), None);
+    .map(|response| response.as_bytes().to_vec());
+    call_all(&responses, |response, result| {
+        assert_eq!(meaning(response), None);
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exchange);
         assert!(error.may_have_executed());
@@ -302,7 +303,7 @@ fn content_that_looks_like_many_trailers_is_content() {
     let numbers: Vec<_> = (0..3000).map(|number| number.to_string()).collect();
     let text = numbers.join("\n");
     let close = format!("HTTP/1.1 200 OK\r\nServer: x\r\n\r\n{text}").into_bytes();
-    call_all(&[answer("200 OK", "", &text), close], |_, result| {
+    call_all(&[response("200 OK", "", &text), close], |_, result| {
         assert_eq!(result.unwrap(), text.as_bytes());
     });
 }
@@ -314,7 +315,7 @@ fn a_token_that_is_hard_to_compare_does_not_take_the_caller_s_time() {
         r"\\".repeat(2000),
         r"\\".repeat(8000)
     );
-    let server = server(vec![], Some(answer("200 OK", "", &text)));
+    let server = server(vec![], Some(response("200 OK", "", &text)));
     let start = Instant::now();
     let error = session(&server.url()).access_token().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidToken);
@@ -341,7 +342,7 @@ fn absurd_chunk_sizes_are_errors() {
         "5\r",
         "\0",
     ];
-    let answers: Vec<_> = sizes
+    let responses: Vec<_> = sizes
         .iter()
         .map(|size| {
             let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked";
@@ -353,12 +354,12 @@ fn absurd_chunk_sizes_are_errors() {
         )
         .into_bytes()])
         .collect();
-    call_all(&answers, |answer, result| {
-        let said = String::from_utf8_lossy(answer);
+    call_all(&responses, |response, result| {
+        let said = String::from_utf8_lossy(response);
         match result {
-            // A line end too much is no harm.
+            // One line end too many does no harm.
             Ok(content) => assert!(
-                content == b"hellohello" && meaning(answer) == Some(content.clone()),
+                content == b"hellohello" && meaning(response) == Some(content.clone()),
                 "{said:?}: {content:?}"
             ),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Exchange, "{said:?}"),
@@ -369,7 +370,7 @@ fn absurd_chunk_sizes_are_errors() {
 #[test]
 fn a_megabyte_in_one_line_is_an_error() {
     let line = "x".repeat(1 << 20);
-    let answers = [
+    let responses = [
         line.clone(),
         format!("HTTP/1.1 200 {line}\r\n\r\n"),
         format!("HTTP/1.1 200 OK\r\nX-A: {line}\r\n\r\n"),
@@ -380,7 +381,7 @@ fn a_megabyte_in_one_line_is_an_error() {
         format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{line}\r\n\r\n"),
     ]
     .map(String::into_bytes);
-    call_all(&answers, |_, result| {
+    call_all(&responses, |_, result| {
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exchange);
         assert_tight(&error);
@@ -402,22 +403,22 @@ fn json_of_any_depth_and_size_is_an_error_or_read() {
         ("-".to_owned(), false),
         ("\"\\ud800\"".to_owned(), false),
     ];
-    let answers: Vec<_> = jsons.iter().map(|(json, _)| answer("200 OK", "", json)).collect();
-    let server = server(answers, None);
+    let responses: Vec<_> = jsons.iter().map(|(json, _)| response("200 OK", "", json)).collect();
+    let server = server(responses, None);
     let session = session(&server.url());
     for (index, (text, is_read)) in jsons.iter().enumerate() {
-        let response = session.get(&format!("/{index}")).unwrap();
-        let result = response.json::<json::Value>();
+        let got = session.get(&format!("/{index}")).unwrap();
+        let result = got.json::<json::Value>();
         assert_eq!(result.is_ok(), *is_read, "{index}: {text:.50}");
         if let Err(error) = result {
             assert_eq!(error.kind(), ErrorKind::Content);
         }
-        // As a token answer, none of them has a token.
-        let endpoint = self::server(vec![], Some(answer("200 OK", "", text)));
+        // As a token response, none of them has a token.
+        let endpoint = self::server(vec![], Some(response("200 OK", "", text)));
         let error = self::session(&endpoint.url()).access_token().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidToken);
         // As a refusal, none of them breaks the message.
-        let refusing = self::server(vec![], Some(answer("400 Bad Request", "", text)));
+        let refusing = self::server(vec![], Some(response("400 Bad Request", "", text)));
         let error = self::session(&refusing.url()).access_token().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied);
         assert!(error.to_string().len() < 1000);

@@ -1,5 +1,5 @@
-//! Connections in use for the second time, over plain HTTP and over TLS: who shares them, which are
-//! kept, and whatever a server does with one while it is idle or when it is used again.
+//! Idle connections, over plain HTTP and over TLS: which requests share them, which are kept, and that
+//! nothing that a server does with one costs a call more than a fresh connection.
 #![cfg(target_os = "linux")] // what `wire` counts
 
 use std::collections::HashSet;
@@ -19,7 +19,7 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{good, pattern, Over, Peer, Site, BOTH, TOKEN_REQUEST};
-use wire::{answer, assert_in_time, urls, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, response, urls, LOOK_FIRST, PATIENCE, TIMEOUT};
 
 fn get(session: &Session, path: &str) -> String {
     session.get(path).and_then(Response::text).unwrap()
@@ -37,7 +37,7 @@ fn assert_requests(site: Site, expected: &[&[&str]], what: &str) {
 // Who shares a connection
 
 #[test]
-fn requests_that_may_be_repeated_share_one_connection() {
+fn requests_that_may_be_retried_share_one_connection() {
     for &over in BOTH {
         let site = good_site(over);
         let session = &site.session;
@@ -65,7 +65,7 @@ fn no_connection_is_kept_where_none_is_wanted() {
         let none = site.session.clone().idle_connections(0);
         get(&none, "/1");
         get(&none, "/2");
-        // What another clone has kept is not used, either.
+        // Nor is a connection used that another clone has kept.
         get(&site.session, "/3");
         get(&none, "/4");
         get(&none, "/5");
@@ -81,7 +81,7 @@ fn no_more_connections_are_kept_than_wanted() {
     const CALLS: usize = 5;
     const KEPT: usize = 2;
     for &over in BOTH {
-        // A round of calls is responded to when all of them are there.
+        // The server responds to a round of calls when all of them have arrived.
         let (together, closed) = (Barrier::new(CALLS), Arc::new(AtomicUsize::new(0)));
         let closed_so_far = Arc::clone(&closed);
         let site = Site::start(over, move |mut peer| {
@@ -202,7 +202,7 @@ fn a_response_may_outlive_its_session() {
     let long = "x".repeat(40_000);
     for &over in BOTH {
         let (closed, is_closed) = mpsc::channel();
-        let whole = answer("200 OK", "", &long);
+        let whole = response("200 OK", "", &long);
         let site = Site::start(over, move |mut peer| {
             peer.request().unwrap();
             peer.respond(&whole);
@@ -211,7 +211,7 @@ fn a_response_may_outlive_its_session() {
         });
         let session = site.session.clone();
         let response = session.get("/").unwrap();
-        // What is left of the site is its server.
+        // Only the site's server is left.
         let requests = thread::spawn(move || site.requests());
         drop(session);
         assert_eq!(response.text().unwrap(), long, "{over:?}");
@@ -284,7 +284,7 @@ fn a_plain_post_always_has_a_fresh_connection() {
 
 // Which connections are kept
 
-/// Responses behind which a connection is used again. Lines end with CRLF.
+/// Responses after which a connection is used again. Lines end with CRLF.
 const KEPT: &[&str] = &[
     "HTTP/1.1 200 OK\nContent-Length: 4\n\ngood",
     "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
@@ -304,8 +304,8 @@ const KEPT: &[&str] = &[
     "HTTP/1.1 500 Internal Server Error\nContent-Length: 2\n\nno",
 ];
 
-/// Responses behind which it is not: it is to be closed, nobody can tell where the content ends, or
-/// something stands behind it.
+/// Responses after which it is not used again: it is to be closed, nobody can tell where the content
+/// ends, or more follows.
 const NOT_KEPT: &[&str] = &[
     "HTTP/1.1 200 OK\nConnection: close\nContent-Length: 4\n\ngood",
     "HTTP/1.1 200 OK\nConnection: x, Close\nContent-Length: 4\n\ngood",
@@ -329,8 +329,7 @@ const NOT_KEPT: &[&str] = &[
     "HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: 4\n\ngood",
 ];
 
-/// How many requests each connection gets if this is the first response, `call` gets it, and
-/// another call follows.
+/// How many requests each connection gets when `call` gets this response and another call follows.
 fn uses(over: Over, first: Vec<u8>, is_closing: bool, call: impl FnOnce(&Session)) -> Vec<usize> {
     let site = Site::start(over, move |mut peer| {
         let Some(request) = peer.head() else {
@@ -373,8 +372,8 @@ fn a_connection_is_kept_after_a_whole_response_of_unambiguous_length_only() {
 
 #[test]
 fn a_connection_is_kept_only_if_the_response_has_been_read() {
-    let long = answer("200 OK", "", &"x".repeat(40_000));
-    let short = answer("200 OK", "", "good");
+    let long = response("200 OK", "", &"x".repeat(40_000));
+    let short = response("200 OK", "", "good");
     for &over in BOTH {
         let of = |call: fn(&Session), response: &[u8]| uses(over, response.to_vec(), false, call);
         assert_eq!(of(|session| drop(session.get("/first").unwrap().bytes()), &long), [2]);
@@ -399,7 +398,7 @@ fn a_connection_is_kept_only_if_the_response_has_been_read() {
 #[test]
 fn a_connection_is_kept_only_if_the_request_was_sent_to_its_end() {
     for &over in BOTH {
-        let refusal = answer("413 Content Too Large", "", "at most 1 MB");
+        let refusal = response("413 Content Too Large", "", "at most 1 MB");
         let counts = uses(over, refusal, false, |session| {
             let error = session.post_idempotent("/first", "text/plain", huge());
             assert_eq!(error.unwrap_err().status(), Some(413));
@@ -411,7 +410,7 @@ fn a_connection_is_kept_only_if_the_request_was_sent_to_its_end() {
 #[test]
 fn a_refused_token_is_renewed_on_the_connection_of_the_refusal() {
     let refusals = [
-        answer("401 Unauthorized", "WWW-Authenticate: Bearer\r\n", "expired"),
+        response("401 Unauthorized", "WWW-Authenticate: Bearer\r\n", "expired"),
         b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"
             .to_vec(),
     ];
@@ -435,8 +434,8 @@ fn a_refused_token_is_renewed_on_the_connection_of_the_refusal() {
 
 // What a server does with an idle connection
 
-/// What the test and the server tell each other of the first connection, by a connection of its
-/// own: what the server did before on the other has arrived when this has.
+/// What the test and the server tell each other of the first connection. They use a connection of its
+/// own: when something arrives on it, all that the server did before on the first has arrived, too.
 struct Gate(TcpStream);
 
 impl Gate {
@@ -479,7 +478,7 @@ fn stray(peer: &mut Peer, gate: &Gate, says: &[u8]) {
     peer.respond(says);
 }
 
-/// Serves the first request, and takes so many bytes of the second as they pass the wire.
+/// Serves the first request, and reads so many bytes of the second, counted as they pass the wire.
 fn some_of_the_second(peer: &mut Peer, gate: &Gate, bytes: usize) {
     first(peer);
     gate.open();
@@ -502,7 +501,7 @@ const FAULTS: &[(&str, Fault)] = &[
     }),
     ("closes without a word of TLS", |mut peer, gate| {
         stray(&mut peer, gate, b"");
-        peer.cut();
+        peer.close_tcp();
         gate.open();
         peer.drain();
     }),
@@ -580,7 +579,7 @@ const FAULTS: &[(&str, Fault)] = &[
         first(&mut peer);
         gate.open();
         peer.head();
-        peer.cut();
+        peer.close_tcp();
         peer.drain();
     }),
     ("closes behind the request", |mut peer, gate| {
@@ -682,7 +681,7 @@ impl Call {
     }
 }
 
-/// Has the server do this to the first connection, and makes this call then.
+/// Has the server do this to the first connection, and then makes this call.
 fn call_after(over: Over, what: &str, fault: Fault, call: Call) {
     let (near, gate) = Gate::new();
     let site = Site::start(over, move |mut peer| match peer.number {
@@ -850,7 +849,7 @@ fn a_server_may_close_an_idle_connection_at_any_moment() {
                         return;
                     };
                     peer.serve(&request);
-                    // What a call takes, and less: the close and the next call cross each other.
+                    // As long as a call takes, or less: the close and the next call cross.
                     let n = u64::try_from(peer.number).unwrap();
                     thread::sleep(Duration::from_micros(n * 7919 % 1500));
                     peer.close();
@@ -937,16 +936,16 @@ fn a_connection_that_dies_at_any_byte_of_the_next_request_costs_nothing() {
     });
 }
 
-/// How a server ends in the middle of a response.
+/// How a server closes in the middle of a response.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum End {
     Close,
-    Cut,
+    CloseTcp,
 }
 
-/// A server that breaks off the first response to each path `/N`, behind so many bytes of it. Their
-/// number is that of bytes in TLS or, if these are `sealed`, as they pass the wire.
-fn breaking_off(over: Over, end: End, sealed: bool) -> Site {
+/// A server that truncates the first response to each path `/N` after N bytes. They are bytes of HTTP
+/// or, if `sealed`, bytes as they pass the wire.
+fn truncating(over: Over, end: End, sealed: bool) -> Site {
     let seen = Mutex::new(HashSet::new());
     Site::start(over, move |mut peer| {
         while let Some(request) = peer.request() {
@@ -966,7 +965,7 @@ fn breaking_off(over: Over, end: End, sealed: bool) -> Site {
             }
             match end {
                 End::Close => peer.close(),
-                End::Cut => peer.cut(),
+                End::CloseTcp => peer.close_tcp(),
             }
             peer.drain();
             break;
@@ -975,13 +974,13 @@ fn breaking_off(over: Over, end: End, sealed: bool) -> Site {
 }
 
 #[test]
-fn a_response_that_breaks_off_on_a_connection_in_use_again_is_an_error_from_its_first_byte_on() {
+fn a_response_truncated_on_a_connection_in_use_again_is_an_error_from_its_first_byte_on() {
     let length = good("GET /00").len();
     thread::scope(|scope| {
         for &over in BOTH {
-            for end in [End::Close, End::Cut] {
+            for end in [End::Close, End::CloseTcp] {
                 scope.spawn(move || {
-                    let site = breaking_off(over, end, false);
+                    let site = truncating(over, end, false);
                     for n in 0..=length {
                         get(&site.session, &format!("/warm/{n}"));
                         let path = format!("/{n:02}");
@@ -1007,14 +1006,14 @@ fn a_response_that_breaks_off_on_a_connection_in_use_again_is_an_error_from_its_
 }
 
 #[test]
-fn a_response_that_breaks_off_is_asked_for_again_where_that_is_allowed() {
+fn a_truncated_response_is_asked_for_again_where_that_is_allowed() {
     let length = good("GET /00").len();
     let head = length - "GET /00".len();
     thread::scope(|scope| {
         for &over in BOTH {
             for n in [1, 9, 20, head - 1, head, head + 1, length - 1] {
                 scope.spawn(move || {
-                    let site = breaking_off(over, End::Close, false);
+                    let site = truncating(over, End::Close, false);
                     let session = site.session.clone().retries(1);
                     get(&session, "/warm");
                     let path = format!("/{n:02}");
@@ -1030,10 +1029,10 @@ fn a_response_that_breaks_off_is_asked_for_again_where_that_is_allowed() {
 
 #[cfg(feature = "tls")]
 #[test]
-fn a_tls_record_that_breaks_off_is_never_a_short_success() {
+fn a_truncated_tls_record_is_never_a_short_success() {
     let length = good("GET /00").len() + 22; // a record has a header, a type and a tag
-    for end in [End::Close, End::Cut] {
-        let site = breaking_off(Over::Tls, end, true);
+    for end in [End::Close, End::CloseTcp] {
+        let site = truncating(Over::Tls, end, true);
         for n in 0..=length {
             get(&site.session, &format!("/warm/{n}"));
             let path = format!("/{n:02}");
@@ -1132,7 +1131,7 @@ fn no_response_is_taken_for_that_of_another_request() {
         let all = requests.concat();
         let sent: HashSet<_> = all.iter().collect();
         assert_eq!(sent.len(), CALLS);
-        // Only who was closed on may have sent a request again.
+        // Only a request whose connection was closed may have been sent twice.
         for n in (0..CALLS).filter(|n| deed(*n) != CLOSES) {
             let line = format!("GET /{n}");
             let count = all.iter().filter(|sent| **sent == line).count();
@@ -1152,7 +1151,7 @@ fn huge() -> &'static [u8] {
     HUGE_PATTERN.get_or_init(|| pattern(HUGE))
 }
 
-/// What a server does once it has responded to the beginning of a request.
+/// What a server does after it has responded to the beginning of a request.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Then {
     ReadsNoMore,
@@ -1162,7 +1161,7 @@ enum Then {
 
 const THEN: [Then; 3] = [Then::ReadsNoMore, Then::ReadsOn, Then::Closes];
 
-/// A server that refuses what has the old token, or all that is large, with this.
+/// A server that refuses requests with the old token, or all large ones, with this response.
 fn refusing_early(
     over: Over, refusal: &[u8], then: Then, call_is_over: mpsc::Receiver<()>,
 ) -> Site {
@@ -1202,7 +1201,7 @@ fn for_each_large_request(run: impl Fn(Over, Then, bool, &str) + Copy + Send) {
     }
 }
 
-/// How soon a refusal has to be there: long before a quarter of the time of a call is over.
+/// How soon a refusal has to be there: long before a quarter of a call's timeout has passed.
 const SOON: Duration = PATIENCE.checked_div(2).unwrap();
 const LONG: Duration = PATIENCE.checked_mul(3).unwrap();
 
@@ -1219,7 +1218,7 @@ fn send_large(session: &Session, is_idle: bool) -> Result<Response, Error> {
 
 #[test]
 fn a_large_request_that_is_refused_early_gets_the_refusal_in_time() {
-    let refusal = answer("413 Content Too Large", "", "at most 1 MB");
+    let refusal = response("413 Content Too Large", "", "at most 1 MB");
     for_each_large_request(|over, then, is_idle, what| {
         let (end, call_is_over) = mpsc::channel();
         let site = refusing_early(over, &refusal, then, call_is_over);
@@ -1237,7 +1236,7 @@ fn a_large_request_that_is_refused_early_gets_the_refusal_in_time() {
 
 #[test]
 fn a_refusal_that_is_long_or_comes_in_parts_ends_a_large_request_in_time() {
-    let refusal = |fields: &str| answer("413 Content Too Large", fields, "at most 1 MB");
+    let refusal = |fields: &str| response("413 Content Too Large", fields, "at most 1 MB");
     let short = refusal("Server: x\r\n");
     let long = refusal(&format!("X-A: {}\r\n", "x".repeat(10_000)));
     let fields = "X-A: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n".repeat(200);
@@ -1289,7 +1288,7 @@ fn a_refusal_that_is_long_or_comes_in_parts_ends_a_large_request_in_time() {
 
 #[test]
 fn a_large_request_whose_token_is_refused_early_is_sent_again_with_a_new_one() {
-    let refusal = answer("401 Unauthorized", "WWW-Authenticate: Bearer\r\n", "expired");
+    let refusal = response("401 Unauthorized", "WWW-Authenticate: Bearer\r\n", "expired");
     for_each_large_request(|over, then, is_idle, what| {
         let (end, call_is_over) = mpsc::channel();
         let site = refusing_early(over, &refusal, then, call_is_over);
@@ -1310,8 +1309,8 @@ fn a_large_request_whose_token_is_refused_early_is_sent_again_with_a_new_one() {
     });
 }
 
-/// What a server sends when a part of a large request is there; then it takes the rest of it, with
-/// a pause. The response follows then, if it has not been sent.
+/// Sends this when a part of a large request has arrived, pauses, and reads the rest. Then it sends the
+/// response, unless that has been sent already.
 fn responding_early(over: Over, early: &[u8], last: &[u8]) -> Site {
     let (early, last) = (early.to_vec(), last.to_vec());
     Site::start(over, move |mut peer| {
@@ -1326,7 +1325,7 @@ fn responding_early(over: Over, early: &[u8], last: &[u8]) -> Site {
             }
             request.content.append(&mut part);
             peer.respond(&early);
-            // Longer than a write may block before it is seen what the server says.
+            // Longer than a write may block before the client looks for a response.
             thread::sleep(Duration::from_millis(100));
             let Some(request) = peer.rest_of(request) else {
                 break;
@@ -1339,7 +1338,7 @@ fn responding_early(over: Over, early: &[u8], last: &[u8]) -> Site {
 
 #[test]
 fn the_content_of_a_large_request_is_sent_to_its_end_whatever_good_is_said_meanwhile() {
-    let last = answer("201 Created", "", "made");
+    let last = response("201 Created", "", "made");
     let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
     let processing = b"HTTP/1.1 102 Processing\r\nServer: x\r\n\r\n";
     let rows = [
@@ -1370,7 +1369,7 @@ fn the_content_of_a_large_request_is_sent_to_its_end_whatever_good_is_said_meanw
 
 #[test]
 fn a_head_that_comes_half_before_and_half_behind_the_content_of_a_request_is_read() {
-    let whole = answer("201 Created", "", "made");
+    let whole = response("201 Created", "", "made");
     let (begin, end) = whole.split_at(20);
     for &over in BOTH {
         let site = responding_early(over, begin, end);
@@ -1384,19 +1383,22 @@ fn what_is_no_response_to_a_large_request_is_none_before_its_end_either() {
     for (early, message) in [
         (
             &b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"[..],
-            "the answer's status code is not a final one",
+            "the response has a status code (1xx) that is not final",
         ),
         (
             b"HTTP/1.1 99 Nearly\r\nContent-Length: 0\r\n\r\n",
-            "the answer's status code is not a final one",
+            "the response has a status code (1xx) that is not final",
         ),
-        (b"garbage\r\n\r\n", "there was no answer, or one that is not HTTP"),
+        (
+            b"garbage\r\n\r\n",
+            "the response is not HTTP: check the host and the port, and what stands in between",
+        ),
     ] {
         for &over in BOTH {
             let site = responding_early(over, early, b"");
             let error = send_large(&site.session, false).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Exchange, "{error:?}");
-            let expected = format!("POST {}/large: {message}", site.url());
+            let expected = format!("POST {}/large: {message}{LOOK_FIRST}", site.url());
             assert_eq!(error.to_string(), expected, "{over:?}");
             assert!(error.may_have_executed());
         }
@@ -1411,17 +1413,17 @@ const STOPPED: Duration = Duration::from_secs(3);
 /// What a child calls.
 const CALLS: usize = 7;
 
-/// When a server has the process stopped that calls it.
+/// When a server stops the process that calls it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Moment {
     /// Before the handshake of the connection of this number.
     Accepted(usize),
-    /// In the response to the request of this number, behind so many bytes of it. The rest of it
-    /// is there when the process goes on.
+    /// In the response to the request of this number, after so many bytes. The rest of the response
+    /// has arrived when the process goes on.
     Responding(usize, usize),
     /// The same, and the rest comes later.
     RespondingSlowly(usize, usize),
-    /// Behind the response, and the server closes the idle connection meanwhile.
+    /// After the response. The server closes the idle connection meanwhile.
     Closing(usize),
     /// While the content of the request is being sent.
     Uploading(usize),
@@ -1429,7 +1431,7 @@ enum Moment {
 
 use Moment::{Accepted, Closing, Responding, RespondingSlowly, Uploading};
 
-/// A process that is there until it is dropped.
+/// A process that is killed when this is dropped.
 struct Running(std::process::Child);
 
 impl Drop for Running {
@@ -1469,6 +1471,40 @@ fn stop(pid: u32) {
         assert!(start.elapsed() < PATIENCE, "it does not stop");
         thread::yield_now();
     }
+}
+
+#[test]
+fn a_process_that_was_stopped_sends_the_rest_of_its_request() {
+    const SIZE: usize = 16 << 20;
+    if let [url] = &urls()[..] {
+        let session = Session::new(url, "id", "secret").unwrap();
+        let session = session.resume("token", PATIENCE).unwrap().timeout(STOPPED * 3);
+        let response = session.post("/", "text/plain", vec![b'x'; SIZE]).unwrap();
+        assert_eq!(response.status(), 201);
+        return;
+    }
+    let pid = Arc::new(OnceLock::new());
+    let child = Arc::clone(&pid);
+    let server = wire::Server::start(move |stream| {
+        let mut begin = vec![0; 1024];
+        stream.read_exact(&mut begin).unwrap();
+        stream.write_all(&response("201 Created", "", "early")).unwrap();
+        let pid: u32 = loop {
+            match child.get() {
+                Some(pid) => break *pid,
+                None => thread::yield_now(),
+            }
+        };
+        stop(pid);
+        thread::sleep(STOPPED);
+        signal("CONT", pid);
+        [begin, wire::until_closed(stream)].concat()
+    });
+    let test = "a_process_that_was_stopped_sends_the_rest_of_its_request";
+    let mut running = Running::start(wire::this_test_alone(test, &[server.url()]));
+    pid.set(running.0.id()).unwrap();
+    running.assert_passes("an upload");
+    assert!(server.ended()[0].len() > SIZE);
 }
 
 /// In a child: calls of each kind, the token request first.
@@ -1530,7 +1566,7 @@ fn stop_at(over: Over, moment: Moment) {
     let pid = Arc::new(OnceLock::new());
     let is_stopped = Arc::new(AtomicUsize::new(0));
     let (known, count) = (Arc::clone(&pid), Arc::clone(&is_stopped));
-    // Stops the child, and has it go on behind that.
+    // Stops the child, and lets it go on after that time.
     let pause = Arc::new(move |meanwhile: &mut dyn FnMut()| {
         let start = Instant::now();
         let pid = loop {
@@ -1595,7 +1631,7 @@ fn stop_at(over: Over, moment: Moment) {
 }
 
 #[test]
-fn a_process_that_is_stopped_again_and_again_loses_nothing_but_the_time() {
+fn a_process_that_is_stopped_over_and_over_loses_nothing_but_the_time() {
     if let [url] = &urls()[..] {
         return call_each(url, 10 * CALLS);
     }
@@ -1603,7 +1639,7 @@ fn a_process_that_is_stopped_again_and_again_loses_nothing_but_the_time() {
         for &over in BOTH {
             scope.spawn(move || {
                 let site = good_site(over);
-                let test = "a_process_that_is_stopped_again_and_again_loses_nothing_but_the_time";
+                let test = "a_process_that_is_stopped_over_and_over_loses_nothing_but_the_time";
                 let mut child = Running::start(calling(test, site.url()));
                 let mut shell = Command::new("sh");
                 let again = "while kill -STOP $0; do sleep .03; kill -CONT $0; sleep .01; done";

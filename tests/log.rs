@@ -1,4 +1,4 @@
-//! The feature `log`: what is told at which level, and that nothing secret is.
+//! The feature `log`: what is logged at which level, and that no secret is.
 #![cfg(feature = "log")]
 
 use std::sync::{Mutex, OnceLock};
@@ -25,7 +25,7 @@ impl log::Log for Recorder {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            // A logger may use the session: nothing is told under a lock.
+            // A logger may look at the session: nothing is logged under a lock.
             let _ = SESSION.get().map(Session::held_token);
             let line = format!("{} {}", record.level(), record.args());
             LINES.lock().expect("no panic").push(line);
@@ -36,7 +36,7 @@ impl log::Log for Recorder {
 }
 
 #[test]
-fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
+fn requests_renewals_refusals_and_retries_are_told_without_a_secret() {
     log::set_logger(&Recorder).expect("the only logger");
     log::set_max_level(log::LevelFilter::Trace);
     let sandbox = Sandbox::start();
@@ -63,15 +63,15 @@ fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
 
     let echo = format!("{CLIENT_SECRET} {API_KEY} {}", session.access_token().unwrap());
     let busy = vec![("Retry-After", "0".to_owned())];
-    sandbox.next(Place::Api, Fault::Answer(503, busy, echo.into()));
+    sandbox.next(Place::Api, Fault::Response(503, busy, echo.into()));
     session.get(shipment).unwrap();
     let lines = told();
     assert_eq!(
         lines,
         format!(
-            "WARN GET {url}{shipment}: answered with 503: the server, or one behind it, is down or \
-             overloaded; it asks to wait 0ns; the answer says: \
-             [redacted] [redacted] [redacted]; again in 0ns"
+            "WARN GET {url}{shipment}: status 503: the server, or one behind it, is down or \
+             overloaded: try again later; the response says: [redacted] [redacted] [redacted]; \
+             retrying in 0ns"
         )
     );
     all += &lines;
@@ -92,7 +92,7 @@ fn requests_renewals_refusals_and_repetitions_are_told_without_a_secret() {
     );
     all += &lines;
 
-    // What is wrong with a token file is told here only.
+    // What is wrong with a token file is told nowhere else.
     let scratch = Directory::new();
     let directory = scratch.file("gone");
     let file = directory.join("token");

@@ -1,5 +1,5 @@
-//! What passes the loopback interface between minreq and the rest of the crate, and what strangers
-//! get there.
+//! The loopback interface between minreq and the rest of the crate: nothing secret passes it, and
+//! strangers who connect there get nothing and stop nothing.
 #![cfg(target_os = "linux")] // /proc tells where minreq is awaited
 
 use std::collections::HashMap;
@@ -7,6 +7,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use jas_session::Session;
@@ -16,7 +18,10 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Peer, Site, BOTH, TOKEN_REQUEST};
-use wire::{answer, assert_passes, inodes, this_test_alone, urls, PATIENCE};
+use wire::{
+    assert_nothing_left, assert_passes, held, inodes, response, this_test_alone, urls, Server,
+    PATIENCE,
+};
 
 // What passes
 
@@ -30,10 +35,10 @@ const AGENT: &str = "agent-of-the-caller";
 const PATH: &str = "path-of-the-shipment";
 const QUERY: &str = "query-of-the-caller";
 const CONTENT: &str = "content-of-the-request";
-const ANSWER: &str = "content-of-the-response";
+const RESPONSE: &str = "content-of-the-response";
 const REFUSAL: &str = "content-of-a-refusal";
 
-/// What the server sees of a call or says in one, and nobody else.
+/// What only the server sees of a call, or says in one.
 const SECRETS: [&str; 12] = [
     CLIENT_ID,
     CLIENT_SECRET,
@@ -45,7 +50,7 @@ const SECRETS: [&str; 12] = [
     PATH,
     QUERY,
     CONTENT,
-    ANSWER,
+    RESPONSE,
     REFUSAL,
 ];
 
@@ -90,7 +95,7 @@ fn nothing_secret_passes_the_loopback_interface_but_to_the_server() {
         String::from_utf8_lossy(&all.join(&b"\n\n"[..])).into_owned()
     };
     let (server, minreq) = (of(server), of(minreq));
-    // What it would look like, and that the right connections were read.
+    // What it would look like, and a check that the right connections were read.
     for secret in SECRETS {
         assert!(server.contains(secret), "{secret} was not sent at all");
     }
@@ -121,34 +126,34 @@ fn make_calls(url: &str) {
     assert_eq!(session.access_token().unwrap(), TOKEN);
     let path = format!("/{PATH}?key={QUERY}");
     let get = || session.get(&path).unwrap().text().unwrap();
-    assert_eq!(get(), ANSWER);
+    assert_eq!(get(), RESPONSE);
     let booking = session.post(&path, "application/json", CONTENT).unwrap();
-    assert_eq!(booking.text().unwrap(), ANSWER);
+    assert_eq!(booking.text().unwrap(), RESPONSE);
     let query = session.post_idempotent(&path, "text/plain", CONTENT.repeat(4096));
-    assert_eq!(query.unwrap().text().unwrap(), ANSWER);
+    assert_eq!(query.unwrap().text().unwrap(), RESPONSE);
     let error = session.get("/refused").unwrap_err();
     assert_eq!(error.content(), Some(REFUSAL.as_bytes()));
     let renewed = session.post("/renewed", "text/plain", CONTENT).unwrap();
-    assert_eq!(renewed.text().unwrap(), ANSWER);
-    assert_eq!(get(), ANSWER);
+    assert_eq!(renewed.text().unwrap(), RESPONSE);
+    assert_eq!(get(), RESPONSE);
 }
 
 fn serve(mut peer: Peer) {
     let token = |token: &str| {
         let json =
             format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":600}}"#);
-        answer("200 OK", "", &json)
+        response("200 OK", "", &json)
     };
-    // The second token is asked for on the connection of no other.
+    // The second token is requested on a connection of its own.
     let mut tokens = [NEW_TOKEN, TOKEN].to_vec();
     while let Some(request) = peer.request() {
         let is_old = request.head.contains(&format!("Bearer {TOKEN}\r\n"));
         let response = match &*request.line {
             TOKEN_REQUEST if peer.number == 0 => token(tokens.pop().unwrap_or(NEW_TOKEN)),
             TOKEN_REQUEST => token(NEW_TOKEN),
-            "GET /refused" => answer("409 Conflict", "", REFUSAL),
-            "POST /renewed" if is_old => answer("401 Unauthorized", "", REFUSAL),
-            _ => answer("200 OK", "", ANSWER),
+            "GET /refused" => response("409 Conflict", "", REFUSAL),
+            "POST /renewed" if is_old => response("401 Unauthorized", "", REFUSAL),
+            _ => response("200 OK", "", RESPONSE),
         };
         peer.respond(&response);
     }
@@ -228,9 +233,9 @@ enum Then {
 fn strangers_that_come_before_minreq_get_nothing_and_stop_nothing() {
     const MOST: Duration = Duration::from_secs(5);
     if let [url] = &urls()[..] {
-        // A call whose head a stranger has got may never end.
-        std::thread::spawn(|| {
-            std::thread::sleep(PATIENCE * 6);
+        // A call could wait for ever for a head that a stranger has taken.
+        thread::spawn(|| {
+            thread::sleep(PATIENCE * 6);
             eprintln!("a call never ends");
             std::process::exit(1);
         });
@@ -275,7 +280,59 @@ fn strangers_that_come_before_minreq_get_nothing_and_stop_nothing() {
     assert!(each, "{requests:?}");
 }
 
-/// So many connect and say this. As many as the system lets in.
+#[test]
+fn strangers_at_the_listener_get_nothing_and_stop_nothing() {
+    const CALLS: usize = 200;
+    const MET: usize = 20;
+    if let [url] = &urls()[..] {
+        let before = held();
+        let done = AtomicBool::new(false);
+        let met = AtomicUsize::new(0);
+        // As minreq would say it, but for the password.
+        let password = "0123456789abcdef".repeat(2);
+        let greeting =
+            format!("POST / HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nJAS-Session: {password}\r\n\r\n");
+        thread::scope(|scope| {
+            // The last comes in a crowd, of more than are let in at a time.
+            for (says, crowd) in [("", 1), (&greeting, 1), (&greeting[..60], 1), ("", 80)] {
+                let (done, met) = (&done, &met);
+                scope.spawn(move || {
+                    while !done.load(Ordering::SeqCst) {
+                        for port in listening_ports() {
+                            met.fetch_add(passing_strangers(port, says, crowd), Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+            let start = Instant::now();
+            let mut calls = 0;
+            let results = std::iter::from_fn(|| {
+                let is_enough = calls >= CALLS && met.load(Ordering::SeqCst) >= MET;
+                calls += 1;
+                (!is_enough && start.elapsed() < PATIENCE).then(|| wire::text(url))
+            });
+            let results: Vec<_> = results.collect();
+            done.store(true, Ordering::SeqCst);
+            println!(
+                "{} calls, {} strangers, {:?}",
+                results.len(),
+                met.load(Ordering::SeqCst),
+                start.elapsed()
+            );
+            for result in results {
+                assert_eq!(result.unwrap(), "good");
+            }
+        });
+        assert_nothing_left(before, "calls among strangers");
+        return;
+    }
+    let server = Server::responding(&response("200 OK", "", "good"));
+    let test = "strangers_at_the_listener_get_nothing_and_stop_nothing";
+    assert_passes(this_test_alone(test, &[server.url()]));
+    assert!(server.ended().len() >= CALLS);
+}
+
+/// So many strangers connect and say this, as many as the system lets in.
 fn strangers(port: u16, says: &[u8], crowd: usize, then: Then) -> Vec<TcpStream> {
     let address = (Ipv4Addr::LOCALHOST, port).into();
     let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok();
@@ -293,6 +350,23 @@ fn strangers(port: u16, says: &[u8], crowd: usize, then: Then) -> Vec<TcpStream>
         }
     }
     streams
+}
+
+/// So many strangers connect, say this and get nothing. Gives how many of them found a listener.
+fn passing_strangers(port: u16, says: &str, crowd: usize) -> usize {
+    let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok();
+    let mut streams: Vec<_> = (0..crowd).map_while(|_| connect()).collect();
+    // Where nobody listens any more, a connection may find itself.
+    streams.retain(|stream| stream.local_addr().ok() != stream.peer_addr().ok());
+    let says = &says.replace("PORT", &port.to_string());
+    for stream in &mut streams {
+        stream.set_read_timeout(Some(PATIENCE / 20)).unwrap();
+        let _ = stream.write_all(says.as_bytes());
+    }
+    for stream in &mut streams {
+        assert_got_nothing(stream, says);
+    }
+    streams.len()
 }
 
 fn assert_got_nothing(stream: &mut TcpStream, what: &str) {

@@ -1,4 +1,4 @@
-//! What an answer without end costs in memory: little, whatever it is made of.
+//! A response without end costs little memory, whatever it is made of.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -9,17 +9,17 @@ use jas_session::{ErrorKind, Response, Session};
 #[path = "support/wire/mod.rs"]
 mod wire;
 use wire::{
-    answer, assert_passes, request, respond, session, this_test_alone, trusting, urls, Server,
+    assert_passes, request, respond, response, session, this_test_alone, trusting, urls, Server,
     PATIENCE,
 };
 
-/// The most that a hostile answer may cost more than a good one, in KiB.
+/// The most that a hostile response may cost more than a good one, in KiB.
 const MOST: usize = 256;
 
-/// And the longest head that is accepted, all of which is kept.
+/// The same for the longest head that is accepted, all of which is kept.
 const LONGEST_HEAD: usize = 512;
 
-/// How an answer begins, and what follows again and again.
+/// How a response begins, and what follows over and over.
 type Row = (&'static str, &'static str);
 
 const OK: &str = "HTTP/1.1 200 OK\r\n";
@@ -30,7 +30,7 @@ const LONG_FIELDS: [Row; 3] = [(OK, FIELD), (OK, "X"), ("HTTP/1.1 200 ", "O")];
 
 const LONG_TRAILERS: [Row; 2] = [(LAST_CHUNK, FIELD), (LAST_CHUNK, "X")];
 
-/// Many small chunks, each of which a read takes, while trailers pile up behind them.
+/// Many small chunks, each of which takes a read, while trailers pile up behind them.
 const CHUNKS: &str =
     concat!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "CHUNKS0\r\n");
 
@@ -67,8 +67,8 @@ fn short_lines_without_end_cost_little() {
 }
 
 #[test]
-fn a_token_answer_without_end_costs_little() {
-    let test = "a_token_answer_without_end_costs_little";
+fn a_token_response_without_end_costs_little() {
+    let test = "a_token_response_without_end_costs_little";
     for_each(test, &TOKENS, |url| {
         let session = Session::new(url, "id", "secret").unwrap();
         let result = session.timeout(PATIENCE).retries(0).access_token();
@@ -97,7 +97,7 @@ fn the_longest_head_that_is_accepted_costs_little() {
         let received = request(stream);
         let field = |i| format!("X-{i}: {}\r\n", "x".repeat(53));
         let fields: Vec<_> = (0..1023).map(field).collect();
-        respond(stream, &answer("200 OK", &fields.concat(), "good"));
+        respond(stream, &response("200 OK", &fields.concat(), "good"));
         received
     });
     assert_passes(this_test_alone(test, &[good.url(), long.url()]));
@@ -110,8 +110,8 @@ fn call_api(url: &str) {
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Exchange);
 }
 
-/// Runs this test for each row in a child process, where memory that one call has left to the
-/// next can't hide anything.
+/// Runs this test for each row in a child process of its own, so that no call finds memory that
+/// another has left.
 fn for_each(test: &str, rows: impl IntoIterator<Item = &'static Row>, call: fn(&str)) {
     if !urls().is_empty() {
         return assert_cheap(MOST, call);
@@ -127,12 +127,12 @@ fn for_each(test: &str, rows: impl IntoIterator<Item = &'static Row>, call: fn(&
     }
 }
 
-/// Answers of the usual size: good ones, refusals, trailers.
+/// Responses of the usual size: good ones, refusals, trailers.
 fn usual(request: &[u8]) -> Vec<u8> {
     let refusal = r#"{"error":"invalid_client","error_description":"no such client"}"#;
     let content = "x".repeat(4096);
     if request.starts_with(b"POST ") {
-        return answer("400 Bad Request", "", refusal);
+        return response("400 Bad Request", "", refusal);
     }
     format!("{OK}Transfer-Encoding: chunked\r\n\r\n1000\r\n{content}\r\n0\r\nX-A: b\r\n\r\n")
         .into_bytes()
@@ -156,8 +156,8 @@ fn assert_cheap(most: usize, call: fn(&str)) {
     assert!(cost <= most, "costs {cost} KiB");
 }
 
-/// The most memory that this process holds meanwhile, in KiB, without the pages of files, such as
-/// the code that ran for the first time: of those, the system has many read at once.
+/// The most memory that this process holds meanwhile, in KiB. Pages of files, such as code, do not
+/// count: the system reads many of them at once.
 fn peak(run: impl FnOnce()) -> usize {
     fs::write("/proc/self/clear_refs", "5").unwrap();
     run();

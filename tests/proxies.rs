@@ -20,7 +20,7 @@ use sandbox::closed_address;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use wire::{
-    answer, assert_in_time, assert_nothing_left, assert_passes, held, request, respond, session,
+    assert_in_time, assert_nothing_left, assert_passes, held, request, respond, response, session,
     this_test_alone, until_closed, urls, Server, TIMEOUT,
 };
 
@@ -41,8 +41,8 @@ fn create(session: &Session) -> Error {
     session.post("/", "text/plain", "create").unwrap_err()
 }
 
-/// Checks that no text of the error, or of a cause of it, shows a credential, and that nothing
-/// was executed.
+/// Checks that no text of the error and its causes shows a credential, and that nothing was
+/// executed.
 fn assert_harmless(error: &Error) {
     let mut shown = format!("{error} {error:?} {error:#?}");
     for cause in std::iter::successors(error.source(), |&error| error.source()) {
@@ -64,7 +64,7 @@ fn assert_handshake_failed(error: &Error) {
     assert!(cause.contains("HandshakeFailure"), "{error}: {cause}");
 }
 
-/// A proxy that answers in these pieces, and behind whose tunnel a server refuses TLS.
+/// A proxy that responds in these pieces, and behind whose tunnel a server refuses TLS.
 fn tunnelling(pieces: Vec<Vec<u8>>) -> Server {
     Server::start(move |stream| {
         let mut received = request(stream);
@@ -111,7 +111,7 @@ fn the_proxy_is_asked_for_the_host_with_decoded_credentials() {
 }
 
 #[test]
-fn every_answer_with_2xx_opens_the_tunnel_and_no_byte_behind_it_is_lost() {
+fn every_response_with_2xx_opens_the_tunnel_and_no_byte_behind_it_is_lost() {
     let pieces = |all: &[&[u8]]| all.iter().map(|piece| piece.to_vec()).collect::<Vec<_>>();
     let padded = |length: usize| {
         let begin = "HTTP/1.1 200 Connection established\r\nX-A: ";
@@ -148,15 +148,15 @@ fn every_answer_with_2xx_opens_the_tunnel_and_no_byte_behind_it_is_lost() {
 
 // Proxies that refuse or fail
 
-/// A create through a proxy that gives this answer fails with this message behind the proxy's
-/// name, and is sent once more if another answer might come.
-fn assert_refused(answer: &[u8], again: bool, why: &str) {
-    let all = answer.to_vec();
-    let is_cut = why.starts_with("closed");
+/// A create through a proxy that gives this response fails with this message, in which PROXY stands
+/// for the proxy, and is retried once if another response might come.
+fn assert_refused(response: &[u8], is_retried: bool, why: &str) {
+    let all = response.to_vec();
+    let is_truncated = why.contains("ended");
     let proxy = Server::start(move |stream| {
         let received = request(stream);
         respond(stream, &all);
-        if is_cut {
+        if is_truncated {
             let _ = stream.shutdown(Shutdown::Write);
         }
         [received, until_closed(stream)].concat()
@@ -164,72 +164,75 @@ fn assert_refused(answer: &[u8], again: bool, why: &str) {
     let error = create(&through(proxy.address).retries(1));
     assert_harmless(&error);
     assert_eq!(error.kind(), ErrorKind::Exchange);
-    let expected = format!("POST {URL}/: the proxy {} {why}", proxy.address);
-    assert_eq!(error.to_string(), expected);
+    let why = why.replace("PROXY", &proxy.address.to_string());
+    assert_eq!(error.to_string(), format!("POST {URL}/: {why}"));
     let received = proxy.ended();
-    assert_eq!(received.len(), 1 + usize::from(again), "{why}");
+    assert_eq!(received.len(), 1 + usize::from(is_retried), "{why}");
     for received in received {
         assert!(received.ends_with(b"\r\n\r\n"), "more than CONNECT");
     }
 }
 
 #[test]
-fn an_answer_other_than_2xx_is_told() {
-    let page = |status: &str| answer(status, "Content-Type: text/html\r\n", "<p>page</p>");
-    for (status, again, why) in [
-        ("407 Proxy Authentication Required", false, ": it refused the user name or the password"),
-        ("403 Forbidden", false, ": it refuses connections to api.test:443, its host or its port"),
+fn a_response_other_than_2xx_is_told() {
+    let page = |status: &str| response(status, "Content-Type: text/html\r\n", "<p>page</p>");
+    let wrong = ": check the user name and the password; if they are right, the proxy takes no Basic credentials, the only ones that this crate sends";
+    let refused = ": it refuses connections to api.test:443: ask who runs it to allow them";
+    for (status, is_retried, advice) in [
+        ("407 Proxy Authentication Required", false, wrong),
+        ("403 Forbidden", false, refused),
         ("502 Bad Gateway", true, ": it has no connection to api.test:443"),
         ("503 Service Unavailable", true, ": it has no connection to api.test:443"),
         ("504 Gateway Timeout", true, ": it has no connection to api.test:443"),
         ("500 Internal Server Error", true, ": it has no connection to api.test:443"),
-        ("401 Unauthorized", false, ": it refused the user name or the password"),
+        ("401 Unauthorized", false, wrong),
         ("429 Too Many Requests", false, ""),
         ("400 Bad Request", false, ""),
         ("302 Found", false, ""),
         ("101 Switching Protocols", false, ""),
     ] {
-        let (code, reason) = status.split_once(' ').unwrap();
-        let why = format!("answered with {code} ({reason}){why}");
-        assert_refused(&page(status), again, &why);
+        let code = &status[..3];
+        let why = format!("the proxy PROXY responded with status {code}{advice}");
+        assert_refused(&page(status), is_retried, &why);
     }
-    for (status, why) in [
-        ("418", "answered with 418"),
-        ("418  ", "answered with 418"),
-        ("418 a\t\u{1b}[31mb\u{202e}", "answered with 418 (a [31mb?)"),
-        ("418 no p@ss/ü, Z2F0ZXdheTpwQHNzL8O8!", "answered with 418 (no [redacted], [redacted]!)"),
-        ("418 no p%40ss%2fü", "answered with 418 ([redacted])"),
+    // Its reason phrase is never shown: a proxy may put anything there.
+    for status in [
+        "418",
+        "418  ",
+        "418 a\t\u{1b}[31mb\u{202e}",
+        "418 no p@ss/ü, Z2F0ZXdheTpwQHNzL8O8!",
+        "418 no p%40ss%2fü",
     ] {
-        assert_refused(&page(status), false, why);
+        assert_refused(&page(status), false, "the proxy PROXY responded with status 418");
     }
     let latin = b"HTTP/1.1 418 caf\xe9\r\n\r\n";
-    assert_refused(latin, false, "answered with 418 (caf\u{e9})");
+    assert_refused(latin, false, "the proxy PROXY responded with status 418");
     assert_refused(
         b"HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n",
         false,
-        "answered with 407 (x): it accepts no user name with a password (Basic), and this device \
-         has nothing else to give",
+        &format!("the proxy PROXY responded with status 407{wrong}"),
     );
 }
 
 #[test]
 fn a_proxy_that_wants_credentials_and_gets_none_says_how_to_give_them() {
-    let proxy = Server::answering(&answer("407 Proxy Authentication Required", "", ""));
+    let proxy = Server::responding(&response("407 Proxy Authentication Required", "", ""));
     let session = session(URL).proxy(&proxy.address.to_string()).unwrap();
     assert_eq!(
         create(&session).to_string(),
         format!(
-            "POST {URL}/: the proxy {} answered with 407 (Proxy Authentication Required): it wants \
-             a user name and a password: give them as http://USER:PASSWORD@HOST:PORT, \
-             percent-encoded",
+            "POST {URL}/: the proxy {} responded with status 407: it wants a user name and a \
+             password: give them as http://USER:PASSWORD@HOST:PORT, percent-encoded",
             proxy.address
         )
     );
 }
 
 #[test]
-fn an_answer_that_is_none_is_told() {
-    let none = "answered with something that is not HTTP";
+fn a_response_that_is_none_is_told() {
+    let none =
+        "the response of the proxy PROXY is not HTTP: check the host and the port, and what \
+         stands in between";
     for garbage in [
         &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
         b"\r\n\r\n",
@@ -245,35 +248,41 @@ fn an_answer_that_is_none_is_told() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_or_does_not_end_is_told() {
-    let cut = "closed the connection before its answer was complete";
-    for answer in [
+fn a_response_that_is_truncated_or_does_not_end_is_told() {
+    let truncated = "the connection ended before the response of the proxy PROXY was complete";
+    for response in [
         &b""[..],
         b"H",
         b"HTTP/1.1 200 OK\r\n",
         b"HTTP/1.1 200 OK\r\nX-A: b\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n",
     ] {
-        assert_refused(answer, true, cut);
+        assert_refused(response, true, truncated);
     }
-    let long = "answered with a head longer than 65536 bytes or 1024 lines";
+    let long =
+        "the response of the proxy PROXY has more than 64 KiB or 1024 lines of header fields or \
+         trailers";
     let line = format!("HTTP/1.1 200 OK\r\nX-A: {}", "x".repeat(1 << 20));
     let lines = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a:b\r\n".repeat(1025));
     let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(4000);
-    for answer in [line, lines, interim] {
-        assert_refused(answer.as_bytes(), true, long);
+    for response in [line, lines, interim] {
+        assert_refused(response.as_bytes(), true, long);
     }
 }
 
 #[test]
 fn a_proxy_that_closes_at_once_or_is_not_there_is_told() {
-    let hasty = Server::start(|_| Vec::new());
+    // What it has not read makes its close a reset.
+    let hasty = Server::start(|stream| {
+        stream.peek(&mut [0]).unwrap();
+        Vec::new()
+    });
     let error = create(&through(hasty.address).retries(1));
     assert_harmless(&error);
     assert_eq!(
         error.to_string(),
         format!(
-            "POST {URL}/: the proxy {} closed the connection before its answer was complete",
+            "POST {URL}/: the connection ended before the response of the proxy {} was complete",
             hasty.address
         )
     );
@@ -312,7 +321,7 @@ fn a_silent_proxy_ends_in_time_and_leaves_nothing_behind() {
             let session = session(URL).proxy(proxy).unwrap();
             create(&session.timeout(TIMEOUT).retries(2))
         };
-        call(first); // what is set up once is there
+        call(first); // sets up what is set up once
         let before = held();
         for proxy in rest {
             let start = Instant::now();
@@ -322,7 +331,10 @@ fn a_silent_proxy_ends_in_time_and_leaves_nothing_behind() {
             let place = proxy.rsplit('@').next().unwrap();
             assert_eq!(
                 error.to_string(),
-                format!("POST {URL}/: the time of 300ms was up before the proxy {place} answered")
+                format!(
+                    "POST {URL}/: the timeout of 300ms passed before the response of the proxy \
+                     {place} was complete"
+                )
             );
             assert_nothing_left(before, proxy);
         }
@@ -350,7 +362,7 @@ fn a_silent_proxy_ends_in_time_and_leaves_nothing_behind() {
     let test = "a_silent_proxy_ends_in_time_and_leaves_nothing_behind";
     assert_passes(this_test_alone(test, &proxies));
     for server in servers {
-        // Nothing was sent again, and nothing later.
+        // Nothing was retried, and nothing sent later.
         assert_eq!(server.ended().len(), 1);
     }
 }
@@ -367,7 +379,7 @@ fn a_failed_tunnel_leaves_nothing_behind() {
         }
         return;
     }
-    let refusing = Server::keeping_open(&answer("502 Bad Gateway", "", "page"));
+    let refusing = Server::keeping_open(&response("502 Bad Gateway", "", "page"));
     let garbled = Server::keeping_open(b"garbage");
     let proxies = [&refusing, &garbled].map(|server| server.address.to_string());
     let test = "a_failed_tunnel_leaves_nothing_behind";
@@ -378,36 +390,36 @@ fn a_failed_tunnel_leaves_nothing_behind() {
 
 #[test]
 fn token_requests_go_through_the_proxy_and_http_does_not() {
-    let proxy = Server::answering(&answer("403 Forbidden", "", ""));
+    let proxy = Server::responding(&response("403 Forbidden", "", ""));
     let fresh = Session::new(URL, "id", "secret").unwrap();
     let fresh = fresh.proxy(&proxy.address.to_string()).unwrap();
     assert_eq!(
         create(&fresh).to_string(),
         format!(
-            "token request to {URL}/oauth2/token: the proxy {} answered with 403 (Forbidden): it \
-             refuses connections to api.test:443, its host or its port",
+            "token request to {URL}/oauth2/token: the proxy {} responded with status 403: it \
+             refuses connections to api.test:443: ask who runs it to allow them",
             proxy.address
         )
     );
     assert_eq!(proxy.ended().len(), 1);
 
-    let server = Server::answering(&answer("200 OK", "", "direct"));
+    let server = Server::responding(&response("200 OK", "", "direct"));
     let direct = session(&server.url()).proxy(&closed_address().to_string()).unwrap();
     assert_eq!(direct.get("/").unwrap().text().unwrap(), "direct");
 }
 
 #[test]
 fn a_proxy_is_a_setting_of_the_clone_and_debug_shows_where_it_is() {
-    let proxy = Server::answering(&answer("403 Forbidden", "", ""));
+    let proxy = Server::responding(&response("403 Forbidden", "", ""));
     let plain = session(&format!("https://{}", closed_address()));
     let other = plain.clone().proxy(&format!("http://{USER_INFO}@{}", proxy.address));
     let other = other.unwrap();
     assert!(create(&other).to_string().contains(": the proxy "));
     assert!(create(&plain).to_string().contains(": no connection to the host "));
     let shown = format!("{other:?}");
-    assert!(shown.contains(&format!("proxy: {}, ", proxy.address)), "{shown}");
+    assert!(shown.contains(&format!("proxy: Some(\"{}\")", proxy.address)), "{shown}");
     assert!(!shown.contains("gateway") && !shown.contains("p@ss"), "{shown}");
-    assert!(!format!("{plain:?}").contains("proxy"));
+    assert!(format!("{plain:?}").contains("proxy: None"));
     // The last one counts.
     let other = other.proxy(&closed_address().to_string()).unwrap();
     assert!(create(&other).to_string().contains(": no connection to the proxy "));
@@ -434,7 +446,7 @@ fn the_environment_counts_only_when_it_is_asked_for() {
         assert_eq!(found, expected, "{message}");
         return;
     }
-    let proxy = Server::answering(&answer("403 Forbidden", "", ""));
+    let proxy = Server::responding(&response("403 Forbidden", "", ""));
     let address = proxy.address.to_string();
     let address = address.as_str();
     let dead = closed_address();
@@ -476,7 +488,7 @@ mod trusted {
     use super::*;
     use std::net::TcpStream;
 
-    /// A proxy as it should be; gives what it has been sent.
+    /// A proxy that does what it should. Gives what it was sent.
     fn forwarding() -> Server {
         Server::start(|stream| {
             let mut seen = request(stream);
@@ -511,15 +523,15 @@ mod trusted {
                 .unwrap();
             let session = trusting(session);
             assert_eq!(session.get("/").unwrap().text().unwrap(), large);
-            let answer = session.post("/", "text/plain", secrets[3]).unwrap();
-            assert_eq!(answer.text().unwrap(), large);
-            // An answer of whoever opens TLS.
+            let response = session.post("/", "text/plain", secrets[3]).unwrap();
+            assert_eq!(response.text().unwrap(), large);
+            // A proxy that opens TLS may respond itself.
             let error = session.get("/echo").unwrap_err();
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "GET {url}/echo: answered with 502: the server, or one behind it, is down or \
-                     overloaded; the answer says: [redacted] [redacted]"
+                    "GET {url}/echo: status 502: the server, or one behind it, is down or \
+                     overloaded: try again later; the response says: [redacted] [redacted]"
                 )
             );
             let echoing = session.token_endpoint(&format!("{url}/echo")).unwrap();
@@ -527,8 +539,8 @@ mod trusted {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "token request to {url}/echo: answered with 502: the server, or one behind it, is \
-                     down or overloaded"
+                    "token request to {url}/echo: status 502: the server, or one behind it, is \
+                     down or overloaded: try again later"
                 )
             );
             return;
@@ -539,9 +551,9 @@ mod trusted {
             let text = String::from_utf8_lossy(&received);
             let token = r#"{"access_token":"the-token","token_type":"Bearer"}"#;
             let bytes = match text.split(' ').nth(1).unwrap() {
-                "/oauth2/token" => answer("200 OK", "", token),
-                "/echo" => answer("502 x", "", &format!("{PASSWORD} {BASIC}")),
-                _ => answer("200 OK", "", &large),
+                "/oauth2/token" => response("200 OK", "", token),
+                "/echo" => response("502 x", "", &format!("{PASSWORD} {BASIC}")),
+                _ => response("200 OK", "", &large),
             };
             finish(stream, &bytes);
             received

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// No token is replaced within ten seconds of another one.
 const BETWEEN_REVOCATIONS: Duration = Duration::from_secs(11);
 
-/// Counts token requests, has every other one fail, in turn in each way, and revokes.
+/// Counts token requests, makes every second one fail, in each way in turn, and revokes tokens.
 struct Chaos {
     token_requests: AtomicUsize,
     revocations: AtomicUsize,
@@ -40,17 +40,17 @@ impl Watch for Chaos {
             return Some(Fault::Revoke);
         }
         let n = self.token_requests.fetch_add(1, Ordering::SeqCst);
-        let busy = |status| Fault::Answer(status, vec![], vec![]);
+        let busy = |status| Fault::Response(status, vec![], vec![]);
         match n % 8 {
             1 => Some(busy(503)),
             3 => Some(Fault::Raw(vec![])),
             5 => Some(busy(429)),
-            7 => Some(Fault::Cut(60)),
+            7 => Some(Fault::Truncate(60)),
             _ => None,
         }
     }
 
-    fn answered(&self, _: &Request, _: u16) {}
+    fn responded(&self, _: &Request, _: u16) {}
 }
 
 #[test]

@@ -20,12 +20,12 @@ fn session(sandbox: &Sandbox) -> Session {
 }
 
 fn limited(status: u16, retry_after: &str) -> Fault {
-    Fault::Answer(status, vec![("Retry-After", retry_after.to_owned())], vec![])
+    Fault::Response(status, vec![("Retry-After", retry_after.to_owned())], vec![])
 }
 
 /// Lets ten calls pass in each window of half a second, which begins with the first of them.
 struct Limit {
-    /// What it tells of itself, if anything.
+    /// What it says of its end, if anything.
     retry_after: Option<&'static str>,
     window: Mutex<(Instant, usize)>,
     refused: AtomicUsize,
@@ -47,11 +47,11 @@ impl Watch for Limit {
         self.refused.fetch_add(1, Ordering::SeqCst);
         Some(match self.retry_after {
             Some(retry_after) => limited(429, retry_after),
-            None => Fault::Answer(429, vec![], vec![]),
+            None => Fault::Response(429, vec![], vec![]),
         })
     }
 
-    fn answered(&self, _: &Request, _: u16) {}
+    fn responded(&self, _: &Request, _: u16) {}
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn eight_threads_make_all_their_calls(retry_after: Option<&'static str>, calls: 
     });
     let refused = limit.refused.load(Ordering::SeqCst);
     assert!(refused > 0, "there was no limit");
-    // Without waiting as one, each window ends in eight refusals and more.
+    // If they did not wait as one, each window would end in eight refusals and more.
     assert!(refused <= 8 * 10, "{refused}");
 }
 
@@ -131,8 +131,8 @@ fn what_only_looks_like_a_limit_holds_up_nobody() {
         limited(500, "30"),
         limited(404, "30"),
         Fault::With(vec![("Retry-After", "30".to_owned())]),
-        Fault::Answer(503, vec![], vec![]),
-        Fault::Answer(403, vec![], vec![]),
+        Fault::Response(503, vec![], vec![]),
+        Fault::Response(403, vec![], vec![]),
     ] {
         sandbox.next(Place::Api, fault);
         let _ = session.post("/x", "text/plain", "");

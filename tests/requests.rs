@@ -1,4 +1,4 @@
-//! What goes out, to the letter, and what is refused before anything does.
+//! What is sent, to the letter, and what is refused before anything is sent.
 
 use std::time::Duration;
 
@@ -105,9 +105,9 @@ fn json_is_sent_and_read_by_type() {
     }
     let sandbox = Sandbox::start();
     let query = Query { house_bill: "PAR45176295" };
-    let answer = session(&sandbox).post_json("/tracking/v1/shipments", &query).unwrap();
-    assert_eq!(answer.header("CONTENT-TYPE"), Some("application/json"));
-    assert_eq!(answer.json::<Shipment>().unwrap().number, "S505185992");
+    let response = session(&sandbox).post_json("/tracking/v1/shipments", &query).unwrap();
+    assert_eq!(response.header("CONTENT-TYPE"), Some("application/json"));
+    assert_eq!(response.json::<Shipment>().unwrap().number, "S505185992");
     assert_eq!(sandbox.requests()[1].content, br#"{"houseBill":"PAR45176295"}"#);
 }
 
@@ -118,24 +118,24 @@ fn xml_is_handed_over_untouched() {
     let path = "/tracking/v1/shipments";
     let query = "\u{feff}<?xml version=\"1.0\"?>\r\n<?a b?>\r\n<ShipmentQuery><!-- \u{fc} -->\
                  <HouseBill>PAR45176295</HouseBill><Note><![CDATA[a & b]]></Note></ShipmentQuery>\n";
-    let answer = session.post_idempotent(path, "application/xml", query).unwrap();
-    assert_eq!(answer.header("content-type"), Some("application/xml"));
-    assert!(answer.text().unwrap().contains("S505185992"));
+    let response = session.post_idempotent(path, "application/xml", query).unwrap();
+    assert_eq!(response.header("content-type"), Some("application/xml"));
+    assert!(response.text().unwrap().contains("S505185992"));
     assert_eq!(sandbox.requests()[1].content, query.as_bytes());
     assert_eq!(sandbox.requests()[1].field("accept"), Some("application/xml"));
 
     // Neither need be UTF-8.
     let latin = b"<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><City>M\xfcnchen</City>\r\n\0";
     let fields = vec![("Content-Type", "application/xml".to_owned())];
-    sandbox.next(Place::Api, Fault::Answer(200, fields, latin.to_vec()));
-    let answer = session.post(path, "application/xml", latin).unwrap();
-    assert_eq!(answer.bytes().unwrap(), latin);
+    sandbox.next(Place::Api, Fault::Response(200, fields, latin.to_vec()));
+    let response = session.post(path, "application/xml", latin).unwrap();
+    assert_eq!(response.bytes().unwrap(), latin);
     assert_eq!(sandbox.requests()[2].content, latin);
 
     // A byte order mark belongs to the bytes, not to the text.
     let marked = "\u{feff}<a>\r\n</a>";
     for _ in 0..2 {
-        sandbox.next(Place::Api, Fault::Answer(200, vec![], marked.into()));
+        sandbox.next(Place::Api, Fault::Response(200, vec![], marked.into()));
     }
     let ask = || session.post_idempotent(path, "application/xml", query);
     assert_eq!(ask().unwrap().bytes().unwrap(), marked.as_bytes());
@@ -249,11 +249,11 @@ fn content_is_limited_where_it_is_read_whole_and_a_byte_order_mark_is_removed() 
     let mut file = Vec::new();
     assert_eq!(std::io::copy(&mut large(3 << 20), &mut file).unwrap(), 3 << 20);
 
-    let answer = |content: &[u8]| {
-        sandbox.next(Place::Api, Fault::Answer(200, vec![], content.to_vec()));
+    let response = |content: &[u8]| {
+        sandbox.next(Place::Api, Fault::Response(200, vec![], content.to_vec()));
         session.get("/x").unwrap()
     };
-    assert_eq!(answer("\u{feff}a\u{feff}".as_bytes()).text().unwrap(), "a\u{feff}");
-    assert_eq!(answer("\u{feff}[1]".as_bytes()).json::<Vec<u8>>().unwrap(), [1]);
-    assert_eq!(answer(b"").text().unwrap(), "");
+    assert_eq!(response("\u{feff}a\u{feff}".as_bytes()).text().unwrap(), "a\u{feff}");
+    assert_eq!(response("\u{feff}[1]".as_bytes()).json::<Vec<u8>>().unwrap(), [1]);
+    assert_eq!(response(b"").text().unwrap(), "");
 }

@@ -1,5 +1,5 @@
-//! The example `sandbox`, as a new user tries it: what it prints is pasted into a shell, calls are
-//! made with the example `fetch`, and faults are typed in.
+//! The example `sandbox`, as a new user tries it: pastes what it prints into a shell, makes calls with
+//! the example `fetch`, and types faults.
 #![cfg(unix)]
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
@@ -11,7 +11,7 @@ use sandbox::example;
 
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 
-/// A stand-in that is up; its end of the line comes when it is dropped.
+/// A running stand-in. Its standard input ends when this is dropped.
 struct StandIn {
     child: Child,
     keyboard: ChildStdin,
@@ -95,8 +95,8 @@ fn faults_are_played_on_demand() {
     for (order, lines) in [
         ("limit 1", vec![token, "429 (Retry-After: 1)", &good]),
         ("slow 0", vec![token, "waits for 0 s", &good]),
-        // Short responses are read within the call, so it is sent again.
-        ("cut", vec![token, "is truncated", &good, &good]),
+        // Short responses are read within the call, so it is retried.
+        ("truncate", vec![token, "is truncated", &good, &good]),
         ("down", vec!["503 (down)", "503 (down)", "503 (down)"]),
         ("up", vec![token, &good]),
     ] {

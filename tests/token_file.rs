@@ -1,5 +1,5 @@
-//! `Session::token_file`: what a run keeps for the next one, and that nothing about the file can make
-//! a call fail. Runs are processes (the example `cron_job`), or sessions of this one.
+//! `Session::token_file`: what one run keeps for the next, and that no fault of the file makes a call
+//! fail. Runs are processes (the example `cron_job`), or sessions of this process.
 
 use std::fs;
 use std::path::PathBuf;
@@ -125,7 +125,7 @@ fn a_file_that_is_no_good_costs_a_token_request() {
 fn a_file_that_cannot_be_used_makes_no_call_fail() {
     let sandbox = Sandbox::start();
     let directory = Directory::new();
-    // The directory is gone, and the file has become one.
+    // The directory is gone, or a directory stands in place of the file.
     call(&session(&sandbox, directory.file("gone").join("token")));
     let file = directory.file("becomes-a-directory");
     let late = session(&sandbox, file.clone());
@@ -149,7 +149,7 @@ fn a_full_disk_or_a_pipe_in_place_of_the_file_makes_no_call_fail() {
     assert_good(&output(&mut shell));
     assert_eq!(entries(&directory), 0, "no part of it is left");
 
-    // Whoever opened the pipe would wait for ever. It stays what it is.
+    // To open the pipe would be to wait for ever. It stays what it is.
     let late = session(&sandbox, token_of(&directory));
     let made = Command::new("mkfifo").arg(token_of(&directory)).status();
     assert!(made.expect("mkfifo").success());
@@ -199,7 +199,7 @@ fn a_token_that_another_process_has_requested_is_taken_before_one_is_requested()
     assert_eq!(sandbox.count(Place::Token), 2);
     assert_eq!(second.held_token().unwrap().0, first.held_token().unwrap().0);
     assert_eq!((first.counts().tokens, second.counts().tokens), (2, 0));
-    // Due: so is the file's own.
+    // Due: the token in the file is due, too.
     let [first, second] = [first, second].map(|session| session.renew_before(Duration::MAX));
     let due = |session: &Session| {
         let (token, left) = session.held_token().unwrap();
@@ -226,7 +226,7 @@ fn a_token_of_the_file_that_was_revoked_costs_no_call() {
     call(&second);
     first.invalidate(&first.held_token().unwrap().0);
     call(&first);
-    // Both the one that is held and that of the file.
+    // The token that is held, and that of the file.
     sandbox.revoke();
     for _ in 0..3 {
         call(&second);
@@ -240,15 +240,15 @@ fn a_token_that_was_refused_is_left_to_no_other_run() {
     let directory = Directory::new();
     let first = session(&sandbox, token_of(&directory));
     let token = first.access_token().unwrap();
-    // By whoever uses it by other means.
+    // Refused elsewhere, to a caller who uses the token by other means.
     first.invalidate("another");
     assert_eq!(entries(&directory), 1);
     first.invalidate(&token);
     assert_eq!(entries(&directory), 0);
-    // By the API, while no other can be had.
+    // Refused by the API, while no other token can be had.
     call(&first);
     sandbox.revoke();
-    sandbox.next(Place::Token, Fault::Answer(500, vec![], vec![]));
+    sandbox.next(Place::Token, Fault::Response(500, vec![], vec![]));
     assert_eq!(first.get(PATH).unwrap_err().status(), Some(500));
     assert_eq!(entries(&directory), 0);
 }
@@ -295,7 +295,7 @@ fn the_file_serves_whatever_the_order_of_the_settings() {
 fn a_run_that_fails_keeps_its_token_as_well() {
     let sandbox = Sandbox::start();
     let directory = Directory::new();
-    sandbox.next(Place::Api, Fault::Answer(404, vec![], vec![]));
+    sandbox.next(Place::Api, Fault::Response(404, vec![], vec![]));
     let error = session(&sandbox, token_of(&directory)).get(PATH).unwrap_err();
     assert_eq!(error.status(), Some(404));
     call(&session(&sandbox, token_of(&directory)));

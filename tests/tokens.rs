@@ -1,4 +1,4 @@
-//! Token life: who requests it, who waits, when it is renewed, dropped and kept.
+//! The life of a token: who requests it, who waits, and when it is renewed, dropped and kept.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Barrier;
@@ -24,7 +24,7 @@ fn denied_session(sandbox: &Sandbox) -> Session {
     Session::new(&sandbox.url(), CLIENT_ID, "wrong").expect("a session")
 }
 
-/// What `n` threads get that all call at once.
+/// What `n` threads get that call at the same time.
 fn from_threads(n: usize, session: &Session) -> Vec<Result<u16, Error>> {
     let start = Barrier::new(n);
     thread::scope(|scope| {
@@ -32,7 +32,7 @@ fn from_threads(n: usize, session: &Session) -> Vec<Result<u16, Error>> {
             .map(|_| {
                 scope.spawn(|| {
                     start.wait();
-                    session.get(SHIPMENT).map(|answer| answer.status())
+                    session.get(SHIPMENT).map(|response| response.status())
                 })
             })
             .collect();
@@ -58,7 +58,7 @@ fn due_session(sandbox: &Sandbox) -> (Session, String) {
 
 fn refusal() -> Fault {
     let challenge = "Bearer error=\"invalid_token\"".to_owned();
-    Fault::Answer(401, vec![("WWW-Authenticate", challenge)], vec![])
+    Fault::Response(401, vec![("WWW-Authenticate", challenge)], vec![])
 }
 
 #[test]
@@ -102,8 +102,8 @@ fn waiting_threads_share_a_refusal_and_it_is_remembered() {
     assert_eq!(
         messages,
         [format!(
-            "token request to {}/oauth2/token: answered with 403: check the client id and the \
-             client secret, and that the application is subscribed to an API; the answer says: \
+            "token request to {}/oauth2/token: status 403: check the client id and the \
+             client secret, and that the application is subscribed to an API; the response says: \
              invalid_client: invalid credentials",
             sandbox.url()
         )]
@@ -128,7 +128,7 @@ fn a_silent_token_endpoint_costs_each_waiting_thread_its_own_timeout_and_few_req
 }
 
 #[test]
-fn a_thread_with_more_time_goes_on_when_another_one_s_time_is_up() {
+fn a_thread_with_more_time_goes_on_when_another_one_s_timeout_has_passed() {
     let sandbox = Sandbox::start();
     sandbox.next(Place::Token, Fault::Stall(None));
     let patient = session(&sandbox);
@@ -143,7 +143,7 @@ fn a_thread_with_more_time_goes_on_when_another_one_s_time_is_up() {
 }
 
 #[test]
-fn a_thread_with_more_repetitions_or_more_time_goes_on_when_another_one_gives_up() {
+fn a_thread_with_more_retries_or_more_time_goes_on_when_another_one_gives_up() {
     for give_up in [
         |session: Session| session.retries(1),
         // The second pause does not fit: it takes 375 ms at the least, after a first of 187 ms.
@@ -151,7 +151,7 @@ fn a_thread_with_more_repetitions_or_more_time_goes_on_when_another_one_gives_up
     ] {
         let sandbox = Sandbox::start();
         for _ in 0..2 {
-            sandbox.next(Place::Token, Fault::Answer(503, vec![], vec![]));
+            sandbox.next(Place::Token, Fault::Response(503, vec![], vec![]));
         }
         let session = session(&sandbox);
         let first = give_up(session.clone());
@@ -170,7 +170,7 @@ fn a_thread_with_more_repetitions_or_more_time_goes_on_when_another_one_gives_up
 #[test]
 fn threads_with_little_time_do_not_starve_one_with_much() {
     let sandbox = Sandbox::start();
-    // An answer takes half a second.
+    // A response takes half a second.
     sandbox.always(Place::Token, Some(Fault::Drip(Duration::from_millis(2))));
     let patient = session(&sandbox);
     let hasty = patient.clone().timeout(Duration::from_millis(100));
@@ -192,10 +192,10 @@ fn threads_with_little_time_do_not_starve_one_with_much() {
         is_over.store(true, Ordering::SeqCst);
         token.unwrap();
         for message in hasty.into_iter().flat_map(|thread| thread.join().expect("no panic")) {
-            assert!(message.contains(": the time of 100ms was up "), "{message}");
+            assert!(message.contains(": the timeout of 100ms passed "), "{message}");
         }
     });
-    // Of the hasty ones that stood before the patient one, and its own.
+    // Those of the hasty ones that came before the patient one, and its own.
     assert!(sandbox.count(Place::Token) <= 5, "{}", sandbox.count(Place::Token));
 }
 
@@ -210,10 +210,10 @@ fn a_thread_that_waited_in_vain_speaks_of_its_own_time() {
         sandbox.await_count(Place::Token, 1);
         let start = Instant::now();
         let error = patient.access_token().unwrap_err().to_string();
-        assert!(error.contains("the time of 700ms was up"), "{error}");
+        assert!(error.contains("the timeout of 700ms passed"), "{error}");
         assert!(start.elapsed() >= Duration::from_millis(650));
         let error = hasty.join().expect("no panic");
-        assert!(error.contains("the time of 500ms was up"), "{error}");
+        assert!(error.contains("the timeout of 500ms passed"), "{error}");
     });
 }
 
@@ -230,12 +230,12 @@ fn a_token_that_is_due_does_not_hold_up_a_booking() {
     thread::scope(|scope| {
         scope.spawn(|| {
             sandbox.await_count(Place::Api, 1);
-            // More than what is left when a quarter is taken away.
+            // More than what is left of the timeout without a quarter.
             thread::sleep(Duration::from_millis(780));
             gate.open();
         });
-        let answer = session.post("/bookings/v1/bookings", "application/json", "{}");
-        assert_eq!(answer.unwrap().status(), 201);
+        let response = session.post("/bookings/v1/bookings", "application/json", "{}");
+        assert_eq!(response.unwrap().status(), 201);
     });
     assert_eq!(session.held_token().unwrap().0, old);
 }
@@ -246,7 +246,7 @@ fn a_caller_without_time_leaves_the_renewal_to_others() {
     let (session, old) = due_session(&sandbox);
     sandbox.next(Place::Token, Fault::Stall(None));
     let hasty = session.clone().timeout(Duration::from_secs(1));
-    // It tries for a quarter of that, once.
+    // It tries once, for a quarter of that.
     for _ in 0..3 {
         assert_eq!(hasty.access_token().unwrap(), old);
     }
@@ -287,8 +287,8 @@ fn a_call_outlives_the_revocation_of_its_token_and_of_the_one_that_came_meanwhil
         drop(session.clone().resume(&other, Duration::from_secs(600)));
         sandbox.revoke();
         gate.open();
-        let answer = call.join().expect("no panic").expect("no failure");
-        assert_eq!(answer.status(), 201);
+        let response = call.join().expect("no panic").expect("no failure");
+        assert_eq!(response.status(), 201);
     });
     assert_eq!((sandbox.count(Place::Api), sandbox.bookings()), (3, 1));
 }
@@ -305,7 +305,7 @@ fn a_call_whose_token_is_refused_is_sent_three_times_at_most() {
     sandbox.revoke();
     thread::scope(|scope| {
         let call = scope.spawn(|| session.post("/bookings/v1/bookings", "application/json", "{}"));
-        // Whenever a token is refused, there is another one that is no better.
+        // Each refused token has been replaced already, by one that is no better.
         for (n, gate) in (1..).zip(&gates) {
             sandbox.await_count(Place::Api, n);
             drop(session.clone().resume(&format!("no-{n}"), Duration::from_secs(600)));
@@ -335,10 +335,10 @@ fn what_an_early_renewal_brings_is_not_held_if_the_old_token_was_refused_meanwhi
 }
 
 #[test]
-fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_tried_again_at_once() {
+fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_retried_at_once() {
     let sandbox = Sandbox::start();
     let (session, old) = due_session(&sandbox);
-    for fault in [Fault::Raw(vec![]), Fault::Answer(400, vec![], vec![])] {
+    for fault in [Fault::Raw(vec![]), Fault::Response(400, vec![], vec![])] {
         sandbox.next(Place::Token, fault);
     }
     for _ in 0..3 {
@@ -346,7 +346,7 @@ fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_tried_again_at_once() {
     }
     assert_eq!(sandbox.count(Place::Token), 2, "one attempt, and calm");
     wait_until_left(&session, Duration::ZERO);
-    // The token is over: now a failure would be seen, and is not repeated when it is a refusal.
+    // The token has expired: now a failure would be seen. A refusal is not retried.
     assert_eq!(session.access_token().unwrap_err().kind(), ErrorKind::Denied);
     assert_eq!(sandbox.count(Place::Token), 3);
 }
@@ -355,7 +355,7 @@ fn an_early_renewal_that_fails_is_seen_by_nobody_and_not_tried_again_at_once() {
 fn a_refused_early_renewal_is_not_held_against_the_next_request() {
     let sandbox = Sandbox::start();
     let (session, _) = due_session(&sandbox);
-    sandbox.next(Place::Token, Fault::Answer(401, vec![], vec![]));
+    sandbox.next(Place::Token, Fault::Response(401, vec![], vec![]));
     session.access_token().unwrap();
     wait_until_left(&session, Duration::ZERO);
     session.access_token().unwrap();
@@ -370,7 +370,7 @@ fn a_renewed_token_that_lives_no_longer_does_not_replace_the_one_held() {
         sandbox.expires_in(json);
         assert_eq!(session.access_token().unwrap(), old);
     }
-    assert_eq!(sandbox.count(Place::Token), 2, "and it is not tried again at once");
+    assert_eq!(sandbox.count(Place::Token), 2, "and it is not retried at once");
 }
 
 #[test]
@@ -400,8 +400,8 @@ fn a_refused_token_is_replaced_and_the_call_is_sent_once_more() {
     let session = session(&sandbox);
     let old = session.access_token().unwrap();
     sandbox.revoke();
-    let answer = session.post("/bookings/v1/bookings", "application/json", "{}").unwrap();
-    assert_eq!(answer.status(), 201);
+    let response = session.post("/bookings/v1/bookings", "application/json", "{}").unwrap();
+    assert_eq!(response.status(), 201);
     assert_eq!(sandbox.bookings(), 1);
     assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (2, 2));
     let requests = sandbox.requests();
@@ -417,7 +417,7 @@ fn a_call_whose_first_token_was_renewed_does_not_say_that_it_was_refused() {
     let session = session(&sandbox);
     let first = session.access_token().unwrap();
     let busy = vec![("Retry-After", "1".to_owned())];
-    sandbox.next(Place::Api, Fault::Answer(503, busy, vec![]));
+    sandbox.next(Place::Api, Fault::Response(503, busy, vec![]));
     // One refusal, within ten seconds of none.
     for _ in 0..2 {
         sandbox.next(Place::Api, refusal());
@@ -428,11 +428,14 @@ fn a_call_whose_first_token_was_renewed_does_not_say_that_it_was_refused() {
         session.invalidate(&first);
         call.join().expect("no panic").to_string()
     });
-    assert!(error.ends_with("was refused, and a new one, too"), "{error}");
+    let ending =
+        ": a new access token was refused as well: check the application's subscription to \
+         this API, and that the token endpoint is this API's";
+    assert!(error.ends_with(ending), "{error}");
     // Another one, whose token is renewed while it pauses, and refused so soon.
     let second = session.access_token().unwrap();
     let busy = vec![("Retry-After", "1".to_owned())];
-    sandbox.next(Place::Api, Fault::Answer(503, busy, vec![]));
+    sandbox.next(Place::Api, Fault::Response(503, busy, vec![]));
     sandbox.next(Place::Api, refusal());
     let before = sandbox.count(Place::Api);
     let error = thread::scope(|scope| {
@@ -442,7 +445,8 @@ fn a_call_whose_first_token_was_renewed_does_not_say_that_it_was_refused() {
         call.join().expect("no panic").to_string()
     });
     let ending =
-        "token is missing, invalid or expired; a token was replaced less than 10 seconds ago";
+        "the access token was refused; a token was replaced less than 10 seconds ago: try again \
+         later";
     assert!(error.ends_with(ending), "{error}");
 }
 
@@ -451,8 +455,8 @@ fn a_challenge_beside_a_status_of_the_server_s_own_renews_nothing() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     for status in [302, 500] {
-        let Fault::Answer(_, fields, _) = refusal() else { unreachable!() };
-        sandbox.next(Place::Api, Fault::Answer(status, fields, vec![]));
+        let Fault::Response(_, fields, _) = refusal() else { unreachable!() };
+        sandbox.next(Place::Api, Fault::Response(status, fields, vec![]));
         let error = session.post("/x", "text/plain", "").unwrap_err();
         assert_eq!(error.status(), Some(status));
         assert!(error.may_have_executed());
@@ -464,8 +468,8 @@ fn a_challenge_beside_a_status_of_the_server_s_own_renews_nothing() {
 #[test]
 fn a_token_refused_by_a_challenge_is_replaced_whatever_the_status() {
     let sandbox = Sandbox::start();
-    let Fault::Answer(_, fields, _) = refusal() else { unreachable!() };
-    sandbox.next(Place::Api, Fault::Answer(403, fields, vec![]));
+    let Fault::Response(_, fields, _) = refusal() else { unreachable!() };
+    sandbox.next(Place::Api, Fault::Response(403, fields, vec![]));
     assert_eq!(session(&sandbox).get(SHIPMENT).unwrap().status(), 200);
     assert_eq!(sandbox.count(Place::Token), 2);
 }
@@ -488,7 +492,8 @@ fn ten_thousand_refusals_do_not_become_ten_thousand_token_requests() {
     assert_eq!(
         session.get(SHIPMENT).unwrap_err().to_string(),
         format!(
-            "GET {}{SHIPMENT}: answered with 401: the access token was refused, and a new one, too",
+            "GET {}{SHIPMENT}: status 401: a new access token was refused as well: check the \
+             application's subscription to this API, and that the token endpoint is this API's",
             sandbox.url()
         )
     );
@@ -520,7 +525,7 @@ fn a_path_that_refuses_each_token_costs_no_more_requests_beside_one_that_accepts
 }
 
 #[test]
-fn a_gateway_that_says_in_json_that_the_token_is_over_gets_a_new_one() {
+fn a_gateway_that_says_in_json_that_the_token_has_expired_gets_a_new_one() {
     for (status, content) in [
         (403, r#"{"message":"The incoming token has expired"}"#),
         (403, r#"{"code":"InvalidTokenError"}"#),
@@ -528,15 +533,15 @@ fn a_gateway_that_says_in_json_that_the_token_is_over_gets_a_new_one() {
     ] {
         let sandbox = Sandbox::start();
         let session = session(&sandbox);
-        let refusal = || Fault::Answer(status, vec![], content.into());
+        let refusal = || Fault::Response(status, vec![], content.into());
         sandbox.next(Place::Api, refusal());
-        let answer = session.post("/bookings/v1/bookings", "application/json", "{}");
-        assert_eq!(answer.unwrap().status(), 201, "{content}");
+        let response = session.post("/bookings/v1/bookings", "application/json", "{}");
+        assert_eq!(response.unwrap().status(), 201, "{content}");
         assert_eq!((sandbox.count(Place::Token), sandbox.count(Place::Api)), (2, 2));
         // Another one, so soon.
         sandbox.next(Place::Api, refusal());
         let error = session.get(SHIPMENT).unwrap_err().to_string();
-        let advice = format!("answered with {status}: the access token is invalid or expired; ");
+        let advice = format!("status {status}: the access token was refused; ");
         assert!(error.contains(&advice), "{error}");
         assert_eq!(sandbox.count(Place::Token), 2);
     }
@@ -648,7 +653,7 @@ fn what_is_no_refusal_of_the_credentials_is_not_remembered() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox).retries(0);
     for status in [404, 302, 596, 500, 429] {
-        sandbox.next(Place::Token, Fault::Answer(status, vec![], vec![]));
+        sandbox.next(Place::Token, Fault::Response(status, vec![], vec![]));
         let error = session.access_token().unwrap_err();
         assert_eq!(error.status(), Some(status));
         let token = session.access_token().unwrap();
@@ -660,7 +665,7 @@ fn what_is_no_refusal_of_the_credentials_is_not_remembered() {
 fn a_good_status_with_an_error_in_it_is_a_refusal() {
     let sandbox = Sandbox::start();
     let content = br#"{"error":"invalid_client","error_description":"no such client"}"#;
-    sandbox.next(Place::Token, Fault::Answer(200, vec![], content.to_vec()));
+    sandbox.next(Place::Token, Fault::Response(200, vec![], content.to_vec()));
     let session = session(&sandbox);
     for _ in 0..2 {
         let error = session.get(SHIPMENT).unwrap_err();
@@ -670,8 +675,8 @@ fn a_good_status_with_an_error_in_it_is_a_refusal() {
         assert_eq!(
             error.to_string(),
             format!(
-                "token request to {}/oauth2/token: answered with 200: check the client id and the \
-                 client secret, and that the application is subscribed to an API; the answer says: \
+                "token request to {}/oauth2/token: status 200 with an error in it: check the client id and the client \
+                 secret, and that the application is subscribed to an API; the response says: \
                  invalid_client: no such client",
                 sandbox.url()
             )
@@ -690,7 +695,7 @@ fn a_token_is_read_in_each_form_in_which_servers_send_it() {
         br#"{"access_token":"abc"}"#,
         b"{\"access_token\":\"abc\",\"token_type\":\"Bearer\",\"owner\":\"M\xfcller\"}",
     ] {
-        sandbox.next(Place::Token, Fault::Answer(200, vec![], content.to_vec()));
+        sandbox.next(Place::Token, Fault::Response(200, vec![], content.to_vec()));
         let token = session(&sandbox).access_token();
         assert_eq!(token.unwrap(), "abc", "{}", content.escape_ascii());
     }
@@ -711,11 +716,21 @@ fn the_token_endpoint_s_errors_are_sorted() {
         (500, vec![], ErrorKind::Status),
         (503, vec![], ErrorKind::Status),
     ] {
-        sandbox.next(Place::Token, Fault::Answer(status, fields, b"why".to_vec()));
+        sandbox.next(Place::Token, Fault::Response(status, fields, b"why".to_vec()));
         let error = session(&sandbox).retries(0).get(SHIPMENT).unwrap_err();
         assert_eq!((error.kind(), error.status()), (kind, Some(status)));
         assert_eq!(error.content(), Some(&b"why"[..]));
         assert!(!error.may_have_executed());
     }
     assert_eq!(sandbox.count(Place::Api), 0);
+}
+
+#[test]
+fn tokens_are_counted_for_all_clones_whatever_their_token_endpoint() {
+    let sandbox = Sandbox::start();
+    let session = session(&sandbox);
+    session.access_token().unwrap();
+    let other = session.clone().token_endpoint(&format!("{}/oauth2/token", sandbox.url())).unwrap();
+    other.access_token().unwrap();
+    assert_eq!((session.counts().tokens, other.counts().tokens), (2, 2));
 }

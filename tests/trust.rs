@@ -1,4 +1,4 @@
-//! Whose certificates a session accepts: the built-in roots, and what it is told to trust besides.
+//! Which issuers of certificates a session trusts: the built-in roots, and those it is told to.
 #![cfg(all(target_os = "linux", feature = "tls"))]
 
 use jas_session::{ErrorKind, Session};
@@ -6,7 +6,7 @@ use jas_session::{ErrorKind, Session};
 #[path = "support/wire/mod.rs"]
 mod wire;
 use wire::tls::{finish, https, tls, Authority, Days};
-use wire::{answer, request, Server, PATIENCE};
+use wire::{request, response, Server, PATIENCE};
 
 fn session(url: &str) -> Session {
     let session = Session::new(url, "id", "secret").unwrap();
@@ -17,7 +17,7 @@ fn session(url: &str) -> Session {
 fn good(authority: &Authority) -> Server {
     tls(authority.config("localhost", Days::Now), |stream| {
         let received = request(stream);
-        finish(stream, &answer("200 OK", "", "good"));
+        finish(stream, &response("200 OK", "", "good"));
         received
     })
 }
@@ -46,7 +46,7 @@ fn certificates_add_up_and_are_a_setting_of_the_clone() {
     };
     let first_trusted = trusting(&first, &issuers[0].pem);
     assert!(is_trusted(&first_trusted));
-    // The clone's setting, and no connection of the clone's, either.
+    // Neither the clone's setting nor a connection of the clone is used.
     assert!(!is_trusted(&first));
     assert!(is_trusted(&trusting(&first_trusted, &issuers[1].pem)));
     assert!(!is_trusted(&trusting(&second, &issuers[0].pem)));

@@ -1,5 +1,5 @@
-//! Heads that are odd or wrong, over plain HTTP and over TLS: what is only odd is read, a refusal
-//! keeps its status and is acted on, and a good status with a head that may be misread is an error.
+//! Heads that are odd or wrong, over plain HTTP and over TLS: an odd one is read, a refusal keeps its
+//! status whatever is wrong, and a 2xx response that could be misread is an error.
 #![cfg(target_os = "linux")] // what `wire` counts
 
 use std::thread;
@@ -12,9 +12,9 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Over, Site, BOTH, TOKEN_REQUEST};
-use wire::PATIENCE;
+use wire::{LOOK_FIRST, PATIENCE};
 
-/// What a server does behind the faulty response.
+/// What a server does after the faulty response.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Then {
     Stays,
@@ -84,14 +84,14 @@ const ODD: &[Odd] = &[
     (b"HTTP/1.1 200 Voil\xc3\xa0\r\nContent-Length: 4\r\n\r\ngood", Stays, (200, "good"), None),
     (
         b"HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename=\"caf\xe9.pdf\"\r\n\
-          Content-Length: 4\r\n\r\ngood",
+                                                                         Content-Length: 4\r\n\r\ngood",
         Stays,
         (200, "good"),
         Some(("content-disposition", "attachment; filename=\"café.pdf\"")),
     ),
     (
         b"HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename=\"caf\xc3\xa9.pdf\"\r\n\
-          Content-Length: 4\r\n\r\ngood",
+                                                                         Content-Length: 4\r\n\r\ngood",
         Stays,
         (200, "good"),
         Some(("content-disposition", "attachment; filename=\"café.pdf\"")),
@@ -275,7 +275,7 @@ fn a_header_section_of_60_kib_is_accepted() {
         let response = site.session.get("/x").unwrap();
         assert_eq!(response.header("X-Last"), Some("last"));
         assert_eq!(response.text().unwrap(), content);
-        // And a refusal with it is one.
+        // A refusal with them is a refusal.
         let all = format!("HTTP/1.1 401 No\r\n{fields}Content-Length: 2\r\n\r\nno");
         let site = once(over, "/x", all.as_bytes(), Stays);
         assert_eq!(site.session.get("/x").unwrap().text().unwrap(), "GET /x");
@@ -340,7 +340,7 @@ const REFUSALS: &[(&[u8], Then)] = &[
     (b"HTTP/1.1 STATUS No\r\nRETRY\r\nno", Stays),
 ];
 
-/// Time enough: of what is left of it, a quarter is waited for content that does not come.
+/// Long enough: a quarter of what is left of it is spent waiting for content that does not come.
 const TIME: Duration = Duration::from_secs(4);
 
 /// A refusal with this status.
@@ -399,8 +399,8 @@ fn a_conflict_stays_a_conflict_whatever_is_wrong_with_it() {
         assert_eq!(error.status(), Some(409), "{what}: {error:?}");
         assert!(!error.may_have_executed(), "{what}");
         let begin = format!(
-            "POST {}/x: answered with 409: it conflicts with what is there already, perhaps with \
-             an earlier booking",
+            "POST {}/x: status 409: it conflicts with what is there already, perhaps of an \
+             earlier request",
             site.url()
         );
         let text = error.to_string();
@@ -423,7 +423,7 @@ fn too_many_requests_are_retried_whatever_is_wrong_with_the_refusal() {
         assert!(start.elapsed() < TIME, "{what}");
         drop(session);
         assert_eq!(site.requests().concat(), ["GET /x", "GET /x"], "{what}");
-        // And one that is not retried says how long to wait.
+        // A plain POST is not retried, and its error says how long to wait.
         let response = refusal(template, "429", "Retry-After: 7\r\n");
         let site = once(over, "/x", &response, *then);
         let error = post(&site.session.clone().timeout(TIME)).expect_err(&what);
@@ -465,7 +465,7 @@ fn what_a_faulty_refusal_says_is_shown_where_its_end_is_known() {
             let site = once(over, "/x", response, Closes);
             let error = post(&site.session).unwrap_err();
             assert_eq!(error.content(), Some(&b"taken"[..]), "{over:?}: {error:?}");
-            let end = "earlier booking; the answer says: taken";
+            let end = "perhaps of an earlier request; the response says: taken";
             assert!(error.to_string().ends_with(end), "{over:?}: {error}");
         },
     );
@@ -473,12 +473,13 @@ fn what_a_faulty_refusal_says_is_shown_where_its_end_is_known() {
 
 // Wrong
 
-const NO_HTTP: &str = "there was no answer, or one that is not HTTP";
-const NO_NAME: &str = "the answer has a header field without a valid name";
-const NOT_CHUNKED: &str = "the answer's Transfer-Encoding is not `chunked`";
-const LENGTHS: &str = "the answer has two different Content-Length fields";
-const NO_LENGTH: &str = "the answer's Content-Length is not a number that this device can count";
-const NOT_1: &str = "the answer's version is not HTTP/1";
+const NO_HTTP: &str =
+    "the response is not HTTP: check the host and the port, and what stands in between";
+const NO_NAME: &str = "the response has a header field without a valid name";
+const NOT_CHUNKED: &str = "the response has a Transfer-Encoding other than `chunked`";
+const LENGTHS: &str = "the response has two different Content-Length fields";
+const NO_LENGTH: &str = "the response has a Content-Length that is not a number of 64 bits";
+const NOT_1: &str = "the response has a version other than HTTP/1";
 
 const WRONG: &[(&[u8], &str)] = &[
     (b"ICY 200 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
@@ -530,12 +531,12 @@ const WRONG: &[(&[u8], &str)] = &[
     (b"HTTP/11 200 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
     (
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\0",
-        "the content is encoded (gzip), which was not asked for",
+        "the content is encoded (Content-Encoding), which was not asked for",
     ),
     (
         b"HTTP/1.1 200 OK\r\nContent-Encoding: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\n0\
           \r\n\r\n",
-        "the content is encoded, which was not asked for",
+        "the content is encoded (Content-Encoding), which was not asked for",
     ),
 ];
 
@@ -546,14 +547,14 @@ fn a_good_status_with_a_head_that_may_be_misread_is_an_error() {
         for (then, is_post) in [(Stays, false), (Stays, true), (Closes, true)] {
             let site = once(over, "/x", response, then);
             let start = Instant::now();
-            let (method, result) = if is_post {
-                ("POST", post(&site.session.clone().retries(2)))
+            let (method, result, advice) = if is_post {
+                ("POST", post(&site.session.clone().retries(2)), LOOK_FIRST)
             } else {
-                ("GET", site.session.get("/x"))
+                ("GET", site.session.get("/x"), "")
             };
             let error = result.expect_err(&what);
             assert_eq!(error.kind(), ErrorKind::Exchange, "{what}: {error:?}");
-            let expected = format!("{method} {}/x: {message}", site.url());
+            let expected = format!("{method} {}/x: {message}{advice}", site.url());
             assert_eq!(error.to_string(), expected, "{what}");
             assert!(error.may_have_executed(), "{what}");
             assert!(start.elapsed() < PATIENCE / 4, "{what}: the server stays");
@@ -563,8 +564,8 @@ fn a_good_status_with_a_head_that_may_be_misread_is_an_error() {
 }
 
 #[test]
-fn a_query_with_such_a_response_is_sent_again() {
-    // One of each kind, but for an encoding: that would come again.
+fn a_query_with_such_a_response_is_retried() {
+    // One of each kind but the encoding, which a retry would meet again.
     let kinds = [NO_HTTP, NO_NAME, NOT_CHUNKED, LENGTHS, NO_LENGTH, NOT_1];
     let wrong = kinds.map(|kind| WRONG.iter().find(|row| row.1 == kind).unwrap());
     for_each(&wrong, |over, (response, _)| {

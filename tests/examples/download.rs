@@ -27,7 +27,7 @@ fn main() {
 }
 
 fn run(path: &str, file: &Path) -> Result<(), Box<dyn Error>> {
-    // For all of the download.
+    // The timeout counts for all of the download.
     let session = Session::from_env()?.timeout(Duration::from_secs(600));
     let document = session.get(path)?;
     let mut part = file.as_os_str().to_owned();

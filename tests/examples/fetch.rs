@@ -1,4 +1,4 @@
-//! One call from a script: the answer goes to standard output, errors to standard error, and
+//! One call from a script: the response goes to standard output, errors to standard error, and
 //! the exit status says what to do. `fetch --help` tells all of it.
 
 use std::error::Error as _;
@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use jas_session::{Error, ErrorKind, Response, Session};
 
 const HELP: &str = "\
-Sends one call to the JAS APIs and writes the content of the answer to standard output.
+Sends one call to the JAS APIs and writes the content of the response to standard output.
 
   fetch get PATH
   fetch post PATH MEDIA_TYPE FILE     a create: never sent twice
-  fetch query PATH MEDIA_TYPE FILE    a call that only reads: may be sent again
+  fetch query PATH MEDIA_TYPE FILE    a call that only reads: it may be retried
 
 FILE is what to send; - stands for standard input. PATH starts with /, or is a full URL of the
 same origin.
@@ -23,11 +23,11 @@ there are any JAS_API_KEY and JAS_TOKEN_ENDPOINT; JAS_CLIENT_SECRET_FILE and JAS
 name files instead.
 
 Exit status:
-  0  the whole answer was written
+  0  the whole response was written
   1  it could not be written, or FILE could not be read
   2  the command line, a variable or an argument is wrong; nothing was sent
   3  the credentials were refused
-  4  the API answered, but not with 2xx; its content is on standard error
+  4  the API responded, but not with 2xx; its content is on standard error
   5  the network or the server failed; nothing was done, try again later
   6  the API may have done what a `post` asked for: look before sending it again
 ";
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[&str]) -> Result<(), Failure> {
     let is_create = arguments.first() == Some(&"post");
     let failed = |error| Failure::Call { error, is_create };
-    let answer = match *arguments {
+    let response = match *arguments {
         ["get", path] => session(is_create)?.get(path),
         ["post", path, media_type, file] => {
             let content = content(file)?;
@@ -75,7 +75,7 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
             ))
         }
     };
-    write(answer.map_err(failed)?, is_create)
+    write(response.map_err(failed)?, is_create)
 }
 
 fn session(is_create: bool) -> Result<Session, Failure> {
@@ -94,14 +94,14 @@ fn content(file: &str) -> Result<Vec<u8>, Failure> {
 }
 
 /// Hands the content on as it arrives.
-fn write(mut answer: Response, is_create: bool) -> Result<(), Failure> {
+fn write(mut response: Response, is_create: bool) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
-    match io::copy(&mut answer, &mut output).and_then(|_| output.flush()) {
+    match io::copy(&mut response, &mut output).and_then(|_| output.flush()) {
         Ok(()) => Ok(()),
         // An error of the call travels inside the one of `Read`.
         Err(cause) => Err(match cause.downcast::<Error>() {
             Ok(error) => Failure::Call { error, is_create },
-            Err(cause) => Failure::File("the answer could not be written".to_owned(), cause),
+            Err(cause) => Failure::File("the response could not be written".to_owned(), cause),
         }),
     }
 }

@@ -34,8 +34,8 @@ Type a fault, and Enter:
   limit [SECONDS]   the next call is refused with 429 and Retry-After (2 by default)
   revoke            every token issued so far is refused from now on
   slow [SECONDS]    the next response takes that long (5 by default)
-  cut               the next response is truncated
-  down              the token endpoint answers with 503, until you type: up
+  truncate          the next response is truncated
+  down              the token endpoint responds with 503, until you type: up
 ";
 
 struct Desk {
@@ -57,7 +57,7 @@ struct State {
 enum Order {
     Limit(u64),
     Slow(u64),
-    Cut,
+    Truncate,
 }
 
 fn main() -> ExitCode {
@@ -99,7 +99,7 @@ fn main() -> ExitCode {
     }
     println!("\nand run there, for example:\n");
     println!("cargo run --example fetch -- get /tracking/v1/shipments/S505185992\n");
-    println!("Faults: limit, revoke, slow, cut, down and up (see --help). Ctrl-C ends it.\n");
+    println!("Faults: limit, revoke, slow, truncate, down and up (see --help). Ctrl-C ends it.\n");
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         desk.obey(&line, &sandbox);
     }
@@ -130,7 +130,7 @@ impl Desk {
         match order {
             "limit" => state.next = Some(Order::Limit(number.unwrap_or(2))),
             "slow" => state.next = Some(Order::Slow(number.unwrap_or(5))),
-            "cut" => state.next = Some(Order::Cut),
+            "truncate" => state.next = Some(Order::Truncate),
             "down" => state.is_down = true,
             "up" => state.is_down = false,
             "revoke" => sandbox.revoke(),
@@ -165,7 +165,7 @@ impl Desk {
 impl Watch for Desk {
     fn fault(&self, request: &Request) -> Option<Fault> {
         if request.place == Place::Token {
-            let fault = self.state().is_down.then(|| Fault::Answer(503, vec![], vec![]));
+            let fault = self.state().is_down.then(|| Fault::Response(503, vec![], vec![]));
             if fault.is_some() {
                 self.tell(request, "503 (down)");
             }
@@ -175,21 +175,21 @@ impl Watch for Desk {
             Order::Limit(seconds) => {
                 self.tell(request, &format!("429 (Retry-After: {seconds})"));
                 let field = ("Retry-After", seconds.to_string());
-                Some(Fault::Answer(429, vec![field], vec![]))
+                Some(Fault::Response(429, vec![field], vec![]))
             }
             Order::Slow(seconds) => {
                 self.tell(request, &format!("waits for {seconds} s"));
                 thread::sleep(Duration::from_secs(seconds));
                 None
             }
-            Order::Cut => {
+            Order::Truncate => {
                 self.tell(request, "is truncated");
                 Some(Fault::Half)
             }
         }
     }
 
-    fn answered(&self, request: &Request, status: u16) {
+    fn responded(&self, request: &Request, status: u16) {
         self.tell(request, &status.to_string());
     }
 }

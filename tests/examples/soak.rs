@@ -1,5 +1,5 @@
-//! Makes very many calls against a sandbox that keeps failing, and holds every one of them
-//! against the rules: how it ended, and how often the sandbox received and executed it.
+//! Makes very many calls against a sandbox that keeps failing, and checks each by the rules: how it
+//! ended, and how often the sandbox received and executed it.
 //!
 //! ```text
 //! cargo run --release --example soak [CALLS]
@@ -9,10 +9,10 @@
 //! threads, sockets and memory counted here are the crate's. Tokens live for 2 s. Each run of
 //! calls has two parts, because a refused token is replaced at once, or its call fails:
 //!
-//! - in the first three quarters the token endpoint is down again and again, for less than the
-//!   margin: an early renewal fails, and the token's expiry finds the endpoint up again;
-//! - in the last quarter tokens are refused, by one thread's choice and no more often than the
-//!   session replaces them, in each way in turn: a short run meets one or two of the four.
+//! - in the first three quarters the token endpoint goes down over and over, for less than the margin:
+//!   an early renewal fails, but when the token expires, the endpoint is up again;
+//! - in the last quarter tokens are refused, no more often than the session replaces them. One thread
+//!   chooses when, and takes each of the four ways in turn. A short run meets one or two of them.
 //!
 //! Exit status 1 if anything is not as the rules say. Linux only.
 
@@ -36,7 +36,7 @@ mod wire;
 use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const CALLS: usize = 200_000;
-/// What is held after these must be all that is held at the end.
+/// After these, no more threads, sockets and memory may be held until the end.
 const FIRST_CALLS: usize = 1000;
 const THREADS: usize = 8;
 const SEED: u64 = 6749;
@@ -60,7 +60,7 @@ const BETWEEN_REFUSALS: Duration = Duration::from_millis(10_500);
 /// of six bytes a call exceeds it.
 const RSS_TOLERANCE_KIB: usize = 1024;
 
-/// What is called: with GET, with a POST that may be repeated, and with a plain one.
+/// What is called: with GET, with a POST that may be retried, and with a plain one.
 const API: [&str; 3] = [SHIPMENT, QUERY, BOOKINGS];
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 const QUERY: &str = "/tracking/v1/shipments";
@@ -71,7 +71,7 @@ const JSON: &str = "application/json";
 const AS_SANDBOX: &str = "--sandbox";
 
 /// What a call meets: a name, its share of a thousand calls, how many attempts of the call meet
-/// it, the fault of each, and how a call has to end that may be repeated, and a plain POST.
+/// it, the fault of each, and how a call has to end: one that may be retried, and a plain POST.
 struct Way(&'static str, u64, u32, fn(u32) -> Fault, Rule, Rule);
 
 /// How a call has to end, and how often it is sent, not counting attempts whose token is refused.
@@ -100,11 +100,11 @@ const fn refused(status: u16, may_have_executed: bool, sent: u32) -> Rule {
     Rule(end, sent)
 }
 
-const fn broken(sent: u32) -> Rule {
+const fn failed(sent: u32) -> Rule {
     Rule(End::Failure(ErrorKind::Exchange, None, true), sent)
 }
 
-/// The content of a booking's response broke off: what came of it is kept.
+/// The content of a booking's response is truncated: what came of it is kept.
 const TRUNCATED: Rule = Rule(End::Failure(ErrorKind::Exchange, Some(201), true), 1);
 
 const TIMED_OUT: Rule = Rule(End::Failure(ErrorKind::Timeout, None, true), 1);
@@ -114,60 +114,60 @@ const TIMED_OUT_IN_CONTENT: Rule = Rule(End::Failure(ErrorKind::Timeout, Some(20
 /// gate is none.) Those behind [`NO_FAULT`] refuse tokens, and come in turn.
 #[rustfmt::skip]
 static WAYS: [Way; 28] = [
-    //  name,       of 1000 calls, attempts, fault of each,              get, post_idempotent,   post
-    Way("429",                 10, 1, |_| answer(429, Some("0.001")),          success(2),             refused(429, false, 1)),
-    Way("403, Retry-After",    10, 1, |_| answer(403, Some("0")),              success(2),             refused(403, false, 1)),
-    Way("502",                 10, 1, |_| answer(502, Some("0")),              success(2),             refused(502, true, 1)),
-    Way("503",                 10, 1, |_| answer(503, Some("0")),              success(2),             refused(503, true, 1)),
-    Way("504",                 10, 1, |_| answer(504, Some("0")),              success(2),             refused(504, true, 1)),
-    Way("503 for ever",         5, 9, |_| answer(503, Some("0")),              refused(503, true, 3),  refused(503, true, 1)),
-    Way("500",                 10, 1, |_| answer(500, None),                   refused(500, true, 1),  refused(500, true, 1)),
-    Way("403",                 10, 1, |_| answer(403, None),                   refused(403, false, 1), refused(403, false, 1)),
-    Way("no answer",            5, 1, |_| Fault::Raw(Vec::new()),              success(2),             broken(1)),
-    Way("garbage",              5, 1, |_| Fault::Raw(b"garbage".to_vec()),     success(2),             broken(1)),
-    Way("garbage for ever",     2, 9, |_| Fault::Raw(b"garbage".to_vec()),     broken(3),              broken(1)),
-    Way("cut at once",          3, 1, |_| Fault::Cut(0),                       success(2),             broken(1)),
-    Way("cut status line",      3, 1, |_| Fault::Cut(9),                       success(2),             broken(1)),
-    Way("cut head",             3, 1, |_| Fault::Cut(60),                      success(2),             broken(1)),
-    Way("cut content",          2, 1, |_| Fault::Cut(110),                     success(2),             TRUNCATED),
-    Way("cut content for ever", 2, 9, |_| Fault::Cut(110),                     broken(3),              TRUNCATED),
-    Way("stall",                5, 9, |_| Fault::Stall(None),                  TIMED_OUT,              TIMED_OUT),
-    Way("stall in content",     5, 9, |_| Fault::Stall(Some(9)),               TIMED_OUT,              TIMED_OUT_IN_CONTENT),
-    Way("misleading fields",   10, 1, |_| misleading_fields(),                 success(1),             success(1)),
-    Way("drip",                10, 1, |_| Fault::Drip(MICROSECOND),            success(1),             success(1)),
-    Way("chunked",             10, 1, |_| Fault::Chunked(7),                   success(1),             success(1)),
-    Way("until close",         10, 1, |_| Fault::UntilClose,                   success(1),             success(1)),
-    Way("cut, then 403",        3, 9, cut_then_refused,                        refused(403, true, 2),  broken(1)),
-    Way("nothing",            847, 0, |_| Fault::Raw(Vec::new()),              success(1),             success(1)),
-    Way("revoked",              0, 1, |_| Fault::Revoke,                       success(1),             success(1)),
-    Way("401",                  0, 1, |_| answer(401, None),                   success(1),             success(1)),
-    Way("401 for ever",         0, 9, |_| answer(401, None),                   refused(401, false, 0), refused(401, false, 0)),
-    Way("401, then 503",        0, 9, token_refused_then_busy,                 refused(503, true, 3),  refused(503, true, 1)),
+    //  name,                of 1000, attempts, fault of each,                     get, post_idempotent,   post
+    Way("429",                         10, 1, |_| response(429, Some("0.001")),    success(2),             refused(429, false, 1)),
+    Way("403, Retry-After",            10, 1, |_| response(403, Some("0")),        success(2),             refused(403, false, 1)),
+    Way("502",                         10, 1, |_| response(502, Some("0")),        success(2),             refused(502, true, 1)),
+    Way("503",                         10, 1, |_| response(503, Some("0")),        success(2),             refused(503, true, 1)),
+    Way("504",                         10, 1, |_| response(504, Some("0")),        success(2),             refused(504, true, 1)),
+    Way("503 for ever",                 5, 9, |_| response(503, Some("0")),        refused(503, true, 3),  refused(503, true, 1)),
+    Way("500",                         10, 1, |_| response(500, None),             refused(500, true, 1),  refused(500, true, 1)),
+    Way("403",                         10, 1, |_| response(403, None),             refused(403, false, 1), refused(403, false, 1)),
+    Way("no response",                  5, 1, |_| Fault::Raw(Vec::new()),          success(2),             failed(1)),
+    Way("garbage",                      5, 1, |_| Fault::Raw(b"garbage".to_vec()), success(2),             failed(1)),
+    Way("garbage for ever",             2, 9, |_| Fault::Raw(b"garbage".to_vec()), failed(3),              failed(1)),
+    Way("closed at once",               3, 1, |_| Fault::Truncate(0),              success(2),             failed(1)),
+    Way("truncated status line",        3, 1, |_| Fault::Truncate(9),              success(2),             failed(1)),
+    Way("truncated head",               3, 1, |_| Fault::Truncate(60),             success(2),             failed(1)),
+    Way("truncated content",            2, 1, |_| Fault::Truncate(110),            success(2),             TRUNCATED),
+    Way("truncated content for ever",   2, 9, |_| Fault::Truncate(110),            failed(3),              TRUNCATED),
+    Way("stall",                        5, 9, |_| Fault::Stall(None),              TIMED_OUT,              TIMED_OUT),
+    Way("stall in content",             5, 9, |_| Fault::Stall(Some(9)),           TIMED_OUT,              TIMED_OUT_IN_CONTENT),
+    Way("misleading fields",           10, 1, |_| misleading_fields(),             success(1),             success(1)),
+    Way("drip",                        10, 1, |_| Fault::Drip(MICROSECOND),        success(1),             success(1)),
+    Way("chunked",                     10, 1, |_| Fault::Chunked(7),               success(1),             success(1)),
+    Way("until close",                 10, 1, |_| Fault::UntilClose,               success(1),             success(1)),
+    Way("truncated, then 403",          3, 9, truncated_then_refused,              refused(403, true, 2),  failed(1)),
+    Way("nothing",                    847, 0, |_| Fault::Raw(Vec::new()),          success(1),             success(1)),
+    Way("revoked",                      0, 1, |_| Fault::Revoke,                   success(1),             success(1)),
+    Way("401",                          0, 1, |_| response(401, None),             success(1),             success(1)),
+    Way("401 for ever",                 0, 9, |_| response(401, None),             refused(401, false, 0), refused(401, false, 0)),
+    Way("401, then 503",                0, 9, token_refused_then_busy,             refused(503, true, 3),  refused(503, true, 1)),
 ];
 const NO_FAULT: usize = 23;
 const MICROSECOND: Duration = Duration::from_micros(1);
 
-fn answer(status: u16, retry_after: Option<&str>) -> Fault {
+fn response(status: u16, retry_after: Option<&str>) -> Fault {
     let field = retry_after.map(|value| ("Retry-After", value.to_owned()));
-    Fault::Answer(status, field.into_iter().collect(), Vec::new())
+    Fault::Response(status, field.into_iter().collect(), Vec::new())
 }
 
 /// A refusal does not undo what an earlier attempt has done.
-fn cut_then_refused(attempt: u32) -> Fault {
+fn truncated_then_refused(attempt: u32) -> Fault {
     match attempt {
-        1 => Fault::Cut(9),
-        _ => answer(403, None),
+        1 => Fault::Truncate(9),
+        _ => response(403, None),
     }
 }
 
 fn token_refused_then_busy(attempt: u32) -> Fault {
     match attempt {
-        1 => answer(401, None),
-        _ => answer(503, Some("0")),
+        1 => response(401, None),
+        _ => response(503, Some("0")),
     }
 }
 
-/// Fields that mean something, but not in a good answer.
+/// Fields that mean something, but not in a good response.
 fn misleading_fields() -> Fault {
     let fields = [("Retry-After", "60"), ("WWW-Authenticate", r#"Bearer error="invalid_token""#)];
     let fields = fields.map(|(name, value)| (name, value.to_owned()));
@@ -229,7 +229,7 @@ fn soak(calls: usize) -> io::Result<bool> {
             End::Failure(kind, ..) => format!("failed, {kind:?}"),
         });
         if call.is_plain() && record.received > 1 {
-            count("plain POST sent again after a refused token".to_owned());
+            count("plain POST sent once more after a refused token".to_owned());
             doubled += usize::from(record.received > 1 + record.refused);
         }
         if let Some(why) = call.breach(record) {
@@ -374,18 +374,18 @@ impl Call {
     }
 
     fn rule(&self) -> Rule {
-        let Way(.., repeatable, plain) = self.way;
+        let Way(.., retried, plain) = self.way;
         if self.is_plain() {
             *plain
         } else {
-            *repeatable
+            *retried
         }
     }
 
     /// Whether it ended as it had to.
     fn is_as_ruled(&self) -> bool {
         let Rule(end, _) = self.rule();
-        // Its time may be up early, before the response or anything was sent.
+        // Its timeout may pass early: before the response came, or before anything was sent.
         let is_early = matches!(self.end, End::Failure(ErrorKind::Timeout, None, _));
         self.end == end || end.is_late() && is_early
     }
@@ -430,7 +430,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Remote {
     url: String,
     orders: ChildStdin,
-    answers: Lines<BufReader<ChildStdout>>,
+    responses: Lines<BufReader<ChildStdout>>,
 }
 
 impl Remote {
@@ -441,9 +441,9 @@ impl Remote {
             .stdout(Stdio::piped())
             .spawn()?;
         let pipes = process.stdin.zip(process.stdout);
-        let (orders, answers) = pipes.ok_or_else(|| io::Error::other("no pipes"))?;
-        let answers = BufReader::new(answers).lines();
-        let mut remote = Remote { url: String::new(), orders, answers };
+        let (orders, responses) = pipes.ok_or_else(|| io::Error::other("no pipes"))?;
+        let responses = BufReader::new(responses).lines();
+        let mut remote = Remote { url: String::new(), orders, responses };
         remote.url = remote.line()?;
         Ok(remote)
     }
@@ -469,7 +469,7 @@ impl Remote {
     }
 
     fn line(&mut self) -> io::Result<String> {
-        let line = self.answers.next();
+        let line = self.responses.next();
         line.unwrap_or_else(|| Err(io::Error::other("the sandbox has ended")))
     }
 }
@@ -482,7 +482,7 @@ struct Record {
     executed: u32,
 }
 
-/// Looks after the sandbox, in its process.
+/// Watches the sandbox, in its process.
 struct Watcher {
     /// Of each call, and of the token requests.
     records: Mutex<Vec<Record>>,
@@ -502,12 +502,12 @@ impl Watch for Watcher {
             Some(_) => None,
             None => lock(&self.outage).clone(),
         };
-        let is_refused = matches!(fault, Some(Fault::Answer(401, ..)));
+        let is_refused = matches!(fault, Some(Fault::Response(401, ..)));
         record.refused += u32::from(is_refused || fault.is_some() && request.place == Place::Token);
         fault
     }
 
-    fn answered(&self, request: &Request, status: u16) {
+    fn responded(&self, request: &Request, status: u16) {
         let mut records = lock(&self.records);
         if let Some(record) = number(request, "call=").and_then(|call| records.get_mut(call)) {
             record.refused += u32::from(status == 401);
@@ -535,7 +535,7 @@ fn stand_in(calls: usize) -> io::Result<bool> {
     for order in io::stdin().lines() {
         let outage = match order?.as_str() {
             "silent" => Some(Fault::Raw(Vec::new())),
-            "busy" => Some(answer(503, None)),
+            "busy" => Some(response(503, None)),
             "up" => None,
             _ => {
                 let mut output = BufWriter::new(io::stdout());

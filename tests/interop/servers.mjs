@@ -38,51 +38,51 @@ function authorizationServer() {
 
 async function introspect(token) {
   const body = new URLSearchParams({ ...api, token });
-  const answer = await fetch(`${auth}/token/introspection`, { method: 'POST', body });
-  if (!answer.ok) throw new Error(`introspection: ${answer.status}`);
-  return answer.json();
+  const response = await fetch(`${auth}/token/introspection`, { method: 'POST', body });
+  if (!response.ok) throw new Error(`introspection: ${response.status}`);
+  return response.json();
 }
 
 const large = Buffer.alloc(3 * 1024 * 1024, (_ => Uint8Array.from({ length: 251 }, (_, i) => i))());
 let bookings = 0;
 const paths = {
-  'GET /whoami': (answer, _, { client_id }) => answer.end(client_id),
-  'POST /bookings': (answer) => answer.writeHead(201).end(`booking ${++bookings}`),
-  'POST /echo': (answer, request, _, content) => {
+  'GET /whoami': (response, _, { client_id }) => response.end(client_id),
+  'POST /bookings': (response) => response.writeHead(201).end(`booking ${++bookings}`),
+  'POST /echo': (response, request, _, content) => {
     writeFileSync('received', content);
     const headers = { 'content-type': request.headers['content-type'], 'content-length': content.length };
-    answer.writeHead(200, headers).end(content);
+    response.writeHead(200, headers).end(content);
   },
-  'GET /large': (answer) => answer.writeHead(200, { 'content-length': large.length }).end(large),
+  'GET /large': (response) => response.writeHead(200, { 'content-length': large.length }).end(large),
   // Without a length, so in chunks.
-  'GET /chunked': (answer) => { answer.write(large); answer.end(); },
-  'GET /compressed': (answer) => answer.writeHead(200, { 'content-encoding': 'gzip' }).end(gzipSync(large)),
-  'GET /cut': (answer) => {
-    answer.writeHead(200, { 'content-length': large.length });
-    answer.write(large.subarray(0, 100_000), () => answer.destroy());
+  'GET /chunked': (response) => { response.write(large); response.end(); },
+  'GET /compressed': (response) => response.writeHead(200, { 'content-encoding': 'gzip' }).end(gzipSync(large)),
+  'GET /truncated': (response) => {
+    response.writeHead(200, { 'content-length': large.length });
+    response.write(large.subarray(0, 100_000), () => response.destroy());
   },
-  'GET /cut-chunks': (answer) => answer.write(large.subarray(0, 100_000), () => answer.destroy()),
+  'GET /truncated-chunks': (response) => response.write(large.subarray(0, 100_000), () => response.destroy()),
 };
 
 function apiServer() {
-  createServer(async (request, answer) => {
+  createServer(async (request, response) => {
     const content = Buffer.concat(await request.toArray());
     const path = paths[`${request.method} ${request.url}`];
-    if (!path) return answer.writeHead(404).end();
-    if (request.headers['x-api-key'] !== 'the-api-key') return answer.writeHead(403).end();
+    if (!path) return response.writeHead(404).end();
+    if (request.headers['x-api-key'] !== 'the-api-key') return response.writeHead(403).end();
     const [, token] = /^Bearer (.+)$/.exec(request.headers.authorization ?? '') ?? [];
-    if (!token) return answer.writeHead(401, { 'www-authenticate': 'Bearer' }).end();
+    if (!token) return response.writeHead(401, { 'www-authenticate': 'Bearer' }).end();
     let grant;
     try {
       grant = await introspect(token);
     } catch {
-      return answer.writeHead(503).end('tokens can\'t be checked now');
+      return response.writeHead(503).end('tokens can\'t be checked now');
     }
     if (!grant.active) {
       const challenge = 'Bearer error="invalid_token"';
-      return answer.writeHead(401, { 'www-authenticate': challenge }).end();
+      return response.writeHead(401, { 'www-authenticate': challenge }).end();
     }
-    path(answer, request, grant, content);
+    path(response, request, grant, content);
   }).listen(8002, '127.0.0.1');
 }
 

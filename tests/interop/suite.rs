@@ -27,7 +27,7 @@ const LATE: Duration = Duration::from_secs(5);
 /// Else the CA is given to each session.
 const HAS_SYSTEM_ROOTS: bool = cfg!(feature = "system-roots");
 
-/// The content of the API's large answers.
+/// The content of the API's large responses.
 const LARGE: usize = 3 * 1024 * 1024;
 const XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\r\n<ShipmentQuery>\r\n\
     \t<Consignee>M\u{fc}ller &amp; S\u{f6}hne &lt;K\u{f6}ln&gt; &#228;&#xDF;</Consignee>\r\n\
@@ -227,8 +227,8 @@ impl Suite {
         );
 
         let check = "check the client id and the client secret, and that the application is \
-                     subscribed to an API; the answer says: ";
-        let denied = &*format!("answered with 401: {check}invalid_client: ");
+                     subscribed to an API; the response says: ";
+        let denied = &*format!("status 401: {check}invalid_client: ");
         for (name, id, secret) in [
             ("a wrong secret", "job", "another secret"),
             ("a blank where the secret has a plus", "plus", "a b"),
@@ -243,15 +243,14 @@ impl Suite {
             });
         }
         let client = self.without_grant.clone();
-        let expected =
-            format!("Denied: answered with 400: {check}invalid_request: requested grant type");
+        let expected = format!("Denied: status 400: {check}invalid_request: requested grant type");
         self.scene("a client without the grant", &expected, "token 400, connection", |_| {
             client.session().get("/whoami")?.text()
         });
         let client = self.job.clone();
         self.scene(
             "the token endpoint is elsewhere",
-            "Denied: answered with 404: no token endpoint is there: check the base URL, or give \
+            "Denied: status 404: no token endpoint is there: check the base URL, or give \
              the endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT",
             "POST 404, connection",
             |_| {
@@ -262,7 +261,7 @@ impl Suite {
         );
         self.scene(
             "the API key is missing",
-            "Status: answered with 403: no API key (x-api-key) was sent",
+            "Status: status 403: no API key (x-api-key) was sent",
             "token 200, GET 403, connection",
             |_| {
                 let session = without_key(API, &client.id, &client.secret);
@@ -297,8 +296,8 @@ impl Suite {
             |_| {
                 let first = booking(&session)?;
                 let token = session.access_token()?;
-                let answer = revoke(&client, &token);
-                assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+                let response = revoke(&client, &token);
+                assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
                 let second = booking(&session)?;
                 assert_eq!(second, first + 1);
                 assert_ne!(session.access_token()?, token);
@@ -332,17 +331,17 @@ impl Suite {
                         let (done, session) = (done.clone(), &session);
                         scope.spawn(move || {
                             for _ in 0..30 {
-                                let answer = session.get("/whoami").and_then(Response::text);
-                                done.send(answer).unwrap();
+                                let response = session.get("/whoami").and_then(Response::text);
+                                done.send(response).unwrap();
                             }
                         });
                     }
                     drop(done);
-                    for answer in calls.iter().take(40) {
-                        answer?;
+                    for response in calls.iter().take(40) {
+                        response?;
                     }
                     auth.restart_after(Duration::ZERO);
-                    calls.iter().try_for_each(|answer| answer.map(drop))
+                    calls.iter().try_for_each(|response| response.map(drop))
                 })?;
                 Ok("ok, 120 calls".to_owned())
             },
@@ -363,7 +362,8 @@ impl Suite {
         );
         self.scene(
             "... is down for all of a call that needs a token",
-            "Status: answered with 502: the server, or one behind it, is down or overloaded",
+            "Status: status 502: the server, or one behind it, is down or overloaded: try again \
+             later",
             "token 502 ×2",
             |auth| {
                 session.invalidate(&session.access_token()?);
@@ -375,10 +375,8 @@ impl Suite {
         );
         self.scene(
             "... is down while the API checks the token of a create",
-            "Status, may have executed: answered with 503: the server, or one behind it, \
-             is down or overloaded; the \
-             answer says: tokens can't be \
-             checked now",
+            "Status, may have executed: status 503: the server, or one behind it, is down or \
+             overloaded: try again later; the response says: tokens can't be checked now",
             "token 200, POST 503, connection",
             |auth| {
                 session.access_token()?;
@@ -433,7 +431,8 @@ impl Suite {
             (
                 "... for another host",
                 "https://another.test",
-                "Exchange: the server's certificate is for another host name",
+                "Exchange: the server's certificate is for another host name: check the host in \
+                 the URL",
             ),
             ("... of an unknown issuer", "https://unknown.test", issuer),
             ("... without that of its issuer", "https://incomplete.test", issuer),
@@ -471,9 +470,9 @@ impl Suite {
     fn content(&mut self) {
         let session = self.job.session();
         let echo = |path: &str, media_type: &str, content: &[u8]| {
-            let answer = session.post_idempotent(path, media_type, content)?;
-            assert_eq!(answer.header("content-type"), Some(media_type));
-            assert!(answer.bytes()? == content, "the answer differs");
+            let response = session.post_idempotent(path, media_type, content)?;
+            assert_eq!(response.header("content-type"), Some(media_type));
+            assert!(response.bytes()? == content, "the response differs");
             assert!(fs::read("received").unwrap() == content, "the API saw another content");
             Ok(format!("ok, {} bytes, the same in the API and here", content.len()))
         };
@@ -493,11 +492,11 @@ impl Suite {
         });
 
         let large = |session: &Session, path: &str| {
-            let mut answer = session.get(path)?;
-            assert_eq!(answer.header("content-encoding"), None);
+            let mut response = session.get(path)?;
+            assert_eq!(response.header("content-encoding"), None);
             // In order and in constant memory.
             let mut check = Pattern(0);
-            io::copy(&mut answer, &mut check)
+            io::copy(&mut response, &mut check)
                 .map_err(|error| *error.into_inner().unwrap().downcast::<Error>().unwrap())?;
             assert_eq!(check.0, LARGE);
             Ok(format!("ok, {LARGE} bytes"))
@@ -538,13 +537,13 @@ impl Suite {
         );
         // What ends in an error takes its connection along.
         for (name, path) in [
-            ("the API breaks off in its content", "/cut"),
-            ("... in its chunks", "/cut-chunks"),
-            ("... in its chunks, not buffered", "/unbuffered/cut-chunks"),
+            ("the API closes within its content", "/truncated"),
+            ("... in its chunks", "/truncated-chunks"),
+            ("... in its chunks, not buffered", "/unbuffered/truncated-chunks"),
         ] {
             self.scene(
                 name,
-                "Exchange, may have executed: the content broke off",
+                "Exchange, may have executed: the connection ended before the content",
                 "GET 200, connection",
                 |_| {
                     let content = session.get(path)?.limit(LARGE as u64).bytes()?;
@@ -561,30 +560,29 @@ impl Suite {
             (
                 "a page of nginx: 404",
                 "/nothing",
-                "Status: answered with 404: not found; the answer says: 404 Not Found nginx",
+                "Status: status 404: nothing is there: check the path and the base URL; the \
+                 response says: 404 Not Found nginx",
                 "token 200, GET 404, connection",
             ),
             (
                 "... 301",
                 "/moved",
-                "Status, may have executed: answered with 301; it redirects to https://elsewhere.test/, \
+                "Status, may have executed: status 301; it redirects to https://elsewhere.test/, \
                  which is never followed",
                 "GET 301",
             ),
             (
                 "... 502: the API is down",
                 "/down",
-                "Status, may have executed: answered with 502: the server, or one behind it, \
-                 is down or overloaded; the \
-                 answer says: 502 Bad Gateway nginx",
+                "Status, may have executed: status 502: the server, or one behind it, is down or \
+                 overloaded: try again later; the response says: 502 Bad Gateway nginx",
                 "GET 502 ×3",
             ),
             (
                 "... 504: the API is silent",
                 "/silent",
-                "Status, may have executed: answered with 504: the server, or one behind it, \
-                 is down or overloaded; the \
-                 answer says: 504 Gateway Time-out nginx",
+                "Status, may have executed: status 504: the server, or one behind it, is down or \
+                 overloaded: try again later; the response says: 504 Gateway Time-out nginx",
                 "GET 504 ×3",
             ),
         ] {
@@ -605,7 +603,7 @@ impl Suite {
         );
         self.scene(
             "... 502, of a create",
-            "Status, may have executed: answered with 502",
+            "Status, may have executed: status 502",
             "POST 502, connection",
             |_| session.post("/down", "text/plain", "x")?.text(),
         );
@@ -616,8 +614,8 @@ impl Suite {
         ] {
             self.scene(
                 name,
-                "Status: answered with 413: the content is larger than the server takes; the \
-                 answer says: 413 Request Entity Too Large nginx",
+                "Status: status 413: the content is larger than the server takes: send less at a time; the response \
+                 says: 413 Request Entity Too Large nginx",
                 "POST 413, connection",
                 |_| session.post("/small", "text/plain", content)?.text(),
             );
@@ -625,8 +623,8 @@ impl Suite {
         let long = "x".repeat(40_000);
         self.scene(
             "... 400: a field of 40 kB",
-            "Status: answered with 400: bad request, usually a missing or wrong media type; the \
-             answer says: 400 Bad Request Request Header Or Cookie Too Large",
+            "Status: status 400: the server could not read the request: check its content and its \
+             media type; the response says: 400 Bad Request Request Header Or Cookie Too Large",
             "GET 400",
             |_| session.clone().header("x-long", &long)?.get("/whoami")?.text(),
         );
@@ -728,9 +726,9 @@ fn plain(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 /// Kind, message without method and URL, and cause.
@@ -761,7 +759,7 @@ fn is_as(counts: &BTreeMap<String, usize>, seen: &str) -> bool {
     are_good.all(|is_good| is_good) && left.is_empty()
 }
 
-/// Takes what the API's large answers should be.
+/// Takes what the API's large responses should be.
 struct Pattern(usize);
 
 impl io::Write for Pattern {

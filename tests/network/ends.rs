@@ -21,7 +21,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 mod wire;
 use wire::{sockets, threads, LATE, PATIENCE};
 
-/// How long the content of `/large` is; that of most answers is a token.
+/// How long the content of `/large` is; that of most responses is a token.
 const LARGE: usize = 256 * 1024;
 const TOKEN: &str = r#"{"access_token":"abc","token_type":"Bearer","expires_in":600}"#;
 
@@ -40,8 +40,8 @@ fn main() -> ExitCode {
 
 // The server
 
-/// Serves until it is killed: TLS on port 443, handshakes that break off on port 444, and a name
-/// server that knows no name. The file `root` appears when all of it is there.
+/// Serves until it is killed: TLS on port 443, a link that is cut in the handshake on port 444, and a
+/// name server that knows no name. The file `root` appears when all of it is there.
 fn serve(address: &str, root: &str) {
     let names = ["api.test", "two.test", address].map(str::to_owned);
     let own = rcgen::generate_simple_self_signed(names).unwrap();
@@ -54,7 +54,7 @@ fn serve(address: &str, root: &str) {
     let config = Arc::new(config.unwrap());
 
     let names = UdpSocket::bind((address, 53)).unwrap();
-    let cut = TcpListener::bind((address, 444)).unwrap();
+    let dying = TcpListener::bind((address, 444)).unwrap();
     let listener = TcpListener::bind((address, 443)).unwrap();
     let base64 = base64::engine::general_purpose::STANDARD.encode(own.cert.der());
     let lines: Vec<_> = base64.as_bytes().chunks(64).collect();
@@ -63,7 +63,7 @@ fn serve(address: &str, root: &str) {
 
     thread::spawn(move || know_no_name(&names));
     thread::spawn(move || {
-        for stream in cut.incoming().map(Result::unwrap) {
+        for stream in dying.incoming().map(Result::unwrap) {
             // The ClientHello is there.
             stream.peek(&mut [0]).unwrap();
             cut_link();
@@ -72,13 +72,13 @@ fn serve(address: &str, root: &str) {
     });
     for stream in listener.incoming().map(Result::unwrap) {
         let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
-        // The client may break off at any time.
-        thread::spawn(move || answer(StreamOwned::new(connection, stream)));
+        // Errors do not count: the client may close at any time.
+        thread::spawn(move || serve_client(StreamOwned::new(connection, stream)));
     }
 }
 
-/// Answers requests until the client closes. It may break off at any time.
-fn answer(mut stream: StreamOwned<ServerConnection, TcpStream>) -> io::Result<()> {
+/// Responds to requests until the client closes.
+fn serve_client(mut stream: StreamOwned<ServerConnection, TcpStream>) -> io::Result<()> {
     stream.sock.set_nodelay(true)?;
     let mut received = String::new();
     let mut buffer = [0; 16 * 1024];

@@ -27,7 +27,7 @@ Tracks shipments: one row for each number, in the order asked for.
                 - reads numbers from standard input, one a line
   --file FILE   reads numbers from a file, one a line
   --jobs N      asks for as many at the same time; 4 by default
-  --retries N   how often a query is sent again; 2 by default. Raise it where a rate limit allows
+  --retries N   how often a query is retried; 2 by default. Raise it where a rate limit allows
                 fewer calls than jobs
   --csv         writes comma-separated values
 
@@ -189,7 +189,7 @@ fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Resul
         }
         drop(sender);
         let written = table.write(results);
-        // Nobody reads any more, perhaps: `track_shipments … | head`.
+        // Perhaps nobody reads any more: `track_shipments … | head`.
         is_stopped.store(true, Ordering::Relaxed);
         written
     });
@@ -208,7 +208,7 @@ fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Resul
     }
 }
 
-/// Asks for one shipment. The query only reads, so it may be sent again after a fault.
+/// Asks for one shipment. The query only reads, so it may be retried after a fault.
 fn track(session: &Session, number: &str) -> Result<Shipment, Error> {
     let name = if is_shipment_number(number) { "shipmentNumber" } else { "houseBill" };
     let query = json::to_string(&BTreeMap::from([(name, number)]));
@@ -290,7 +290,7 @@ impl<'a> Table<'a> {
             }
             self.progress();
         }
-        // Those behind what was not asked for any more.
+        // Those behind a row that was never asked for.
         for (row, result) in waiting {
             self.result(row, result)?;
         }

@@ -24,7 +24,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const EXCERPT: usize = 203;
 
 const KINDS: [fn(&[&[u8]]); 9] =
-    [base_url, endpoint_url, path, fields, retry_after, challenge, token_answer, excerpt, form];
+    [base_url, endpoint_url, path, fields, retry_after, challenge, token_response, excerpt, form];
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, rest)) = data.split_first() else {
@@ -66,12 +66,20 @@ fn check_target(target: &Target) {
                 let numbers: Vec<_> = rest.split('.').map(str::parse::<u8>).collect();
                 numbers.len() == 3 && numbers.iter().all(Result::is_ok)
             });
-            assert!(host == "localhost" || is_loopback, "{whole}");
+            let is_good = host == "localhost" || is_loopback || authority.starts_with("[::1]");
+            assert!(is_good, "{whole}");
             authority
         }
         _ => panic!("{whole:?} has another scheme"),
     };
-    let (host, port) = authority.split_once(':').unwrap_or((authority, "1"));
+    let bracketed = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let (host, port) = match bracketed {
+        Some((address, port)) => {
+            assert!(address.parse::<std::net::Ipv6Addr>().is_ok(), "{whole}");
+            ("v6", port.strip_prefix(':').unwrap_or("1"))
+        }
+        None => authority.split_once(':').unwrap_or((authority, "1")),
+    };
     assert!(port.parse::<u16>().is_ok_and(|port| port > 0), "{whole}");
     let is_good = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.');
     assert!(!host.is_empty() && host.len() < 254 && host.chars().all(is_good), "{whole}");
@@ -217,7 +225,7 @@ fn retry_after(parts: &[&[u8]]) {
     assert_eq!(wait, expected, "{value:?}");
     // It is shown, and the reason of a refusal begins with it.
     let reason = fuzzing::reason(503, &list, b"", &[]);
-    assert_eq!(reason.is_empty(), wait.is_none(), "{reason}");
+    assert_eq!(reason.is_empty(), wait.is_none_or(|wait| wait.is_zero()), "{reason}");
 }
 
 /// 5: `WWW-Authenticate` as it is; then within challenges whose meaning is known, and within JSON.
@@ -264,8 +272,8 @@ fn challenge(parts: &[&[u8]]) {
     assert!(is_refused(403, "", &says) && !is_refused(404, "", &says), "{says}");
 }
 
-/// 6: the content of a token endpoint's answer.
-fn token_answer(parts: &[&[u8]]) {
+/// 6: the content of a token endpoint's response.
+fn token_response(parts: &[&[u8]]) {
     let content = text(parts, 0);
     let object = match json::from_str(content.strip_prefix('\u{feff}').unwrap_or(&content)) {
         Ok(Value::Object(object)) => object,

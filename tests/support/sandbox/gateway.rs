@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use super::http::Answer;
+use super::http::Response;
 use super::{Place, Request, Shared, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 /// The path of the token endpoint.
@@ -14,8 +14,8 @@ pub(super) const TOKEN_PATH: &str = "/oauth2/token";
 const JSON: &str = "application/json";
 const XML: &str = "application/xml";
 
-/// Executes a request and gives the answer to it.
-pub(super) fn execute(request: &Request, shared: &Shared) -> Answer {
+/// Executes a request and gives the response to it.
+pub(super) fn execute(request: &Request, shared: &Shared) -> Response {
     if request.place == Place::Token {
         return token(request, shared);
     }
@@ -26,11 +26,11 @@ pub(super) fn execute(request: &Request, shared: &Shared) -> Answer {
     let number = path.strip_prefix("/tracking/v1/shipments/");
     match (request.method.as_str(), path) {
         ("POST", "/tracking/v1/shipments") => track(request),
-        ("GET", _) if number.is_some() => answer(JSON, number.and_then(find)),
+        ("GET", _) if number.is_some() => found(JSON, number.and_then(find)),
         ("POST", "/bookings/v1/bookings") => book(request, shared),
         ("GET", "/documents/v1/large") => match query.strip_prefix("bytes=").map(str::parse) {
             Some(Ok(n)) => {
-                Answer::stream(200, "application/octet-stream", n, io::repeat(b'.').take(n))
+                Response::stream(200, "application/octet-stream", n, io::repeat(b'.').take(n))
             }
             _ => message(400, JSON, "bytes is no number"),
         },
@@ -38,10 +38,10 @@ pub(super) fn execute(request: &Request, shared: &Shared) -> Answer {
     }
 }
 
-fn token(request: &Request, shared: &Shared) -> Answer {
+fn token(request: &Request, shared: &Shared) -> Response {
     let refuse = |status, error: &str, description: &str| {
         let text = format!(r#"{{"error":"{error}","error_description":"{description}"}}"#);
-        Answer::new(status, JSON, text)
+        Response::new(status, JSON, text)
     };
     if request.method != "POST" {
         return refuse(405, "invalid_request", "POST only").with("Allow", "POST");
@@ -51,7 +51,7 @@ fn token(request: &Request, shared: &Shared) -> Answer {
     }
     let value = |name| form_value(&request.content, name);
     if value("grant_type").as_deref() != Some("client_credentials") {
-        return Answer::new(400, JSON, r#"{"error":"unsupported_grant_type"}"#);
+        return Response::new(400, JSON, r#"{"error":"unsupported_grant_type"}"#);
     }
     match (value("client_id"), value("client_secret")) {
         (None, _) => return refuse(401, "invalid_client", "no client_id"),
@@ -75,11 +75,11 @@ fn token(request: &Request, shared: &Shared) -> Answer {
         Some(json) => format!(r#","expires_in":{json}"#),
     };
     let text = format!(r#"{{"access_token":"{token}","token_type":"Bearer"{expires_in}}}"#);
-    Answer::new(200, JSON, text).with("Cache-Control", "no-store")
+    Response::new(200, JSON, text).with("Cache-Control", "no-store")
 }
 
-/// The answer to a call without a valid token or the API key.
-fn refusal(request: &Request, shared: &Shared) -> Option<Answer> {
+/// The response to a call without a valid token or the API key.
+fn refusal(request: &Request, shared: &Shared) -> Option<Response> {
     let given = request.field("Authorization").and_then(|value| value.split_once(' '));
     let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"));
     let Some((_, token)) = given else {
@@ -96,7 +96,7 @@ fn refusal(request: &Request, shared: &Shared) -> Option<Answer> {
     (!knows_key).then(|| message(403, JSON, "Forbidden"))
 }
 
-fn track(request: &Request) -> Answer {
+fn track(request: &Request) -> Response {
     let content = String::from_utf8_lossy(&request.content);
     let media_type = media_type(request);
     let number = match media_type.as_str() {
@@ -106,12 +106,12 @@ fn track(request: &Request) -> Answer {
         _ => return message(400, JSON, "Content-Type is neither JSON nor XML"),
     };
     match number {
-        Some(number) => answer(&media_type, find(number)),
+        Some(number) => found(&media_type, find(number)),
         None => message(400, &media_type, "not a status query"),
     }
 }
 
-fn book(request: &Request, shared: &Shared) -> Answer {
+fn book(request: &Request, shared: &Shared) -> Response {
     let media_type = media_type(request);
     if media_type != JSON && media_type != XML {
         return message(400, JSON, "Content-Type is neither JSON nor XML");
@@ -121,10 +121,10 @@ fn book(request: &Request, shared: &Shared) -> Answer {
     let number = format!("B{}", 700_000_000 + state.bookings);
     drop(state);
     let text = object(&media_type, "booking", "bookingNumber", &[&number]);
-    Answer::new(201, &media_type, text)
+    Response::new(201, &media_type, text)
 }
 
-fn answer(media_type: &str, shipment: Option<&Shipment>) -> Answer {
+fn found(media_type: &str, shipment: Option<&Shipment>) -> Response {
     let Some(Shipment(values, milestones, legs)) = shipment else {
         return message(404, media_type, "no shipment has this number");
     };
@@ -138,12 +138,12 @@ fn answer(media_type: &str, shipment: Option<&Shipment>) -> Answer {
         XML => tag("shipment", &[values, milestones, legs].concat()),
         _ => format!("{{{values},{milestones},{legs}}}"),
     };
-    Answer::new(200, media_type, content)
+    Response::new(200, media_type, content)
 }
 
-fn message(status: u16, media_type: &str, text: &str) -> Answer {
+fn message(status: u16, media_type: &str, text: &str) -> Response {
     let content = object(media_type, "error", "message", &[text]);
-    Answer::new(status, media_type, content)
+    Response::new(status, media_type, content)
 }
 
 /// Members in JSON, or elements in XML, without their braces or tags. Nothing here needs
@@ -230,7 +230,7 @@ fn find(number: &str) -> Option<&'static Shipment> {
 }
 
 /// What is known of a shipment: its values, milestones and transport legs, in the order of the
-/// names in [`answer`].
+/// names in [`found`].
 struct Shipment([&'static str; 6], &'static [[&'static str; 4]], &'static [[&'static str; 6]]);
 
 /// Made up, all of it.

@@ -1,4 +1,4 @@
-//! The wire: requests read, answers written, faults made.
+//! Reads requests, writes responses, and plays faults.
 
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -8,25 +8,25 @@ use super::{gateway, Fault, Place, Request, Shared, SLICE};
 /// The longest head that is read.
 const MAX_HEAD: u64 = 256 * 1024;
 
-/// An answer to be sent; its content may be too long for memory.
-pub(super) struct Answer {
+/// A response to be sent; its content may be too long for memory.
+pub(super) struct Response {
     status: u16,
     fields: Vec<(&'static str, String)>,
     length: u64,
     content: Box<dyn Read>,
 }
 
-impl Answer {
-    pub(super) fn new(status: u16, media_type: &str, content: impl Into<Vec<u8>>) -> Answer {
+impl Response {
+    pub(super) fn new(status: u16, media_type: &str, content: impl Into<Vec<u8>>) -> Response {
         let content = content.into();
         let length = content.len() as u64;
-        Answer::stream(status, media_type, length, Cursor::new(content))
+        Response::stream(status, media_type, length, Cursor::new(content))
     }
 
     pub(super) fn stream(
         status: u16, media_type: &str, length: u64, content: impl Read + 'static,
-    ) -> Answer {
-        Answer {
+    ) -> Response {
+        Response {
             status,
             fields: vec![("Content-Type", media_type.to_owned())],
             length,
@@ -34,7 +34,7 @@ impl Answer {
         }
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: &str) -> Answer {
+    pub(super) fn with(mut self, name: &'static str, value: &str) -> Response {
         self.fields.push((name, value.to_owned()));
         self
     }
@@ -61,7 +61,7 @@ impl Answer {
     }
 }
 
-/// Reads one request and answers it.
+/// Reads one request and responds to it.
 pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(SLICE))?;
@@ -83,31 +83,31 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     }
 
     let good = || {
-        let answer = gateway::execute(&request, shared);
+        let response = gateway::execute(&request, shared);
         if let Some(watch) = &shared.watch {
-            watch.answered(&request, answer.status);
+            watch.responded(&request, response.status);
         }
-        answer
+        response
     };
     match fault {
         None => send(&mut good().whole(), &mut socket),
-        Some(Fault::Answer(status, fields, content)) => {
-            let mut answer = Answer::new(status, "", content);
-            answer.fields = fields;
-            send(&mut answer.whole(), &mut socket)
+        Some(Fault::Response(status, fields, content)) => {
+            let mut response = Response::new(status, "", content);
+            response.fields = fields;
+            send(&mut response.whole(), &mut socket)
         }
         Some(Fault::Raw(bytes)) => socket.write_all(&bytes),
-        Some(Fault::Cut(n)) => send(&mut good().whole().take(n as u64), &mut socket),
+        Some(Fault::Truncate(n)) => send(&mut good().whole().take(n as u64), &mut socket),
         Some(Fault::Half) => {
-            let answer = good();
-            socket.write_all(&answer.measured_head())?;
-            send(&mut answer.content.take(answer.length / 2), &mut socket)
+            let response = good();
+            socket.write_all(&response.measured_head())?;
+            send(&mut response.content.take(response.length / 2), &mut socket)
         }
         Some(Fault::Stall(n)) => {
-            let answer = good();
+            let response = good();
             if let Some(n) = n {
-                socket.write_all(&answer.measured_head())?;
-                send(&mut answer.content.take(n as u64), &mut socket)?;
+                socket.write_all(&response.measured_head())?;
+                send(&mut response.content.take(n as u64), &mut socket)?;
             }
             send(&mut Socket(stream, shared), &mut io::sink())
         }
@@ -116,9 +116,9 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
             send(&mut good().whole(), &mut socket)
         }
         Some(Fault::With(fields)) => {
-            let mut answer = good();
-            answer.fields.extend(fields);
-            send(&mut answer.whole(), &mut socket)
+            let mut response = good();
+            response.fields.extend(fields);
+            send(&mut response.whole(), &mut socket)
         }
         Some(Fault::Drip(pause)) => {
             for byte in BufReader::new(good().whole()).bytes() {
@@ -128,11 +128,11 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
             Ok(())
         }
         Some(Fault::Chunked(size)) => {
-            let mut answer = good();
-            socket.write_all(&answer.head(Some(("Transfer-Encoding", "chunked".into()))))?;
+            let mut response = good();
+            socket.write_all(&response.head(Some(("Transfer-Encoding", "chunked".into()))))?;
             loop {
                 let mut chunk = Vec::new();
-                let mut part = answer.content.by_ref().take(size.max(1) as u64);
+                let mut part = response.content.by_ref().take(size.max(1) as u64);
                 let n = part.read_to_end(&mut chunk)?;
                 // Size, content and line end leave in one write; the chunk of size 0 is the last.
                 chunk.splice(0..0, format!("{n:x}\r\n").into_bytes());
@@ -144,9 +144,9 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
             }
         }
         Some(Fault::UntilClose) => {
-            let mut answer = good();
-            socket.write_all(&answer.head(None))?;
-            send(&mut answer.content, &mut socket)
+            let mut response = good();
+            socket.write_all(&response.head(None))?;
+            send(&mut response.content, &mut socket)
         }
         Some(Fault::Revoke) => {
             shared.lock().tokens.clear();

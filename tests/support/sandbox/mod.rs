@@ -23,11 +23,11 @@ pub const CLIENT_SECRET: &str = "s3cr3t %41+&=/:;?#'<>@~*-._ end";
 /// The key that the APIs want in `x-api-key`.
 pub const API_KEY: &str = "sandbox-api-key-4711";
 
-/// How long a blocked thread goes without a look at whether the sandbox is being dropped.
+/// How often a blocked thread looks whether the sandbox is being dropped.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Where connections are refused as long as this process lasts: one end of a connection has the
-/// port, so that no listener of anybody gets it.
+/// An address that refuses connections as long as this process lasts: one end of a connection has the
+/// port, so that no listener can get it.
 pub fn closed_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("the address of a listener");
@@ -124,7 +124,7 @@ impl Sandbox {
         self.shared.lock().lifetime = lifetime;
     }
 
-    /// Sets the JSON text that token answers give as `expires_in`; an empty one leaves it out.
+    /// Sets the JSON text that token responses give as `expires_in`; an empty one leaves it out.
     pub fn expires_in(&self, json: &str) {
         self.shared.lock().expires_in = Some(json.to_owned());
     }
@@ -188,7 +188,7 @@ impl Drop for Sandbox {
         let Some(acceptor) = self.acceptor.take() else {
             return;
         };
-        // A connection wakes the thread that accepts; again, should this one fail.
+        // A connection wakes the thread that accepts. If one fails, another is tried.
         while TcpStream::connect_timeout(&self.address, SLICE).is_err() && !acceptor.is_finished() {
         }
         let panicked = acceptor.join().unwrap_or(true);
@@ -205,16 +205,16 @@ pub enum Place {
     Api,
 }
 
-/// What happens to a request instead of a good answer. Its content is read first in any case.
+/// What happens to a request instead of a good response. Its content is read first in any case.
 #[derive(Clone)]
 pub enum Fault {
-    /// Answers with this status, these fields (and `Content-Length` and `Connection` unless
+    /// Responds with this status, these fields (and `Content-Length` and `Connection` unless
     /// they are among them) and this content, and executes nothing.
-    Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
+    Response(u16, Vec<(&'static str, String)>, Vec<u8>),
     /// Writes these bytes and closes, executing nothing.
     Raw(Vec<u8>),
-    /// Executes the request, sends that many bytes of the good answer and closes.
-    Cut(usize),
+    /// Executes the request, sends that many bytes of the good response and closes.
+    Truncate(usize),
     /// Executes the request, sends the head and that many bytes of the content, or nothing at
     /// all, and stays silent until the client closes.
     Stall(Option<usize>),
@@ -222,26 +222,26 @@ pub enum Fault {
     Half,
     /// Waits for the gate, then goes on as usual.
     Wait(Gate),
-    /// Executes the request and answers as usual with these fields added.
+    /// Executes the request and responds as usual with these fields added.
     With(Vec<(&'static str, String)>),
-    /// Executes the request and sends the good answer a byte at a time with this pause.
+    /// Executes the request and sends the good response a byte at a time with this pause.
     Drip(Duration),
-    /// Executes the request and sends the good answer in chunks of this size.
+    /// Executes the request and sends the good response in chunks of this size.
     Chunked(usize),
-    /// Executes the request and sends the good answer without a length, ended by closing.
+    /// Executes the request and sends the good response without a length, ended by closing.
     UntilClose,
     /// Refuses every token issued so far from now on, that of this request, too.
     Revoke,
 }
 
-/// Looks after a sandbox that is to serve more requests than it could keep.
+/// Watches a sandbox that is to serve more requests than it could keep.
 pub trait Watch: Send + Sync {
     /// Chooses the fault of a request whose head has arrived.
     fn fault(&self, request: &Request) -> Option<Fault>;
 
-    /// Learns what the gateway made of a request, whatever becomes of the answer: 401 if it
+    /// Learns what the gateway made of a request, whatever becomes of the response: 401 if it
     /// refused the token, 2xx if it has executed the request.
-    fn answered(&self, request: &Request, status: u16);
+    fn responded(&self, request: &Request, status: u16);
 }
 
 /// Holds up the requests that meet it until it is opened, for 20 s at most.

@@ -22,9 +22,11 @@ use jas_session::{Error, ErrorKind, Session};
 pub const URLS: &str = "JAS_SESSION_TEST_URLS";
 /// Where it finds the name of a file with a certificate that its sessions are to trust.
 pub const ROOT: &str = "JAS_SESSION_TEST_ROOT";
-/// Every wait of a test that is to end by itself is given up after this.
+/// How the message of a plain POST ends that may have been executed.
+pub const LOOK_FIRST: &str = "; the request may have been executed: look before you send it again";
+/// The longest wait for what is to happen by itself.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// The timeout of the calls that run into it, and how much later they may end.
+/// The timeout of calls that are to end by it, and how much later they may end.
 pub const TIMEOUT: Duration = Duration::from_millis(300);
 pub const LATE: Duration = Duration::from_millis(500);
 
@@ -70,8 +72,8 @@ impl Server {
         Server { address, is_stopping, acceptor: Some(acceptor) }
     }
 
-    /// Answers each request with these bytes, and closes.
-    pub fn answering(bytes: &[u8]) -> Server {
+    /// Responds to each request with these bytes, and closes.
+    pub fn responding(bytes: &[u8]) -> Server {
         let bytes = bytes.to_vec();
         Server::start(move |stream| {
             let received = request(stream);
@@ -81,7 +83,7 @@ impl Server {
         })
     }
 
-    /// Answers each request with these bytes, and waits for the client to close.
+    /// Responds to each request with these bytes, and waits for the client to close.
     pub fn keeping_open(bytes: &[u8]) -> Server {
         let bytes = bytes.to_vec();
         Server::start(move |stream| {
@@ -152,7 +154,7 @@ pub fn respond(stream: &mut TcpStream, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
 }
 
-/// A session that holds a token and sends nothing again.
+/// A session that holds a token and retries nothing.
 pub fn session(url: &str) -> Session {
     let session = Session::new(url, "id", "secret").unwrap();
     let session = session.resume("token", Duration::from_secs(600)).unwrap();
@@ -180,7 +182,7 @@ pub fn assert_in_time(start: Instant, error: &Error) {
     println!("ended after {took:?}");
 }
 
-/// The URLs that this process, a child, is to call; else none.
+/// The URLs that this process is to call, if it is a child; else none.
 pub fn urls() -> Vec<String> {
     let urls = env::var(URLS).unwrap_or_default();
     urls.split_whitespace().map(str::to_owned).collect()
@@ -220,14 +222,14 @@ pub fn inodes() -> HashSet<String> {
     names.filter_map(|name| Some(name.strip_prefix("socket:[")?.replace(']', ""))).collect()
 }
 
-/// An answer with a length.
-pub fn answer(status: &str, fields: &str, content: &str) -> Vec<u8> {
+/// A response with a length.
+pub fn response(status: &str, fields: &str, content: &str) -> Vec<u8> {
     let length = content.len();
     format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n{content}").into_bytes()
 }
 
-/// The threads and the sockets of this process. A thread that has been joined is listed for a
-/// moment more, so the least of some looks counts.
+/// How many threads and sockets this process has. A thread that has been joined is listed for a
+/// moment more, so the lowest of several counts is taken.
 pub fn held() -> (usize, usize) {
     let looks = std::iter::repeat_with(|| {
         thread::sleep(Duration::from_millis(1));

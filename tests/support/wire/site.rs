@@ -1,5 +1,5 @@
-//! A site that is the same over plain HTTP and over TLS: a server whose tests hold each byte that
-//! it reads and writes, and a session that calls it.
+//! A server that is the same over plain HTTP and over TLS, whose test controls each byte that it reads
+//! and writes; and a session that calls it.
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "pub is what tests use")]
 #![cfg_attr(
@@ -53,7 +53,7 @@ pub struct Site {
     pub session: Session,
     pub address: SocketAddr,
     over: Over,
-    /// What each connection has asked for.
+    /// The requests of each connection.
     log: Arc<Mutex<Vec<Vec<String>>>>,
     server: Server,
 }
@@ -108,7 +108,7 @@ impl Site {
         url(self.over, self.address)
     }
 
-    /// What each connection has asked for, once all have ended.
+    /// The requests of each connection, once all have ended.
     pub fn requests(self) -> Vec<Vec<String>> {
         drop(self.session);
         self.server.ended();
@@ -130,7 +130,7 @@ fn url(over: Over, address: SocketAddr) -> String {
 fn trusted() -> &'static (Arc<ServerConfig>, String) {
     static TRUSTED: OnceLock<(Arc<ServerConfig>, String)> = OnceLock::new();
     TRUSTED.get_or_init(|| {
-        // Each session that trusts more reads all of the system's roots again: here are none.
+        // Each session that trusts more reads all of the system's roots again. Here are none.
         #[cfg(feature = "system-roots")]
         std::env::set_var(ROOTS, "/nonexistent");
         let authority = Authority::new();
@@ -168,7 +168,7 @@ pub fn trusted_by(child: Command) -> Command {
 impl Peer {
     /// `None` if the client went away in the handshake.
     fn new(over: Over, tcp: TcpStream, log: Arc<Mutex<Vec<Vec<String>>>>) -> Option<Peer> {
-        // A busy machine may keep a client away for longer than it is waited for elsewhere.
+        // Longer than elsewhere: a busy machine may keep a client away.
         tcp.set_read_timeout(Some(PATIENCE * 3)).unwrap();
         tcp.set_write_timeout(Some(PATIENCE * 3)).unwrap();
         let number = {
@@ -297,7 +297,7 @@ impl Peer {
         bytes.to_vec()
     }
 
-    /// Has both ends use new keys from now on, which is said within TLS.
+    /// Renews the keys of both ends, by a message of TLS.
     #[cfg(feature = "tls")]
     pub fn renew_keys(&mut self) {
         self.tls.as_mut().unwrap().refresh_traffic_keys().unwrap();
@@ -309,22 +309,22 @@ impl Peer {
         &mut self.tcp
     }
 
-    /// Says that there is no more to come, as TLS and TCP do it.
+    /// Closes TLS and the TCP connection.
     pub fn close(&mut self) {
         #[cfg(feature = "tls")]
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
             let _ = self.flush();
         }
-        self.cut();
+        self.close_tcp();
     }
 
-    /// Says so as TCP does it only.
-    pub fn cut(&mut self) {
+    /// Closes the TCP connection only.
+    pub fn close_tcp(&mut self) {
         let _ = self.tcp.shutdown(Shutdown::Write);
     }
 
-    /// Takes what comes until the client closes.
+    /// Reads until the client closes.
     pub fn drain(&mut self) {
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -385,7 +385,7 @@ pub fn good(line: &str) -> Vec<u8> {
         TOKEN_REQUEST => r#"{"access_token":"new","token_type":"Bearer","expires_in":600}"#,
         line => line,
     };
-    crate::wire::answer("200 OK", "", content)
+    crate::wire::response("200 OK", "", content)
 }
 
 /// Bytes that tell where they stand, so that none can be missing or in another's place.

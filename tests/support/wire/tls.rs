@@ -85,7 +85,7 @@ impl Authority {
         self.config_with(host, days, versions, 0)
     }
 
-    /// With so many certificates more than needed, which take the client time.
+    /// With this many certificates more than needed, which cost the client time.
     pub fn config_with(
         &self, host: &str, days: Days, versions: &[&'static rustls::SupportedProtocolVersion],
         more: usize,
@@ -109,7 +109,7 @@ impl Authority {
         Arc::new(config.unwrap())
     }
 
-    /// In such a process: an authority that it trusts from now on, if it has seen no other yet.
+    /// In a child: an authority that it trusts from now on. It must not have called before.
     pub fn trusted() -> Authority {
         let authority = Authority::new();
         let file = std::env::var_os(ROOT).unwrap();
@@ -117,8 +117,8 @@ impl Authority {
         authority
     }
 
-    /// A process whose sessions trust this one, too. For `system-roots` the system has none: each
-    /// session that trusts more reads them all again.
+    /// A process whose sessions trust this one, too. For `system-roots`, its system has no roots: each
+    /// session that trusts more would read them all again.
     pub fn trusting(&self, mut child: std::process::Command) -> std::process::Command {
         child.env(ROOT, self.file());
         child.env("SSL_CERT_DIR", self.directory.file("none"));
@@ -139,7 +139,7 @@ impl Authority {
     }
 }
 
-/// Sends the rest of an answer, and closes in order.
+/// Sends the rest of a response, and closes in order.
 pub fn finish(stream: &mut Stream, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
     stream.conn.send_close_notify();

@@ -1,5 +1,5 @@
-//! Answers and requests that break off at every byte: nothing cut is taken for whole, nothing is
-//! sent twice, and the errors tell what may have happened.
+//! Responses and requests that are truncated at every byte: no truncated response is taken for a whole
+//! one, no request is sent twice, and each error tells what may have been executed.
 #![cfg(target_os = "linux")]
 
 use std::io::Read;
@@ -12,7 +12,7 @@ use jas_session::{Error, ErrorKind, Response, Session};
 
 #[path = "support/wire/mod.rs"]
 mod wire;
-use wire::{answer, request, respond, trusting, until_closed, Server, PATIENCE};
+use wire::{request, respond, response, trusting, until_closed, Server, PATIENCE};
 
 const CONTENT: &str = "all of the content";
 const TOKEN: &str = r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":600}"#;
@@ -31,10 +31,10 @@ use Framing::{Chunked, Length, UntilClose};
 const FRAMINGS: [Framing; 3] = [Length, Chunked, UntilClose];
 
 impl Framing {
-    /// The answer with this content, and where the content begins in it.
+    /// The response with this content, and where the content begins in it.
     fn of(self, content: &str) -> (Vec<u8>, usize) {
         let all = match self {
-            Length => answer("200 OK", "X-A: b\r\n", content),
+            Length => response("200 OK", "X-A: b\r\n", content),
             Chunked => {
                 let (first, second) = content.split_at(11);
                 format!(
@@ -51,21 +51,21 @@ impl Framing {
         (all, head)
     }
 
-    /// What HTTP itself cannot show as cut: content that ends with the connection.
-    fn hides(self, cut: usize, head: usize) -> bool {
-        self == UntilClose && cut >= head
+    /// HTTP itself cannot show that content is truncated if it ends with the connection.
+    fn hides(self, at: usize, head: usize) -> bool {
+        self == UntilClose && at >= head
     }
 }
 
-/// How the server breaks off.
+/// How the server closes.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum End {
     Close,
     Reset,
 }
 
-/// Ends a connection with the answer's first bytes. What is left unread makes a close a reset.
-fn break_off(stream: &mut TcpStream, begin: &[u8], end: End) {
+/// Ends a connection with the response's first bytes. What is left unread makes a close a reset.
+fn truncate(stream: &mut TcpStream, begin: &[u8], end: End) {
     respond(stream, begin);
     if end == End::Close {
         let _ = stream.shutdown(Shutdown::Write);
@@ -87,7 +87,7 @@ fn book(session: &Session) -> Result<Vec<u8>, Error> {
     result.and_then(Response::bytes)
 }
 
-fn assert_broken(error: &Error, kind: ErrorKind, what: &str) {
+fn assert_error(error: &Error, kind: ErrorKind, what: &str) {
     assert_eq!(error.kind(), kind, "{what}: {error:?}");
     let said = format!("{error} {error:?}");
     for secret in ["t0ken", SECRET, "k3y"] {
@@ -114,13 +114,13 @@ fn for_each(numbers: Range<usize>, threads: usize, run: impl Fn(usize) + Sync) {
 // Over plain HTTP
 
 #[test]
-fn an_answer_cut_at_any_byte_is_an_error_unless_http_cannot_show_it() {
+fn a_response_truncated_at_any_byte_is_an_error_unless_http_cannot_show_it() {
     for framing in FRAMINGS {
         for end in [End::Close, End::Reset] {
             let (all, head) = framing.of(CONTENT);
-            for_each(0..all.len() + 1, 4, |cut| {
-                let what = format!("{framing:?} {end:?} {cut}");
-                let begin = all[..cut].to_vec();
+            for_each(0..all.len() + 1, 4, |at| {
+                let what = format!("{framing:?} {end:?} {at}");
+                let begin = all[..at].to_vec();
                 let server = Server::start(move |stream| {
                     let received = match end {
                         End::Close => request(stream),
@@ -131,18 +131,18 @@ fn an_answer_cut_at_any_byte_is_an_error_unless_http_cannot_show_it() {
                             received.to_vec()
                         }
                     };
-                    break_off(stream, &begin, end);
+                    truncate(stream, &begin, end);
                     received
                 });
                 match book(&with_token(&server.url())) {
                     // A reset may overtake what was sent before it.
-                    Err(error) if end == End::Reset || cut < all.len() => {
-                        assert_broken(&error, ErrorKind::Exchange, &what);
+                    Err(error) if end == End::Reset || at < all.len() => {
+                        assert_error(&error, ErrorKind::Exchange, &what);
                         assert!(error.may_have_executed(), "{what}");
-                        assert!(end == End::Reset || !framing.hides(cut, head), "{what}");
+                        assert!(end == End::Reset || !framing.hides(at, head), "{what}");
                     }
-                    Ok(content) if framing.hides(cut, head) && end == End::Close => {
-                        assert_eq!(content, all[head..cut], "{what}");
+                    Ok(content) if framing.hides(at, head) && end == End::Close => {
+                        assert_eq!(content, all[head..at], "{what}");
                     }
                     result => assert_eq!(result.expect(&what), CONTENT.as_bytes(), "{what}"),
                 }
@@ -153,34 +153,47 @@ fn an_answer_cut_at_any_byte_is_an_error_unless_http_cannot_show_it() {
 }
 
 #[test]
-fn a_token_answer_cut_at_any_byte_gives_no_token() {
+fn a_head_truncated_at_any_byte_is_a_failed_exchange() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-A: b\r\n\r\n";
+    for line_end in ["\r\n", "\n"] {
+        let head = head.replace("\r\n", line_end);
+        for at in 0..head.len() {
+            let server = Server::responding(&head.as_bytes()[..at]);
+            let error = wire::session(&server.url()).get("/").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Exchange, "truncated at {at}");
+            assert!(error.may_have_executed());
+        }
+        let server = Server::responding(head.as_bytes());
+        assert_eq!(wire::text(&server.url()).unwrap(), "");
+    }
+}
+
+#[test]
+fn a_token_response_truncated_at_any_byte_gives_no_token() {
     for framing in FRAMINGS {
         let (all, head) = framing.of(TOKEN);
-        for_each(0..all.len() + 1, 4, |cut| {
-            let what = format!("{framing:?} {cut}");
-            let begin = all[..cut].to_vec();
+        for_each(0..all.len() + 1, 4, |at| {
+            let what = format!("{framing:?} {at}");
+            let begin = all[..at].to_vec();
             let server = Server::start(move |stream| {
                 let received = request(stream);
                 if received.starts_with(b"POST /oauth2/token ") {
-                    break_off(stream, &begin, End::Close);
+                    truncate(stream, &begin, End::Close);
                 } else {
-                    respond(stream, &answer("200 OK", "", CONTENT));
+                    respond(stream, &response("200 OK", "", CONTENT));
                 }
                 received
             });
             let result = book(&session(&server.url()).retries(0));
-            if cut == all.len() {
+            if at == all.len() {
                 assert_eq!(result.unwrap(), CONTENT.as_bytes());
                 assert_eq!(server.ended().len(), 2);
                 return;
             }
             let error = result.unwrap_err();
-            let kind = if framing.hides(cut, head) {
-                ErrorKind::InvalidToken
-            } else {
-                ErrorKind::Exchange
-            };
-            assert_broken(&error, kind, &what);
+            let kind =
+                if framing.hides(at, head) { ErrorKind::InvalidToken } else { ErrorKind::Exchange };
+            assert_error(&error, kind, &what);
             assert!(!error.may_have_executed(), "{what}");
             assert_eq!(server.ended().len(), 1, "{what}");
         });
@@ -189,23 +202,23 @@ fn a_token_answer_cut_at_any_byte_gives_no_token() {
 
 #[test]
 fn a_server_that_closes_at_any_byte_of_the_request_gets_it_once() {
-    let server = Server::answering(&answer("200 OK", "", ""));
+    let server = Server::responding(&response("200 OK", "", ""));
     book(&with_token(&server.url())).unwrap();
     let length = server.ended()[0].len();
     // A port with a digit less makes the field `Host` shorter.
-    for_each(0..length, 4, |cut| {
+    for_each(0..length, 4, |at| {
         for end in [End::Close, End::Reset] {
             let server = Server::start(move |stream| {
-                let mut received = vec![0; cut];
+                let mut received = vec![0; at];
                 stream.read_exact(&mut received).unwrap();
-                break_off(stream, b"", end);
+                truncate(stream, b"", end);
                 received
             });
             let error = book(&with_token(&server.url())).unwrap_err();
-            assert_broken(&error, ErrorKind::Exchange, &format!("{cut}"));
+            assert_error(&error, ErrorKind::Exchange, &format!("{at}"));
             // Nobody can know how much of it the server had read.
-            assert!(error.may_have_executed(), "{cut}");
-            assert_eq!(server.ended().len(), 1, "{cut}");
+            assert!(error.may_have_executed(), "{at}");
+            assert_eq!(server.ended().len(), 1, "{at}");
         }
     });
 }
@@ -234,20 +247,20 @@ mod encrypted {
     }
 
     /// Lets so many bytes pass, and closes.
-    struct Cut<'a> {
+    struct Limited<'a> {
         stream: &'a mut TcpStream,
         left: usize,
-        /// There was more than could pass.
+        /// More was written than may pass.
         is_over: bool,
     }
 
-    impl Read for Cut<'_> {
+    impl Read for Limited<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.stream.read(buffer)
         }
     }
 
-    impl Write for Cut<'_> {
+    impl Write for Limited<'_> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let n = self.left.min(bytes.len());
             self.stream.write_all(&bytes[..n])?;
@@ -284,33 +297,38 @@ mod encrypted {
     /// What became of a connection.
     struct Outcome {
         request: Vec<u8>,
-        /// All of the answer was sent, and all of the end of TLS.
-        is_answered: bool,
+        /// All of the response was sent, and all of the end of TLS.
+        is_responded: bool,
         is_ended: bool,
-        /// How much could have been sent more before the answer, and behind the end.
+        /// How much more could have been sent before the response, and after the end.
         left: [usize; 2],
     }
 
-    /// Answers the first request, and ends TLS in order, but for the cut.
+    /// Responds to the first request, and ends TLS in order, as far as the limit lets it.
     fn serve(
-        stream: &mut TcpStream, config: &Arc<ServerConfig>, all: &[u8], cut: usize,
+        stream: &mut TcpStream, config: &Arc<ServerConfig>, all: &[u8], limit: usize,
     ) -> Outcome {
         let mut connection = ServerConnection::new(Arc::clone(config)).unwrap();
-        let mut cut = Cut { stream, left: cut, is_over: false };
-        while connection.is_handshaking() && connection.complete_io(&mut cut).is_ok() {}
+        let mut limited = Limited { stream, left: limit, is_over: false };
+        while connection.is_handshaking() && connection.complete_io(&mut limited).is_ok() {}
         let mut received = Vec::new();
         if !connection.is_handshaking() {
-            received = request(&mut Listening(&mut connection, cut.stream));
+            received = request(&mut Listening(&mut connection, limited.stream));
         }
-        let left = cut.left;
+        let left = limited.left;
         let _ = connection.writer().write_all(all);
-        while connection.wants_write() && connection.write_tls(&mut cut).is_ok() {}
-        let is_answered = !cut.is_over;
+        while connection.wants_write() && connection.write_tls(&mut limited).is_ok() {}
+        let is_responded = !limited.is_over;
         connection.send_close_notify();
-        while connection.wants_write() && connection.write_tls(&mut cut).is_ok() {}
-        let _ = cut.stream.shutdown(Shutdown::Write);
-        let _ = until_closed(cut.stream);
-        Outcome { request: received, is_answered, is_ended: !cut.is_over, left: [left, cut.left] }
+        while connection.wants_write() && connection.write_tls(&mut limited).is_ok() {}
+        let _ = limited.stream.shutdown(Shutdown::Write);
+        let _ = until_closed(limited.stream);
+        Outcome {
+            request: received,
+            is_responded,
+            is_ended: !limited.is_over,
+            left: [left, limited.left],
+        }
     }
 
     fn config(
@@ -323,22 +341,23 @@ mod encrypted {
         Arc::new(config)
     }
 
-    /// Calls servers that cut what they send, each after one byte more: in the handshake, too, or
-    /// only behind it. A call gives this if, and only if, its answer was whole.
-    fn cut_everywhere(
+    /// Calls servers that truncate what they send, each one byte later than the one before: in the
+    /// handshake, too, or only after it. A call gives `expected` if, and only if, its response was
+    /// whole.
+    fn truncate_everywhere(
         config: &Arc<ServerConfig>, has_handshake: bool, framing: Framing, content: &str,
         expected: &str, call: impl Fn(&str) -> Result<Vec<u8>, Error> + Sync,
     ) {
         const ENDLESS: usize = usize::MAX;
         let (all, _) = framing.of(content);
-        let run = |cut| {
-            let what = format!("{framing:?} cut at {cut}");
+        let run = |at| {
+            let what = format!("{framing:?} truncated at {at}");
             let outcome = Arc::new(Mutex::new(None));
             let server = {
                 let (config, all, outcome) =
                     (Arc::clone(config), all.clone(), Arc::clone(&outcome));
                 Server::start(move |stream| {
-                    *outcome.lock().unwrap() = Some(serve(stream, &config, &all, cut));
+                    *outcome.lock().unwrap() = Some(serve(stream, &config, &all, at));
                     Vec::new()
                 })
             };
@@ -346,7 +365,7 @@ mod encrypted {
             assert_eq!(server.ended().len(), 1, "{what}");
             let outcome = outcome.lock().unwrap().take().unwrap();
             let is_whole = match framing {
-                Length | Chunked => outcome.is_answered,
+                Length | Chunked => outcome.is_responded,
                 // The end of TLS is that of the content.
                 UntilClose => outcome.is_ended,
             };
@@ -357,8 +376,8 @@ mod encrypted {
                 }
                 Err(error) => {
                     assert!(!is_whole, "{what}: {error:?}");
-                    assert_broken(&error, ErrorKind::Exchange, &what);
-                    // What was sent the server has received: it reads on.
+                    assert_error(&error, ErrorKind::Exchange, &what);
+                    // The server reads on, so it has received what was sent.
                     let is_booking = outcome.request.ends_with(b"create");
                     assert_eq!(error.may_have_executed(), is_booking, "{what}");
                 }
@@ -369,21 +388,22 @@ mod encrypted {
         let [handshake, length] = run(ENDLESS).map(|left| ENDLESS - left);
         let begin = if has_handshake { 0 } else { handshake - 8 };
         println!("{framing:?}: {begin} to {length}");
-        for_each(begin..length + 8, 4, |cut| {
-            run(cut);
+        for_each(begin..length + 8, 4, |at| {
+            run(at);
         });
     }
 
     #[test]
-    fn an_answer_cut_at_any_byte_is_an_error() {
-        let Some(authority) = in_child("encrypted::an_answer_cut_at_any_byte_is_an_error") else {
+    fn a_response_truncated_at_any_byte_is_an_error() {
+        let Some(authority) = in_child("encrypted::a_response_truncated_at_any_byte_is_an_error")
+        else {
             return;
         };
         for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
             let config = config(&authority, version);
             for framing in FRAMINGS {
                 // The handshake is the same for all.
-                cut_everywhere(&config, framing == Length, framing, CONTENT, CONTENT, |url| {
+                truncate_everywhere(&config, framing == Length, framing, CONTENT, CONTENT, |url| {
                     book(&with_token(url).retries(0))
                 });
             }
@@ -391,24 +411,77 @@ mod encrypted {
     }
 
     #[test]
-    fn a_token_answer_cut_at_any_byte_gives_no_token() {
-        let Some(authority) = in_child("encrypted::a_token_answer_cut_at_any_byte_gives_no_token")
+    fn a_token_response_truncated_at_any_byte_gives_no_token() {
+        let Some(authority) =
+            in_child("encrypted::a_token_response_truncated_at_any_byte_gives_no_token")
         else {
             return;
         };
         let config = config(&authority, &rustls::version::TLS13);
         for framing in FRAMINGS {
-            cut_everywhere(&config, framing == Length, framing, TOKEN, "t0ken", |url| {
+            truncate_everywhere(&config, framing == Length, framing, TOKEN, "t0ken", |url| {
                 let token = session(url).retries(0).access_token();
                 token.map(String::into_bytes)
             });
         }
     }
 
-    /// As a proxy does, when the server behind it goes away.
     #[test]
-    fn an_answer_cut_by_an_orderly_end_of_tls_is_an_error_unless_http_cannot_show_it() {
-        let test = "encrypted::an_answer_cut_by_an_orderly_end_of_tls_is_an_error_unless_http_cannot_show_it";
+    fn a_response_truncated_without_close_notify_is_an_error() {
+        let framed = [
+            String::from_utf8(response("200 OK", "", CONTENT)).unwrap(),
+            format!("HTTP/1.1 200 OK\r\nServer: x\r\n\r\n{CONTENT}"),
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nall of\r\nc\r\n the \
+             content\r\n0\r\n\r\n"
+                .into(),
+        ];
+        if let [url] = &urls()[..] {
+            for (i, all) in framed.iter().enumerate() {
+                // Only a content with a length is whole without close_notify.
+                let whole = all.len() - usize::from(i == 0);
+                for at in (0..=whole).filter(|at| at % 3 == 0 || whole - at < 6) {
+                    let mut session = wire::session(url);
+                    session = session.header("X-Length", &format!("{i} {at}")).unwrap();
+                    let result = session.get("/").and_then(Response::bytes);
+                    if i == 2 && at == whole {
+                        assert_eq!(result.unwrap(), CONTENT.as_bytes());
+                        continue;
+                    }
+                    let error = result.expect_err(&format!("{i} {at}"));
+                    assert_eq!(error.kind(), ErrorKind::Exchange, "{i} {at}");
+                    assert!(error.may_have_executed());
+                }
+                let whole = wire::session(url).header("X-Length", &format!("{i} 999")).unwrap();
+                let response = whole.get("/").unwrap();
+                assert_eq!(response.text().unwrap(), CONTENT);
+            }
+            return;
+        }
+        let authority = Authority::new();
+        let server = tls(authority.config("localhost", Days::Now), move |stream| {
+            let received = request(stream);
+            let text = String::from_utf8_lossy(&received);
+            let (_, rest) = text.split_once("X-Length: ").unwrap();
+            let numbers: Vec<usize> =
+                rest.split_whitespace().map_while(|n| n.parse().ok()).collect();
+            let all = framed[numbers[0]].as_bytes();
+            if let Some(begin) = all.get(..numbers[1]) {
+                stream.write_all(begin).unwrap();
+                let _ = stream.sock.shutdown(Shutdown::Write);
+                let _ = until_closed(&mut stream.sock);
+            } else {
+                finish(stream, all);
+            }
+            received
+        });
+        let test = "encrypted::a_response_truncated_without_close_notify_is_an_error";
+        assert_passes(authority.trusting(this_test_alone(test, &[https(&server)])));
+    }
+
+    /// As a proxy ends TLS when the server behind it goes away.
+    #[test]
+    fn a_response_truncated_by_an_orderly_end_of_tls_is_an_error_unless_http_cannot_show_it() {
+        let test = "encrypted::a_response_truncated_by_an_orderly_end_of_tls_is_an_error_unless_http_cannot_show_it";
         let Some(authority) = in_child(test) else {
             return;
         };
@@ -418,13 +491,13 @@ mod encrypted {
         {
             let config = config(&authority, versions[version]);
             let (all, head) = framing.of(CONTENT);
-            for_each(0..all.len() + 1, 16, |cut| {
-                let what = format!("{version} {framing:?} {cut}");
-                let begin = all[..cut].to_vec();
+            for_each(0..all.len() + 1, 16, |at| {
+                let what = format!("{version} {framing:?} {at}");
+                let begin = all[..at].to_vec();
                 let server = tls(Arc::clone(&config), move |stream| {
                     let received = request(stream);
                     // Two bytes make records as short as the end of TLS.
-                    for piece in begin.chunks(if cut % 2 == 0 { 2 } else { 1000 }) {
+                    for piece in begin.chunks(if at % 2 == 0 { 2 } else { 1000 }) {
                         stream.write_all(piece).unwrap();
                     }
                     finish(stream, b"");
@@ -432,15 +505,15 @@ mod encrypted {
                 });
                 match book(&with_token(&https(&server)).retries(0)) {
                     Err(error) => {
-                        assert_broken(&error, ErrorKind::Exchange, &what);
+                        assert_error(&error, ErrorKind::Exchange, &what);
                         assert!(error.may_have_executed(), "{what}");
-                        assert!(cut < all.len() && !framing.hides(cut, head), "{what}: {error:?}");
+                        assert!(at < all.len() && !framing.hides(at, head), "{what}: {error:?}");
                     }
-                    Ok(content) if framing.hides(cut, head) => {
-                        assert_eq!(content, all[head..cut], "{what}");
+                    Ok(content) if framing.hides(at, head) => {
+                        assert_eq!(content, all[head..at], "{what}");
                     }
                     Ok(content) => {
-                        assert_eq!(cut, all.len(), "{what}");
+                        assert_eq!(at, all.len(), "{what}");
                         assert_eq!(content, CONTENT.as_bytes(), "{what}");
                     }
                 }
@@ -449,7 +522,7 @@ mod encrypted {
         }
     }
 
-    /// As servers do that do not end TLS: what comes last may be as short as that end.
+    /// As of servers that do not end TLS: the last record may be as short as that end.
     #[test]
     fn content_with_a_length_needs_no_end_of_tls() {
         let test = "encrypted::content_with_a_length_needs_no_end_of_tls";
@@ -462,7 +535,7 @@ mod encrypted {
                 for pieces in [1, 2] {
                     let server = tls(Arc::clone(&config), move |stream| {
                         let received = request(stream);
-                        let all = answer("200 OK", "", content);
+                        let all = response("200 OK", "", content);
                         let (head, rest) = all.split_at(all.len() - content.len());
                         let parts = [head, rest];
                         for part in parts.chunks(3 - pieces) {
@@ -478,19 +551,19 @@ mod encrypted {
         }
     }
 
-    /// The request has been sent by then: it must not be sent again, nor be taken for unsent.
+    /// The request has been sent by then. It must neither be retried nor be taken for unsent.
     #[test]
-    fn a_cut_behind_a_second_server_hello_is_an_error() {
+    fn a_truncation_behind_a_second_server_hello_is_an_error() {
         use rustls::crypto::ring::{default_provider, kx_group};
-        let test = "encrypted::a_cut_behind_a_second_server_hello_is_an_error";
+        let test = "encrypted::a_truncation_behind_a_second_server_hello_is_an_error";
         let Some(authority) = in_child(test) else {
             return;
         };
         let chunks = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
         let head = "X-A: b\r\n";
-        // The client begins with the group of the server before, which is never the right one: the
-        // server says hello twice, with a change of the cipher in between.
-        for (group, cut) in [
+        // The client begins with the key exchange group of the server before, which is never the right
+        // one. So the server says hello twice, with a change of the cipher in between.
+        for (group, rest) in [
             (kx_group::SECP384R1, chunks),
             (kx_group::X25519, chunks),
             (kx_group::SECP384R1, head),
@@ -504,10 +577,10 @@ mod encrypted {
                 .unwrap()
                 .with_no_client_auth()
                 .with_cert_resolver(Arc::clone(&certified.cert_resolver));
-            let answer = format!("HTTP/1.1 200 OK\r\n{cut}");
+            let response = format!("HTTP/1.1 200 OK\r\n{rest}");
             let server = tls(Arc::new(config), move |stream| {
                 let received = request(stream);
-                finish(stream, answer.as_bytes());
+                finish(stream, response.as_bytes());
                 received
             });
             let error = book(&with_token(&https(&server)).retries(0)).unwrap_err();
@@ -534,7 +607,7 @@ mod encrypted {
             let number = next.fetch_add(1, Ordering::SeqCst);
             let config = &configs[number % configs.len()];
             let mut connection = ServerConnection::new(Arc::clone(config)).unwrap();
-            // The server's flight, and no more.
+            // What the server sends in the handshake, and no more.
             while connection.is_handshaking() && !connection.wants_write() {
                 connection.read_tls(stream).unwrap();
                 connection.process_new_packets().unwrap();
@@ -550,7 +623,7 @@ mod encrypted {
         for_each(0..CALLS, 8, |i| {
             let path = format!("/number/{i}/");
             let error = session.post(&path, "text/plain", "create").unwrap_err();
-            assert_broken(&error, ErrorKind::Exchange, &path);
+            assert_error(&error, ErrorKind::Exchange, &path);
             assert!(error.may_have_executed(), "{path}");
         });
         let received = server.ended();

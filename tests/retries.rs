@@ -1,4 +1,4 @@
-//! What is sent again and what never is: counted where it is received.
+//! What is retried and what never is, counted where it is received.
 
 use std::time::{Duration, Instant};
 
@@ -24,24 +24,24 @@ fn book(session: &Session) -> Result<Response, Error> {
     session.post(BOOKINGS, "application/json", "{}")
 }
 
-fn answer(status: u16, retry_after: Option<&str>) -> Fault {
+fn response(status: u16, retry_after: Option<&str>) -> Fault {
     let fields = retry_after.map(|value| ("Retry-After", value.to_owned()));
-    Fault::Answer(status, fields.into_iter().collect(), vec![])
+    Fault::Response(status, fields.into_iter().collect(), vec![])
 }
 
 #[test]
-fn a_plain_post_whose_answer_was_lost_cut_late_or_not_2xx_has_been_sent_exactly_once() {
+fn a_plain_post_whose_response_was_lost_truncated_late_or_not_2xx_has_been_sent_exactly_once() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox).timeout(Duration::from_millis(400));
     let statuses = [300, 302, 303, 307, 400, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 596];
     let mut faults: Vec<_> = statuses
         .into_iter()
         .flat_map(|status| {
-            [(answer(status, None), Some(status)), (answer(status, Some("0")), Some(status))]
+            [(response(status, None), Some(status)), (response(status, Some("0")), Some(status))]
         })
         .collect();
-    // The head of a good answer is longer than 60 bytes.
-    faults.extend([0, 1, 9, 15, 20, 60].map(|n| (Fault::Cut(n), None)));
+    // The head of a good response is longer than 60 bytes.
+    faults.extend([0, 1, 9, 15, 20, 60].map(|n| (Fault::Truncate(n), None)));
     faults.push((Fault::Stall(None), None));
     // Its head has come.
     faults.push((Fault::Stall(Some(0)), Some(201)));
@@ -51,10 +51,10 @@ fn a_plain_post_whose_answer_was_lost_cut_late_or_not_2xx_has_been_sent_exactly_
         faults.push((Fault::Raw(raw.into()), None));
     }
     for (i, (fault, status)) in faults.into_iter().enumerate() {
-        let executes = matches!(fault, Fault::Cut(_) | Fault::Stall(_));
+        let executes = matches!(fault, Fault::Truncate(_) | Fault::Stall(_));
         let (received, booked) = (sandbox.count(Place::Api), sandbox.bookings());
         sandbox.next(Place::Api, fault);
-        let error = book(&session).and_then(Response::bytes).expect_err("no good answer");
+        let error = book(&session).and_then(Response::bytes).expect_err("no good response");
         assert_eq!(error.status(), status, "{i}: {error}");
         assert_eq!(sandbox.count(Place::Api), received + 1, "{i}: {error}");
         assert_eq!(sandbox.bookings() - booked, usize::from(executes), "{i}: {error}");
@@ -65,17 +65,17 @@ fn a_plain_post_whose_answer_was_lost_cut_late_or_not_2xx_has_been_sent_exactly_
 }
 
 #[test]
-fn calls_that_only_read_are_sent_again_and_succeed() {
+fn calls_that_only_read_are_retried_and_succeed() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     for fault in [
         Fault::Raw(vec![]),
-        Fault::Cut(9),
-        answer(429, Some("0")),
-        answer(403, Some("0")),
-        answer(502, Some("0")),
-        answer(503, Some("0")),
-        answer(504, Some("0")),
+        Fault::Truncate(9),
+        response(429, Some("0")),
+        response(403, Some("0")),
+        response(502, Some("0")),
+        response(503, Some("0")),
+        response(504, Some("0")),
     ] {
         let before = sandbox.count(Place::Api);
         sandbox.next(Place::Api, fault.clone());
@@ -83,16 +83,16 @@ fn calls_that_only_read_are_sent_again_and_succeed() {
         assert_eq!(sandbox.count(Place::Api), before + 2);
         sandbox.next(Place::Api, fault);
         let query = r#"{"houseBill":"PAR45176295"}"#;
-        let answer = session.post_idempotent("/tracking/v1/shipments", "application/json", query);
-        assert_eq!(answer.unwrap().status(), 200);
+        let response = session.post_idempotent("/tracking/v1/shipments", "application/json", query);
+        assert_eq!(response.unwrap().status(), 200);
         assert_eq!(sandbox.count(Place::Api), before + 4);
     }
 }
 
 #[test]
-fn repetitions_are_counted_and_can_be_turned_off() {
+fn retries_are_counted_and_can_be_turned_off() {
     let sandbox = Sandbox::start();
-    sandbox.always(Place::Api, Some(answer(503, Some("0"))));
+    sandbox.always(Place::Api, Some(response(503, Some("0"))));
     let session = session(&sandbox);
     for (session, attempts) in
         [(session.clone(), 3), (session.clone().retries(0), 1), (session.clone().retries(5), 6)]
@@ -104,10 +104,10 @@ fn repetitions_are_counted_and_can_be_turned_off() {
 }
 
 #[test]
-fn a_token_request_is_sent_again_when_the_endpoint_is_busy_or_breaks_off() {
+fn a_token_request_is_retried_when_the_endpoint_is_busy_or_closes() {
     let sandbox = Sandbox::start();
-    sandbox.next(Place::Token, answer(503, Some("0")));
-    sandbox.next(Place::Token, Fault::Cut(30));
+    sandbox.next(Place::Token, response(503, Some("0")));
+    sandbox.next(Place::Token, Fault::Truncate(30));
     let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET).unwrap();
     session.access_token().unwrap();
     assert_eq!(sandbox.count(Place::Token), 3);
@@ -117,7 +117,7 @@ fn a_token_request_is_sent_again_when_the_endpoint_is_busy_or_breaks_off() {
 fn a_pause_that_does_not_fit_into_the_time_is_left_to_the_caller() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox).timeout(Duration::from_secs(20));
-    sandbox.next(Place::Api, answer(429, Some("3600")));
+    sandbox.next(Place::Api, response(429, Some("3600")));
     let start = Instant::now();
     let error = session.get(SHIPMENT).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(10));
@@ -127,13 +127,13 @@ fn a_pause_that_does_not_fit_into_the_time_is_left_to_the_caller() {
 }
 
 #[test]
-fn what_never_reached_the_api_is_sent_again_even_if_it_is_a_plain_post() {
+fn what_never_reached_the_api_is_retried_even_if_it_is_a_plain_post() {
     let session = Session::new(&closed_url(), "id", "secret")
         .and_then(|session| session.resume("token", Duration::from_secs(60)))
         .unwrap();
     let start = Instant::now();
     let error = book(&session).unwrap_err();
-    // Two pauses of 250 and 500 ms, a quarter less at the least.
+    // Two pauses of 250 and 500 ms, each a quarter shorter at most.
     assert!(start.elapsed() >= Duration::from_millis(562));
     assert_eq!(error.kind(), ErrorKind::Exchange);
     assert!(!error.may_have_executed());
@@ -145,7 +145,7 @@ fn what_never_reached_the_api_is_sent_again_even_if_it_is_a_plain_post() {
 #[test]
 fn what_an_earlier_attempt_may_have_done_is_not_forgotten() {
     let sandbox = Sandbox::start();
-    sandbox.next(Place::Api, Fault::Cut(9));
+    sandbox.next(Place::Api, Fault::Truncate(9));
     let error = session(&sandbox).get("/unknown").unwrap_err();
     assert_eq!(error.status(), Some(404));
     assert!(error.may_have_executed());

@@ -1,8 +1,8 @@
-//! Plays bytes as the answers of a token endpoint and of an API to calls of a session, over
+//! Plays bytes as the responses of a token endpoint and of an API to calls of a session, over
 //! loopback, and checks what the crate promises (`src/guarantees.md`) against a simple reading of
 //! the same bytes.
 //!
-//! The first eight bytes say how ([`Play::of`]); what follows is the token endpoint's answer and,
+//! The first eight bytes say how ([`Play::of`]); what follows is the token endpoint's response and,
 //! behind a line `%%`, the API's. Without such a line there is no token request: the session
 //! holds a token. Behind a line `&&` stands what a second call gets, if its request comes on a
 //! connection that was in use.
@@ -71,7 +71,7 @@ enum Reading {
     None,
 }
 
-/// What the server does at the split of an answer.
+/// What the server does at the split of a response.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Split {
     None,
@@ -81,7 +81,7 @@ enum Split {
     Pause,
     Close,
     Silence,
-    /// It sends what follows the split again and again, to about 30 KiB.
+    /// It sends what follows the split over and over, to about 30 KiB.
     Repeat,
     /// It sends each of the next bytes apart.
     Drip,
@@ -105,16 +105,16 @@ struct Play {
     reading: Reading,
     limit: Option<u64>,
     split: Split,
-    /// Where, in 1/65536 of the API's answer.
+    /// Where, in 1/65536 of the API's response.
     place: u16,
     end: End,
     retries: u32,
-    /// There is time for the pause of a quarter of a second before a repetition.
+    /// There is time for the pause of a quarter of a second before a retry.
     is_patient: bool,
     /// `None`: the session holds a token.
     token: Option<Vec<u8>>,
     api: Vec<u8>,
-    /// `None`: a good answer.
+    /// `None`: a good response.
     next: Option<Vec<u8>>,
 }
 
@@ -122,14 +122,14 @@ impl Play {
     /// Control bytes: call, reading, size of pieces or limit, split, its place (two), end,
     /// retries.
     fn of(data: &[u8]) -> Option<Play> {
-        let (control, answers) = data.split_first_chunk::<8>()?;
-        let (answers, next) = match split_at_line(answers, b"\n&&\n") {
-            Some((answers, next)) => (answers, Some(next.to_vec())),
-            None => (answers, None),
+        let (control, responses) = data.split_first_chunk::<8>()?;
+        let (responses, next) = match split_at_line(responses, b"\n&&\n") {
+            Some((responses, next)) => (responses, Some(next.to_vec())),
+            None => (responses, None),
         };
-        let (token, api) = match split_at_line(answers, b"\n%%\n") {
+        let (token, api) = match split_at_line(responses, b"\n%%\n") {
             Some((token, api)) => (Some(token.to_vec()), api),
-            None => (None, answers),
+            None => (None, responses),
         };
         let [call, reading, size, split, place, place_low, end, retries] = *control;
         let sum = data.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
@@ -173,12 +173,12 @@ impl Play {
         })
     }
 
-    /// Where the API's answer is split.
+    /// Where the API's response is split.
     fn at(&self) -> usize {
         self.api.len() * usize::from(self.place) / 65536
     }
 
-    /// What the server sends as the API's answer.
+    /// What the server sends as the API's response.
     fn sent(&self) -> Vec<u8> {
         let (first, rest) = self.api.split_at(self.at());
         match self.split {
@@ -191,12 +191,12 @@ impl Play {
         }
     }
 
-    /// What the server sends on a connection that was in use as the second call's answer.
+    /// What the server sends on a connection that was in use as the second call's response.
     fn next(&self) -> &[u8] {
         self.next.as_deref().unwrap_or(NEXT)
     }
 
-    /// Whether the server closes behind the API's answer.
+    /// Whether the server closes behind the API's response.
     fn closes(&self) -> bool {
         match self.split {
             Split::Close => true,
@@ -206,7 +206,7 @@ impl Play {
     }
 
     fn timeout(&self) -> Duration {
-        // Where the time is short, pauses before repetitions are left out, and the end of an
+        // Where the time is short, pauses before retries are left out, and the end of an
         // endless head is not waited for.
         let has_time = self.retries == 0 || self.is_patient;
         let sent = self.sent();
@@ -260,7 +260,7 @@ static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
     Mutex::new(Server { address, plays, received })
 });
 
-/// How many answers are being sent.
+/// How many responses are being sent.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
 
 const TOKEN_PATH: &str = "POST /oauth2/token ";
@@ -291,13 +291,13 @@ fn serve(listener: &TcpListener, play: &Play) -> Received {
     received.into_inner().unwrap()
 }
 
-/// Answers one request after another.
+/// Responds to one request after another.
 fn serve_one(mut stream: TcpStream, play: &Play, received: &Mutex<Received>) {
     let mut is_first = true;
     loop {
         let bytes = request(&mut stream, play.end == End::Reset);
         if bytes.is_empty() {
-            // The client has closed, or the time was up between connection and request.
+            // The client has closed, or the timeout passed between connection and request.
             return;
         }
         BUSY.fetch_add(1, Ordering::SeqCst);
@@ -319,7 +319,7 @@ fn serve_one(mut stream: TcpStream, play: &Play, received: &Mutex<Received>) {
         } else {
             received.api.push(request);
             drop(received);
-            answer(&mut stream, play);
+            response(&mut stream, play);
             (!play.closes(), play.end == End::Reset)
         };
         BUSY.fetch_sub(1, Ordering::SeqCst);
@@ -362,8 +362,8 @@ fn request(stream: &mut TcpStream, is_part: bool) -> Vec<u8> {
     }
 }
 
-/// Plays the API's answer. The client may be gone at any time.
-fn answer(stream: &mut TcpStream, play: &Play) {
+/// Plays the API's response. The client may be gone at any time.
+fn response(stream: &mut TcpStream, play: &Play) {
     let sent = play.sent();
     let (first, rest) = sent.split_at(play.at());
     let _ = stream.write_all(first);
@@ -408,7 +408,7 @@ fn run(play: &Play) -> Result<(), String> {
     let outcome = call(&session, play);
     let took = start.elapsed();
     let held = session.held_token();
-    // Where a token has to be requested, or is renewed early, another answer comes in between.
+    // Where a token has to be requested, or is renewed early, another response comes in between.
     let is_held = matches!(&held, Some((_, left)) if *left > Duration::from_secs(61));
     let next = (outcome.is_ok() && is_held).then(|| next_call(&session));
     drop(session);
@@ -424,7 +424,7 @@ fn run(play: &Play) -> Result<(), String> {
     next.map_or(Ok(()), |next| check_next(play, &next, &received, held))
 }
 
-/// A second call, when all of the first one's answer is there. Its server always closes.
+/// A second call, when all of the first one's response is there. Its server always closes.
 fn next_call(session: &Session) -> Result<Vec<u8>, Error> {
     while BUSY.load(Ordering::SeqCst) > 0 {
         thread::yield_now();
@@ -472,7 +472,10 @@ fn pieces(mut response: Response, size: usize) -> Result<Vec<u8>, Error> {
             Ok(0) => break,
             Ok(n) => content.extend_from_slice(&piece[..n]),
             Err(error) => {
-                assert!(response.read(&mut piece).is_err(), "what is cut stays cut: {error:?}");
+                assert!(
+                    response.read(&mut piece).is_err(),
+                    "what is truncated stays truncated: {error:?}"
+                );
                 let error = error.into_inner().unwrap();
                 return Err(*error.downcast::<Error>().unwrap());
             }
@@ -497,22 +500,22 @@ fn check(play: &Play, outcome: &Outcome, received: &Received, held: Option<&str>
     }
 }
 
-/// A request that must not be sent again is received once, or once more after its token was
-/// refused, and always on a connection of its own; others once more for each repetition, and for
-/// each connection in use on which they got no answer.
+/// A plain POST is received once, or once more after its token was refused, and always on a
+/// connection of its own. Other requests are received once more for each retry, and for each
+/// connection in use on which they got no response.
 fn check_requests(play: &Play, received: &Received, sent: &[u8]) {
-    let refuses = |answer: &[u8]| {
-        let mut letters = answer.to_ascii_lowercase();
+    let refuses = |response: &[u8]| {
+        let mut letters = response.to_ascii_lowercase();
         letters.retain(u8::is_ascii_alphabetic);
-        contains(answer, b"401") || contains(&letters, b"token")
+        contains(response, b"401") || contains(&letters, b"token")
     };
     let is_refused = refuses(sent);
     let is_plain = matches!(play.call, Call::Post | Call::PostJson);
-    let repeats = if is_plain { 0 } else { play.retries as usize };
+    let retries = if is_plain { 0 } else { play.retries as usize };
     let in_use = |requests: &[Request]| requests.iter().filter(|one| !one.is_first).count();
     let reused = in_use(&received.api);
     assert!(!is_plain || reused == 0, "{reused} creates on one in use");
-    let most = 1 + repeats + usize::from(is_refused) + reused;
+    let most = 1 + retries + usize::from(is_refused) + reused;
     assert!(received.api.len() <= most, "received {} times", received.api.len());
     let refusals = usize::from(is_refused) + usize::from(refuses(play.next()));
     let most = (1 + play.retries as usize) * (1 + refusals) + in_use(&received.token);
@@ -535,7 +538,7 @@ fn check_error(
     play: &Play, error: &Error, received: &Received, reading: &Reference, held: Option<&str>,
 ) {
     check_shown(play, error, held);
-    // With seconds left, nobody is to say that time is up.
+    // With seconds left, no error may say that the timeout has passed.
     let is_lively = play.timeout() == LONG;
     assert!(!is_lively || error.kind() != ErrorKind::Timeout, "{error}");
     if error.kind() == ErrorKind::InvalidToken {
@@ -567,7 +570,7 @@ fn check_shown(play: &Play, error: &Error, held: Option<&str>) {
     assert_ne!(error.kind(), ErrorKind::InvalidInput, "{error}");
 }
 
-/// The second call gets what was sent for it, and nothing of what was sent before. An answer that
+/// The second call gets what was sent for it, and nothing of what was sent before. A response that
 /// is still on its way when the connection is looked at can be taken for its own.
 fn check_next(
     play: &Play, outcome: &Result<Vec<u8>, Error>, received: &Received, held: Option<String>,
@@ -593,8 +596,8 @@ fn check_next(
     Err(format!("the second call got {outcome:?}, not {expected:?}, fresh: {is_fresh}"))
 }
 
-/// What the server that answered may echo. The token endpoint knows neither key nor older tokens;
-/// an answer of its that holds a new token is never quoted, if it is one of success.
+/// What no message may show of what the server that responded may echo. The token endpoint knows
+/// neither key nor older tokens; its 2xx response, which holds a new token, is never quoted.
 fn secrets<'a>(play: &Play, error: &Error, held: Option<&'a str>) -> Vec<&'a str> {
     let mut secrets = vec![SECRET];
     if !error.to_string().starts_with("token request") {
@@ -615,7 +618,7 @@ fn check_content(play: &Play, content: &[u8], reading: &Reference) {
     assert!(matches!(reading.status, Some(200..=299)), "{reading:?}");
     let expected = match &reading.content {
         Content::Whole(expected) => expected.clone(),
-        Content::Broken => panic!("{content:?} is taken for whole: {reading:?}"),
+        Content::Unusable => panic!("{content:?} is taken for whole: {reading:?}"),
     };
     let limit = play.limit.unwrap_or(1024 * 1024);
     let is_limited = !matches!(play.reading, Reading::Pieces(_));
@@ -632,10 +635,10 @@ fn check_content(play: &Play, content: &[u8], reading: &Reference) {
     assert_eq!(content, expected, "{reading:?}");
 }
 
-/// What an answer says, read simply.
+/// What a response says, read simply.
 #[derive(Debug)]
 struct Reference {
-    /// Of the final answer.
+    /// Of the final response.
     status: Option<u16>,
     content: Content,
 }
@@ -644,22 +647,22 @@ struct Reference {
 enum Content {
     Whole(Vec<u8>),
     /// Shorter than it says, not ended, or not chunked as it should be.
-    Broken,
+    Unusable,
 }
 
 fn read(bytes: &[u8], is_closed: bool) -> Reference {
-    let broken = |status| Reference { status, content: Content::Broken };
+    let unusable = |status| Reference { status, content: Content::Unusable };
     let mut rest = bytes;
     let (status, fields) = loop {
         let Some(line) = line(&mut rest) else {
             // Not even a status line has ended; what there is of it may tell.
-            return broken(status(rest));
+            return unusable(status(rest));
         };
         let mut fields = Vec::new();
         let status = status(line);
         loop {
             match self::line(&mut rest) {
-                None => return broken(status),
+                None => return unusable(status),
                 Some(b"") => break,
                 Some(line) => {
                     let line = String::from_utf8_lossy(line).into_owned();
@@ -675,8 +678,8 @@ fn read(bytes: &[u8], is_closed: bool) -> Reference {
             }
         }
         match status {
-            None => return broken(None),
-            // An interim answer.
+            None => return unusable(None),
+            // An interim response.
             Some(100..=199) => {}
             Some(status) => break (status, fields),
         }
@@ -692,12 +695,12 @@ fn read(bytes: &[u8], is_closed: bool) -> Reference {
         let is_one = lengths.all(|other| other == length);
         match length.parse().ok().filter(|_| is_one).and_then(|length: usize| rest.get(..length)) {
             Some(content) => Content::Whole(content.to_vec()),
-            None => Content::Broken,
+            None => Content::Unusable,
         }
     } else if is_closed {
         Content::Whole(rest.to_vec())
     } else {
-        Content::Broken
+        Content::Unusable
     };
     Reference { status: Some(status), content }
 }
@@ -720,7 +723,7 @@ fn chunks(mut rest: &[u8]) -> Content {
     let mut content = Vec::new();
     loop {
         let Some(size) = line(&mut rest) else {
-            return Content::Broken;
+            return Content::Unusable;
         };
         let size = std::str::from_utf8(size).ok().and_then(|text| {
             let digits = text.split(';').next()?.trim();
@@ -728,25 +731,25 @@ fn chunks(mut rest: &[u8]) -> Content {
             usize::from_str_radix(digits, 16).ok().filter(|_| is_hex)
         });
         match size {
-            None => return Content::Broken,
+            None => return Content::Unusable,
             Some(0) => break,
             Some(size) => {
                 content.extend_from_slice(&rest[..size.min(rest.len())]);
                 rest = rest.get(size..).unwrap_or_default();
                 if rest.is_empty() || rest == b"\r" {
-                    return Content::Broken;
+                    return Content::Unusable;
                 }
                 let behind = rest.strip_prefix(b"\r\n");
                 match behind.or_else(|| rest.strip_prefix(b"\n")) {
                     Some(behind) => rest = behind,
-                    None => return Content::Broken,
+                    None => return Content::Unusable,
                 }
             }
         }
     }
     loop {
         match line(&mut rest) {
-            None => return Content::Broken,
+            None => return Content::Unusable,
             Some(b"") => return Content::Whole(content),
             Some(_) => {}
         }
