@@ -24,16 +24,17 @@ pub struct Error(Box<Inner>);
 pub enum ErrorKind {
     /// The caller: a URL, a field, a setting or an environment variable. Nothing was sent.
     InvalidInput,
-    /// The credentials, or the token endpoint's URL: the endpoint refused the request for a
-    /// token. [`Error::status`] is its response's, not the API's. A refusal of the credentials (400,
-    /// 401, 403, or 2xx with an `error`) is remembered for ten seconds.
+    /// The credentials, or the token endpoint's URL: the endpoint refused the request for a token.
+    /// [`Error::status`] is its response's, not the API's. A refusal of the credentials (400, 401,
+    /// 403, or 2xx with an `error`) is remembered for ten seconds.
     Denied,
     /// The API responded with another status than 2xx: see [`Error::status`]. Or the token endpoint
     /// is busy or out of order (429, 5xx, or 403 with `Retry-After`).
     Status,
     /// The timeout of the call passed ([`Session::timeout`](crate::Session::timeout)).
     Timeout,
-    /// The network or the server: no connection, no TLS, or a response that was truncated or not HTTP.
+    /// The network or the server: no connection, no TLS, or a response that was truncated or not
+    /// HTTP.
     Exchange,
     /// The token endpoint's 2xx response holds no usable bearer token.
     InvalidToken,
@@ -72,8 +73,8 @@ impl Error {
         self.0.kind
     }
 
-    /// The status code of the response that refused, or whose content could not be read or used (2xx),
-    /// if there was one.
+    /// The status code of the response that refused, or whose content could not be read or used
+    /// (2xx), if there was one.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.0.received.as_ref().map(|received| received.status)
@@ -91,8 +92,8 @@ impl Error {
     ///
     /// So the number of a booking is not lost when it is not in the expected shape, or when the
     /// response is truncated behind it. A server may have put anything there, a secret it was sent
-    /// included: `Display` shows a cleaned excerpt. Of a token endpoint's responses only refusals are
-    /// kept.
+    /// included: `Display` shows a cleaned excerpt. Of a token endpoint's responses only refusals
+    /// are kept.
     #[must_use]
     pub fn content(&self) -> Option<&[u8]> {
         Some(&self.0.received.as_ref()?.content)
@@ -112,8 +113,9 @@ impl Error {
     /// Whether the API may have done what was asked, or may still do it, although no good response
     /// arrived.
     ///
-    /// `false`: the request was not executed, as far as a 4xx response tells. (A 409 may mean that an
-    /// earlier one was.) After a 2xx response whose content could not be read or used, it is `true`.
+    /// `false`: the request was not executed, as far as a 4xx response tells. (A 409 may mean that
+    /// an earlier one was.) After a 2xx response whose content could not be read or used, it is
+    /// `true`.
     #[must_use]
     pub fn may_have_executed(&self) -> bool {
         self.0.may_have_executed

@@ -1,9 +1,9 @@
 //! A blocking client for the JAS freight APIs: shipments, bookings and tracking.
 //!
 //! A [`Session`] requests an OAuth 2.0 access token (client credentials, [RFC 6749, section
-//! 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)) and puts it on every call. It renews the
-//! token before it expires, and replaces a token that the API refused. It retries requests that only
-//! read. It never retries a booking that may have been made.
+//! 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)) and puts it on every call. It renews
+//! the token before it expires, and replaces a token that the API refused. It retries requests that
+//! only read. It never retries a booking that may have been made.
 //!
 //! # Quick start
 //!
@@ -21,8 +21,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! - The base URL is the one in the JAS portal, without `/oauth2/token`. Its host is a name, an IPv4
-//!   address, or an IPv6 address in brackets. `http` is accepted for this machine only.
+//! - The base URL is the one in the JAS portal, without `/oauth2/token`. Its host is a name, an
+//!   IPv4 address, or an IPv6 address in brackets. `http` is accepted for this machine only.
 //! - [`Session::from_env`] takes the same from `JAS_URL`, `JAS_CLIENT_ID`, `JAS_CLIENT_SECRET` and
 //!   `JAS_API_KEY`.
 //! - To read, call [`get`](Session::get) or [`post_idempotent`](Session::post_idempotent). To book,
@@ -72,8 +72,8 @@
 //!
 //! # Threads
 //!
-//! One session serves all threads. Share it by reference, or clone it: clones share the token and the
-//! idle connections. Calls run side by side. Here four threads track a list:
+//! One session serves all threads. Share it by reference, or clone it: clones share the token and
+//! the idle connections. Calls run side by side. Here four threads track a list:
 //!
 //! ```no_run
 //! use std::sync::atomic::{AtomicUsize, Ordering};
@@ -101,13 +101,13 @@
 //! ```
 //!
 //! **Rate limits.** A 429 is a rate limit, and so is a 403 or 503 with `Retry-After`. The session
-//! retries [`get`](Session::get) and [`post_idempotent`](Session::post_idempotent) when the limit ends.
-//! Its other calls wait for the end, too, if the limit lasts 30 seconds at most and the wait fits into
-//! half of the time that they have left.
+//! retries [`get`](Session::get) and [`post_idempotent`](Session::post_idempotent) when the limit
+//! ends. Its other calls wait for the end, too, if the limit lasts 30 seconds at most and the wait
+//! fits into half of the time that they have left.
 //!
 //! - If the limit allows as many calls at a time as you have threads, no setting is needed.
-//! - With more threads, raise [`retries`](Session::retries): to 20 for 16 threads at 5 calls a second,
-//!   for example. Raise the [`timeout`](Session::timeout), too: it includes the waiting.
+//! - With more threads, raise [`retries`](Session::retries): to 20 for 16 threads at 5 calls a
+//!   second, for example. Raise the [`timeout`](Session::timeout), too: it includes the waiting.
 //! - A [`post`](Session::post) is not retried after a rate limit. See [`Error::retry_after`].
 //!   `may_have_executed()` is `false` after a 429, and `true` after a 503.
 //!
@@ -115,17 +115,18 @@
 //!
 //! - [`Denied`](ErrorKind::Denied), [`InvalidToken`](ErrorKind::InvalidToken) and
 //!   [`InvalidInput`](ErrorKind::InvalidInput).
-//! - [`Exchange`](ErrorKind::Exchange), if `may_have_executed()` is `false`: there is no connection.
+//! - [`Exchange`](ErrorKind::Exchange), if `may_have_executed()` is `false`: there is no
+//!   connection.
 //! - [`Status`](ErrorKind::Status) 401 or 403, if `retry_after()` is `None`: the API key or the
 //!   subscription is wrong.
 //!
-//! The example `track_shipments` of the repository is a whole job: rows in order, CSV, a progress line
-//! and an exit status. [`Session::counts`] gives the numbers for its last line.
+//! The example `track_shipments` of the repository is a whole job: rows in order, CSV, a progress
+//! line and an exit status. [`Session::counts`] gives the numbers for its last line.
 //!
 //! # Cron jobs
 //!
-//! [`Session::token_file`] keeps the token for the next run. A JAS token lives ten minutes. Until it
-//! expires, further runs make no token request:
+//! [`Session::token_file`] keeps the token for the next run. A JAS token lives ten minutes. Until
+//! it expires, further runs make no token request:
 //!
 //! ```no_run
 //! # use jas_session::Session;
@@ -138,8 +139,8 @@
 //! A missing or damaged file makes no call fail. The feature `log` reports it. To keep the token
 //! elsewhere, use [`Session::held_token`] and [`Session::resume`].
 //!
-//! A token may expire while the device is suspended. The API then refuses it, and the session replaces
-//! it.
+//! A token may expire while the device is suspended. The API then refuses it, and the session
+//! replaces it.
 //!
 //! # JSON and XML
 //!
@@ -165,13 +166,13 @@
 //! # Ok(()) }
 //! ```
 //!
-//! After a booking, keep the content until it is parsed: if parsing fails, it still holds the booking
-//! number.
+//! After a booking, keep the content until it is parsed: if parsing fails, it still holds the
+//! booking number.
 //!
 //! # Large documents
 //!
-//! A [`Response`] is a stream, so [`std::io::copy`] saves it in constant memory. A truncated document
-//! is an error. Write to another name first, and rename the file when it is complete:
+//! A [`Response`] is a stream, so [`std::io::copy`] saves it in constant memory. A truncated
+//! document is an error. Write to another name first, and rename the file when it is complete:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -185,8 +186,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! For a percentage, divide by [`Response::content_length`], as the example `download` does. Not every
-//! server sends a length.
+//! For a percentage, divide by [`Response::content_length`], as the example `download` does. Not
+//! every server sends a length.
 //!
 //! # Proxy
 //!
@@ -207,14 +208,14 @@
 //! [`Session::root_certificates`]. If your system trusts the issuer already, turn on the feature
 //! `system-roots` instead.
 //!
-//! If another crate turns on minreq's feature `proxy`, leave the variables `http_proxy` and `all_proxy`
-//! unset. If one is set, calls fail, and the error says so.
+//! If another crate turns on minreq's feature `proxy`, leave the variables `http_proxy` and
+//! `all_proxy` unset. If one is set, calls fail, and the error says so.
 //!
 //! # Your own tests
 //!
-//! You can test a job without JAS, over `http` on 127.0.0.1. The example `sandbox` of the repository is
-//! a stand-in for JAS that you can start beside your tests (`cargo run --example sandbox -- --help`). Or
-//! write a stub with the standard library:
+//! You can test a job without JAS, over `http` on 127.0.0.1. The example `sandbox` of the
+//! repository is a stand-in for JAS that you can start beside your tests (`cargo run --example
+//! sandbox -- --help`). Or write a stub with the standard library:
 //!
 //! <details><summary>A stub that responds like JAS, or like a bad network</summary>
 //!
@@ -305,8 +306,8 @@
 //!
 //! </details>
 //!
-//! `http` never goes through a proxy. To test your proxy, call [`Session::access_token`] against the
-//! real JAS.
+//! `http` never goes through a proxy. To test your proxy, call [`Session::access_token`] against
+//! the real JAS.
 //!
 //! # Common mistakes
 //!
@@ -331,15 +332,15 @@
 //! | each further `get` or `post_idempotent`, on an idle connection | 1 |
 //! | each `post` or `post_json`, always on a new connection | 3 |
 //!
-//! - **Connections** stay open for later calls: see [`Session::idle_connections`]. A `post` uses none
-//!   of them. If an idle connection broke, nobody could tell whether the booking was made.
+//! - **Connections** stay open for later calls: see [`Session::idle_connections`]. A `post` uses
+//!   none of them. If an idle connection broke, nobody could tell whether the booking was made.
 //! - **Threads.** Each call starts one short-lived thread. A host name is looked up in another.
 //! - **Stack.** A thread that makes calls needs 100 KiB of stack in a debug build, and 50 KiB in a
 //!   release build.
-//! - **Loopback.** minreq, the HTTP library of this crate, opens its own connections, but this crate
-//!   needs connections that stay open, obey the timeout and reveal truncated responses. So minreq
-//!   writes and reads only the heads, through a port of 127.0.0.1, where no secret and no content
-//!   passes. The loopback interface must be up.
+//! - **Loopback.** minreq, the HTTP library of this crate, opens its own connections, but this
+//!   crate needs connections that stay open, obey the timeout and reveal truncated responses. So
+//!   minreq writes and reads only the heads, through a port of 127.0.0.1, where no secret and no
+//!   content passes. The loopback interface must be up.
 //!
 //! # Features
 //!
@@ -349,8 +350,8 @@
 //! | `system-roots` | HTTPS that trusts the system's roots instead of the compiled-in ones. |
 //! | `log` | Reports to the `log` crate, with target `jas_session`: token requests and renewals (`info`, `debug`), refusals and retries (`warn`). |
 //!
-//! If the application has installed a default [`CryptoProvider`] of rustls, the session uses it instead
-//! of ring. The session installs none.
+//! If the application has installed a default [`CryptoProvider`] of rustls, the session uses it
+//! instead of ring. The session installs none.
 //!
 //! A logger must not call the session: that would be a deadlock.
 //!
@@ -358,9 +359,9 @@
 //!
 //! # Versions
 //!
-//! The crate follows semantic versioning. It needs Rust 1.85 or newer (MSRV), which is raised in minor
-//! versions only. The texts of error messages are not part of the API: match on [`Error::kind`] and
-//! [`Error::status`].
+//! The crate follows semantic versioning. It needs Rust 1.85 or newer (MSRV), which is raised in
+//! minor versions only. The texts of error messages are not part of the API: match on
+//! [`Error::kind`] and [`Error::status`].
 
 /// Tells the `log` crate, if the feature is on.
 #[cfg(feature = "log")]

@@ -85,8 +85,9 @@ impl Response {
     /// # Errors
     ///
     /// [`Content`](ErrorKind::Content) if it is longer than the [`limit`](Response::limit):
-    /// [`Error::content`] has its beginning then. [`Timeout`](ErrorKind::Timeout) if the time of the call is up,
-    /// [`Exchange`](ErrorKind::Exchange) if it is truncated: [`Error::content`] has what came.
+    /// [`Error::content`] has its beginning then. [`Timeout`](ErrorKind::Timeout) if the time of
+    /// the call is up, [`Exchange`](ErrorKind::Exchange) if it is truncated: [`Error::content`] has
+    /// what came.
     pub fn bytes(self) -> Result<Vec<u8>, Error> {
         self.whole(|content, _| Ok(content))
     }

@@ -1,4 +1,5 @@
-//! What to do after an attempt: one pure decision, and the numbers it rests on.
+//! What to do after an attempt that failed: one pure decision, and the rate limit that holds for
+//! all calls. Called by `session` and `token`. Sends nothing, and waits for nothing.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +11,8 @@ use crate::error::{field, Error, ErrorKind, Received};
 /// The pause before the first retry; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// As many times longer is a pause for a rate limit that does not tell how long it lasts: the limits
-/// that are known count the calls of a second or more.
+/// As many times longer is a pause for a rate limit that does not tell how long it lasts: the
+/// limits that are known count the calls of a second or more.
 const LIMITED: u32 = 4;
 
 /// A rate limit that lasts longer is that of its own call alone: other paths may have others.
@@ -130,10 +131,10 @@ impl RateLimit {
     }
 }
 
-/// `Retry-After` ([RFC 9110, section 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)):
-/// delay-seconds, also with a fraction, or an HTTP-date, which is measured against the response's
-/// own `Date`, so that a device without a set clock waits the right time. A date without a `Date`
-/// can't be measured.
+/// `Retry-After` ([RFC 9110, section
+/// 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)): delay-seconds, also with a
+/// fraction, or an HTTP-date, which is measured against the response's own `Date`, so that a device
+/// without a set clock waits the right time. A date without a `Date` can't be measured.
 pub(crate) fn retry_after(fields: &[(String, String)]) -> Option<Duration> {
     let value = field(fields, "retry-after")?;
     let (seconds, fraction) = value.split_once('.').unwrap_or((value, "0"));
@@ -149,8 +150,8 @@ pub(crate) fn retry_after(fields: &[(String, String)]) -> Option<Duration> {
 
 /// Whether a response says that the token is no longer good: 401; another 4xx with a Bearer
 /// challenge and `error="invalid_token"` ([RFC 6750, section
-/// 3.1](https://www.rfc-editor.org/rfc/rfc6750#section-3.1)); or 400 or 403 with JSON that says so, or
-/// that the token has expired, as some gateways do.
+/// 3.1](https://www.rfc-editor.org/rfc/rfc6750#section-3.1)); or 400 or 403 with JSON that says so,
+/// or that the token has expired, as some gateways do.
 pub(crate) fn is_token_refused(received: &Received) -> bool {
     match received.status {
         401 => true,

@@ -69,8 +69,8 @@ pub struct Counts {
     pub tokens: u64,
     /// Connections made, those for token requests included.
     pub connections: u64,
-    /// Retries of calls, after a failure, a rate limit or a refused token. Retries of token requests
-    /// are not counted.
+    /// Retries of calls, after a failure, a rate limit or a refused token. Retries of token
+    /// requests are not counted.
     pub retries: u64,
 }
 
@@ -78,8 +78,8 @@ impl Session {
     /// Makes a session for the APIs behind `base_url`, with the credentials that the JAS portal
     /// calls key and secret. Sends nothing yet.
     ///
-    /// The base URL is `https://HOST`, perhaps with a port and a path; `http` is accepted for
-    /// this machine only (`localhost`, 127.0.0.0/8, `[::1]`). Tokens are requested from `base_url` +
+    /// The base URL is `https://HOST`, perhaps with a port and a path; `http` is accepted for this
+    /// machine only (`localhost`, 127.0.0.0/8, `[::1]`). Tokens are requested from `base_url` +
     /// `/oauth2/token`, unless [`token_endpoint`](Session::token_endpoint) says otherwise.
     ///
     /// # Errors
@@ -126,8 +126,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput): it names each variable that is missing or empty, or
-    /// the one that can't be used, and why.
+    /// [`InvalidInput`](ErrorKind::InvalidInput): it names each variable that is missing or empty,
+    /// or the one that can't be used, and why.
     pub fn from_env() -> Result<Session, Error> {
         from_env::session()
     }
@@ -156,17 +156,20 @@ impl Session {
     /// Keeps the token in this file, so that the next run of a job that runs often makes no token
     /// request. None by default. Clones made before keep it there as well.
     ///
-    /// Whenever a token is needed, that of the file is taken first, if it is still good by this
-    /// device's clock, and was requested from the same endpoint for the same client id; each new one
-    /// is written there. Processes may share the file, which is always replaced as a whole; each client
-    /// id needs a file of its own. On Unix it is readable by its owner only (mode 0600), and used only
-    /// if it is; elsewhere the directory has to keep others out. Best is a directory of this user that
-    /// a reboot empties, such as `/run/user/1000`. It has to be on a local disk: a file system of the
-    /// network could hold a call up.
+    /// Whenever a token is needed, that of the file is taken first. It must still be good by this
+    /// device's clock, and come from the same endpoint for the same client id. Each new token is
+    /// written to the file.
     ///
-    /// Nothing that is wrong with the file is an error of a call, not even that its directory does not
-    /// exist: a token is requested then, and the feature `log` tells why. As long as the token of the
-    /// file is good, nobody notices a wrong client secret.
+    /// - Processes may share the file: it is always replaced as a whole. Each client id needs a
+    ///   file of its own.
+    /// - On Unix only its owner can read it (mode 0600), and it is ignored if others can. Elsewhere
+    ///   the directory has to keep others out.
+    /// - Best is a directory of this user that a reboot empties, such as `/run/user/1000`, on a
+    ///   local disk: a network file system could delay a call.
+    ///
+    /// A file that is missing, damaged or not writable fails no call: a token is requested, and the
+    /// feature `log` tells why. While the token of the file is good, a wrong client secret goes
+    /// unnoticed.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -177,8 +180,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the path has no file name, or if something else than
-    /// a file is there: a directory or a device, say.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the path has no file name, or if something else
+    /// than a file is there: a directory or a device, say.
     pub fn token_file(self, path: impl Into<PathBuf>) -> Result<Session, Error> {
         let path = path.into();
         let is_other = path.metadata().is_ok_and(|found| !found.is_file());
@@ -273,10 +276,10 @@ impl Session {
     /// - `https_proxy`, else `HTTPS_PROXY`, is a URL as [`proxy`](Session::proxy) takes it. If
     ///   neither is set, or both are empty, there is no proxy. `ALL_PROXY` and `HTTP_PROXY` do not
     ///   count.
-    /// - `no_proxy`, else `NO_PROXY`, lists hosts that are connected to directly, parted by commas or
-    ///   blanks: names, addresses and networks (`10.0.0.0/8`), or `*` alone for all hosts.
-    ///   `example.com` and `.example.com` both stand for this name and all below it. An entry with a
-    ///   port is ignored.
+    /// - `no_proxy`, else `NO_PROXY`, lists hosts that are connected to directly, parted by commas
+    ///   or blanks: names, addresses and networks (`10.0.0.0/8`), or `*` alone for all hosts.
+    ///   `example.com` and `.example.com` both stand for this name and all below it. An entry with
+    ///   a port is ignored.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -320,10 +323,10 @@ impl Session {
     /// 0, none is kept, and each call makes a connection of its own.
     ///
     /// The clones of a session share them. [`get`](Session::get),
-    /// [`post_idempotent`](Session::post_idempotent) and token requests use them; `post` and
-    /// `post_json` never do, because on a connection that the server may just have closed, nobody
-    /// could tell whether a booking without a response was made. One that was idle for 30 seconds is
-    /// closed at the next look, and all of them with the last clone.
+    /// [`post_idempotent`](Session::post_idempotent) and token requests use them. `post` and
+    /// `post_json` never do: the server may just have closed an idle connection, and then nobody
+    /// could tell whether a booking without a response was made. A connection that was idle for 30
+    /// seconds is closed at the next call, and all of them with the last clone.
     pub fn idle_connections(mut self, n: usize) -> Session {
         self.settings.network.idle_connections = n;
         self
@@ -341,24 +344,26 @@ impl Session {
     /// than half of the token's lifetime.
     ///
     /// It is renewed after the response to a call, in a quarter of the time that this call has left
-    /// and in 2 seconds at most. If that fails, the calls go on with the token as long as it is good,
-    /// and the next try is made 10 seconds later.
+    /// and in 2 seconds at most. If that fails, the calls go on with the token as long as it is
+    /// good, and the next try is made 10 seconds later.
     pub fn renew_before(mut self, margin: Duration) -> Session {
         self.settings.renew_before = margin;
         self
     }
 
-    /// Sets how many times a request that may be retried is retried: 2 by default. The token request
-    /// and the call are counted separately. The one that follows a refused token is not counted.
+    /// Sets how many times a request that may be retried is retried: 2 by default. The token
+    /// request and the call are counted separately. The one that follows a refused token is not
+    /// counted.
     ///
     /// The pause before a retry is what the response's `Retry-After` asks for. Without that it is
-    /// 250 ms, doubled each time, a quarter more or less; for a 429, four times as much. A pause that
-    /// does not fit into the rest of the [`timeout`](Session::timeout) is not made: the error is
-    /// returned at once.
+    /// 250 ms, doubled each time, a quarter more or less; for a 429, four times as much. A pause
+    /// that does not fit into the rest of the [`timeout`](Session::timeout) is not made: the error
+    /// is returned at once.
     ///
     /// A rate limit (429, or 403 or 503 with `Retry-After`) of at most 30 seconds holds for the
-    /// session and its clones. Their other calls wait for its end before they send, if that takes no
-    /// more than half of their time. Those that were not refused themselves wait a quarter longer.
+    /// session and its clones. Their other calls wait for its end before they send, if that takes
+    /// no more than half of their time. Those that were not refused themselves wait a quarter
+    /// longer.
     pub fn retries(mut self, n: u32) -> Session {
         self.settings.retries = n;
         self
@@ -384,8 +389,9 @@ impl Session {
         self.call(path, None, true)
     }
 
-    /// Sends a POST with `content` of this media type, to which JAS responds in the same media type.
-    /// XML is handed over untouched: any XML crate makes and reads it, and escapes what you put in.
+    /// Sends a POST with `content` of this media type, to which JAS responds in the same media
+    /// type. XML is handed over untouched: any XML crate makes and reads it, and escapes what you
+    /// put in.
     ///
     /// A booking is not made twice: the POST is retried only if it never reached the API, or if the
     /// API refused the token. When it fails, [`may_have_executed`](Error::may_have_executed) tells
@@ -409,8 +415,8 @@ impl Session {
         self.call(path, Some((media_type, content.as_ref())), false)
     }
 
-    /// Sends a POST with `content` as JSON, otherwise like [`post`](Session::post). A string becomes
-    /// a JSON string: send text that is JSON already with `post`.
+    /// Sends a POST with `content` as JSON, otherwise like [`post`](Session::post). A string
+    /// becomes a JSON string: send text that is JSON already with `post`.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -435,10 +441,10 @@ impl Session {
         self.call(path, Some(("application/json", json.as_bytes())), false)
     }
 
-    /// Sends a POST that only reads, such as JAS's status queries, and so may be retried
-    /// ([RFC 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): if there was
-    /// no response, or the server is busy, up to [`retries`](Session::retries) times. Content of up
-    /// to 16 KiB is read within the call, and if it is truncated, the call is retried, too.
+    /// Sends a POST that only reads, such as JAS's status queries, and so may be retried ([RFC
+    /// 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): if there was no
+    /// response, or the server is busy, up to [`retries`](Session::retries) times. Content of up to
+    /// 16 KiB is read within the call, and if it is truncated, the call is retried, too.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -485,16 +491,17 @@ impl Session {
 
     /// Gives the valid token held, if there is one, and what is left of its life. Requests none.
     ///
-    /// To keep it for the next run there is [`token_file`](Session::token_file); where there is no
-    /// file, keep it with the time at which it ends, which does not stand still between two runs, and
-    /// give it to [`resume`](Session::resume).
+    /// [`token_file`](Session::token_file) keeps it for the next run. Where there is no file, keep
+    /// it yourself, with the time at which it expires, and give it to [`resume`](Session::resume)
+    /// with what is left then.
     #[must_use]
     pub fn held_token(&self) -> Option<(String, Duration)> {
         self.tokens.held()
     }
 
     /// Takes over a token from an earlier process, for this session and all its clones, with what
-    /// is left of its life (24 hours at most). A token whose time is over does no harm: the first call requests another.
+    /// is left of its life (24 hours at most). A token whose time is over does no harm: the first
+    /// call requests another.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -515,8 +522,8 @@ impl Session {
         Ok(self)
     }
 
-    /// Tells how many tokens, connections and retries there have been so far, of this session and its
-    /// clones: for the last line of a job.
+    /// Tells how many tokens, connections and retries this session and its clones have needed so
+    /// far: for the last line of a job.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {

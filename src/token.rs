@@ -1,5 +1,5 @@
-//! The life of the access token: who requests it, who waits for it, when it is renewed, replaced and
-//! dropped. Called by `session`, whose clones share it. Knows nothing of API calls.
+//! The life of the access token: who requests it, who waits for it, when it is renewed, replaced
+//! and dropped. Called by `session`, whose clones share it. Knows nothing of API calls.
 
 mod file;
 mod request;
@@ -115,8 +115,8 @@ impl State {
         held.filter(|token| Instant::now() < token.expiry)
     }
 
-    /// What a caller with these settings need not request any more: the token held, or what has come
-    /// of requests `since` then.
+    /// What a caller with these settings need not request any more: the token held, or what has
+    /// come of requests `since` then.
     fn outcome(&self, settings: &Settings, since: Instant) -> Option<Result<Token, Error>> {
         if let Some(token) = self.valid() {
             return Some(Ok(token));
@@ -166,7 +166,8 @@ impl Tokens {
         }
     }
 
-    /// The token held, or what comes of the next request: this caller's own, or that of another one.
+    /// The token held, or what comes of the next request: this caller's own, or that of another
+    /// one.
     fn next_token(
         &self, settings: &Settings, deadline: Deadline, since: &mut Instant,
     ) -> Result<Token, Error> {
@@ -252,8 +253,8 @@ impl Tokens {
     ) -> Result<Replacement, Error> {
         let mut state = self.state();
         let dropped = state.held.take_if(|held| held.value == old.value);
-        // One that has expired is renewed as any other. Servers that count whole seconds end a token
-        // up to a second early.
+        // One that has expired is renewed as any other. Servers that count whole seconds end a
+        // token up to a second early.
         let early = (old.lifetime / 2).min(Duration::from_secs(1));
         let has_expired = old.expiry <= Instant::now() + early && !early.is_zero();
         if dropped.is_some() && !has_expired && !old.is_kept {
@@ -327,8 +328,8 @@ fn is_denied(error: &Error) -> bool {
     error.kind() == ErrorKind::Denied && matches!(error.status(), Some(200..=299 | 400 | 401 | 403))
 }
 
-/// Whether a caller with these settings, who may have more time or another way than this, would have
-/// met this error as well.
+/// Whether a caller with these settings, who may have more time or another way than this, would
+/// have met this error as well.
 fn concerns(error: &Error, settings: &Settings, way: &Network) -> bool {
     match error.kind() {
         ErrorKind::Timeout => false,

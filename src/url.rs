@@ -1,4 +1,5 @@
-//! What may be sent where: origins, paths, fields and their characters.
+//! What may be sent where: origins, paths, fields and their characters. Called by all that takes
+//! input from outside. Knows nothing of who sends it.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::error::remote_text::excerpt;
 use crate::error::Error;
 
-/// Scheme, host and port ([RFC 9110, section 4.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-4.3.1)).
+/// Scheme, host and port ([RFC 9110, section
+/// 4.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-4.3.1)).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Origin {
     pub(crate) https: bool,
@@ -190,8 +192,8 @@ pub(crate) fn check_visible(what: &str, text: &str) -> Result<(), Error> {
     check(what, text, |c| c.is_ascii_graphic())
 }
 
-/// Checks a field value ([RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)),
-/// which may be empty.
+/// Checks a field value ([RFC 9110, section
+/// 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)), which may be empty.
 pub(crate) fn check_field_value(what: &str, text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Ok(());

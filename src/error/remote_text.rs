@@ -1,6 +1,6 @@
 //! What a server says, made fit for a message: the reason why it refused, short, on one line, and
-//! without secrets. Called by `session`, `token` and `http::proxy`. Secrets are text here: it knows
-//! nothing of what they are for.
+//! without secrets. Called by `session`, `token`, `response` and `url`. Secrets are text here: it
+//! knows nothing of what they are for.
 
 use super::{field, Received};
 

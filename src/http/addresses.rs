@@ -1,6 +1,6 @@
-//! Which address of a host is connected to: the look-up of its name, the order in which its addresses
-//! are tried, and the memory of those that worked. Called by `connection` and `proxy`. Knows nothing of
-//! what is sent.
+//! Which address of a host is connected to: the look-up of its name, the order in which its
+//! addresses are tried, and the memory of those that worked. Called by `connection` and `proxy`.
+//! Knows nothing of what is sent.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};

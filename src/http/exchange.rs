@@ -1,5 +1,5 @@
-//! One request on one connection, and the head of its response. Called by `http`. Knows nothing of how
-//! the connection was made, nor of content behind the head.
+//! One request on one connection, and the head of its response. Called by `http`. Knows nothing of
+//! how the connection was made, nor of content behind the head.
 
 use std::io::{self, Write as _};
 use std::time::Duration;

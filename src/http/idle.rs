@@ -1,5 +1,5 @@
-//! Connections that are kept open between two requests, shared by the clones of a session. Called by
-//! `http`, and by `response_content` at the end of a response. Knows nothing of requests.
+//! Connections that are kept open between two requests, shared by the clones of a session. Called
+//! by `http`, and by `response_content` at the end of a response. Knows nothing of requests.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

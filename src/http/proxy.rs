@@ -1,6 +1,7 @@
 //! A proxy on the way to the server: what its URL and the environment say of it, and the CONNECT
-//! that opens a tunnel through it ([RFC 9110, section
-//! 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)).
+//! that opens a tunnel ([RFC 9110, section
+//! 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)). Called by `connection`. Knows
+//! nothing of TLS and of requests.
 
 use std::fmt;
 use std::io::BufReader;

@@ -95,8 +95,8 @@ impl Content {
         beginning
     }
 
-    /// The whole content if it is not longer than `limit`; else an error of the kind `Content`. With
-    /// an error comes what has been read.
+    /// The whole content if it is not longer than `limit`; else an error of the kind `Content`.
+    /// With an error comes what has been read.
     pub(crate) fn whole(mut self, limit: u64) -> Result<Vec<u8>, (Error, Vec<u8>)> {
         let message = format!(
             "{}: the content is longer than the limit of {limit} bytes: raise it with \

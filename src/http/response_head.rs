@@ -1,5 +1,6 @@
 //! The head of a response: read from the connection, put into the form that minreq reads rightly,
-//! and where the content behind it ends. Called by `http` and by `proxy`.
+//! and where the content behind it ends. Called by `exchange` and `proxy`. Knows nothing of
+//! requests.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read as _};

@@ -1,5 +1,5 @@
-//! A socket whose every read and write ends by the deadline of the call. Called by `connection`, `proxy`
-//! and `tls`, and by `exchange` when it must not wait. Knows nothing of HTTP.
+//! A socket whose every read and write ends by the deadline of the call. Called by `connection`,
+//! `proxy` and `tls`, and by `exchange` when it must not wait. Knows nothing of HTTP.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -161,8 +161,8 @@ impl Read for Stream {
             // A failure comes back each time; content may stand before it.
             let state = self.tls.process_new_packets();
             state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            // What TLS wants said meanwhile, such as new keys. The server may have responded before it
-            // closed, so that a failure to write is no matter.
+            // What TLS wants said meanwhile, such as new keys. The server may have responded before
+            // it closed, so that a failure to write is no matter.
             let _ = self.flush();
             self.tls.read_tls(&mut self.socket)?;
             let _ = self.tls.process_new_packets();

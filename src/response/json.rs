@@ -1,4 +1,4 @@
-//! JSON from outside.
+//! JSON from outside. Called by `response` and `token`. Knows nothing of what it says.
 
 use miniserde::Deserialize;
 

@@ -1,5 +1,5 @@
-//! A session's settings in environment variables, and in the files that they name. Called by `session`.
-//! Knows nothing of calls.
+//! A session's settings in environment variables, and in the files that they name. Called by
+//! `session`. Knows nothing of calls.
 
 use std::env::{self, VarError};
 
@@ -41,8 +41,8 @@ fn setting(name: &str) -> Result<Setting, Error> {
     Ok((format!("environment variable {name}"), variable(name)?))
 }
 
-/// A variable, or else what is in the file that the variable `NAME_FILE` names, without its last line
-/// break.
+/// A variable, or else what is in the file that the variable `NAME_FILE` names, without its last
+/// line break.
 fn secret(name: &str) -> Result<Setting, Error> {
     let of_file = format!("{name}_FILE");
     let (setting, path) = (setting(name)?, variable(&of_file)?);

@@ -183,8 +183,8 @@ fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-/// Fails if others can read the file, or have written it. Elsewhere its directory has to keep them out:
-/// `%LOCALAPPDATA%` on Windows, say.
+/// Fails if others can read the file, or have written it. Elsewhere its directory has to keep them
+/// out: `%LOCALAPPDATA%` on Windows, say.
 #[cfg(unix)]
 fn check_private(file: &fs::Metadata) -> io::Result<()> {
     use std::os::{fd::OwnedFd, unix::fs::MetadataExt as _, unix::net::UnixStream};

@@ -1,6 +1,6 @@
 //! One request for a token ([RFC 6749, section
-//! 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)), and what its response means. Called by
-//! `token`. Knows nothing of the token held, of those who wait, or of retries.
+//! 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)), and what its response means. Called
+//! by `token`. Knows nothing of the token held, of those who wait, or of retries.
 
 use std::time::{Duration, Instant};
 
