@@ -23,7 +23,7 @@ pub(crate) use addresses::Addresses;
 use connection::{Connection, Route};
 use exchange::Exchange;
 pub(crate) use idle::Idle;
-use minreq_loopback::{Listener, Written};
+use minreq_loopback::Written;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, KEPT};
 use response_head::{is_encoded, Head, Trouble};
@@ -153,7 +153,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let proxy = network.proxy.clone().filter(|_| request.url.origin.https);
     let route = Route { origin: request.url.origin.clone(), proxy, trust: network.trust.clone() };
     let (mut connection, is_reused) = request.connection(&route, request.is_repeatable)?;
-    let listener = connection.listener.take().map_or_else(Listener::open, Ok);
+    let listener = connection.listener.take().map_or_else(minreq_loopback::listen, Ok);
     let listener = listener.map_err(|cause| call.refused_by_host(cause))?;
     let length = request.content.map(<[u8]>::len);
     let ((status, mut fields), head, mut connection, listener) =

@@ -87,23 +87,23 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if one of the three can't be used: it says
     /// which character of it, and never what a secret is.
     pub fn new(base_url: &str, client_id: &str, client_secret: &str) -> Result<Session, Error> {
-        let names = ["base URL", "client id", "client secret"];
-        Session::checked(names, [base_url, client_id, client_secret])
+        let secret = ("client secret", client_secret);
+        Session::checked([("base URL", base_url), ("client id", client_id), secret])
     }
 
-    /// Errors call the three by these names.
-    fn checked(names: [&str; 3], [base_url, id, secret]: [&str; 3]) -> Result<Session, Error> {
-        let base = Url::base(names[0], base_url)?;
+    /// Takes the three with what errors call them.
+    fn checked([url, id, secret]: [(&str, &str); 3]) -> Result<Session, Error> {
+        let base = Url::base(url.0, url.1)?;
         check_tls(&base)?;
-        check_credential(names[1], id)?;
-        check_credential(names[2], secret)?;
+        check_credential(id.0, id.1)?;
+        check_credential(secret.0, secret.1)?;
         let endpoint = Url { path: format!("{}/oauth2/token", base.path), ..base.clone() };
         Ok(Session {
             base,
             tokens: Arc::new(Tokens::new(Client {
                 endpoint,
-                id: id.to_owned(),
-                secret: secret.to_owned(),
+                id: id.1.to_owned(),
+                secret: secret.1.to_owned(),
             })),
             rate_limit: Arc::default(),
             retried: Arc::default(),
@@ -226,9 +226,8 @@ impl Session {
                 "Content-Type" => ": give it to Session::post",
                 _ => "",
             };
-            return Err(Error::invalid_input(format!(
-                "the field {owned} is the session's own{advice}"
-            )));
+            let message = format!("the field {owned} is the session's own{advice}");
+            return Err(Error::invalid_input(message));
         }
         check_field_value(&format!("value of the field {name}"), value)?;
         self.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
@@ -673,7 +672,7 @@ impl Session {
             }
             _ => advice(status),
         };
-        let detail = reason(&received, &self.secrets(token));
+        let detail = reason(&received, &self.secrets(token), true);
         let message = format!("{label}: status {status}{advice}{detail}");
         // 4xx says that the request was not acted on; a redirect may follow what was done.
         let may_have_executed = !(400..500).contains(&status);

@@ -31,18 +31,9 @@ const ENTITIES: [(&[u8], &[u8]); 5] =
 const MARKUP: [(&str, &str); 5] = [("<![cdata[", "]]>"), ("<!--", "-->"),
     ("<script", "</script>"), ("<style", "</style>"), ("<", ">")];
 
-/// What a response says of its reason, for the end of a message: the usual members of JSON, the
-/// text of a page, or else the text.
-pub(crate) fn reason(received: &Received, secrets: &[String]) -> String {
-    told(received, secrets, |text| page(text, secrets))
-}
-
-/// The same of a token endpoint's response, which may hold a token: members of JSON only.
-pub(crate) fn token_reason(received: &Received, secrets: &[String]) -> String {
-    told(received, secrets, |_| String::new())
-}
-
-fn told(received: &Received, secrets: &[String], other: impl Fn(&str) -> String) -> String {
+/// What a response says of its reason, for the end of a message: the usual members of JSON, or else
+/// the text or the text of a page, unless that may hold a token (`shows_text`).
+pub(crate) fn reason(received: &Received, secrets: &[String], shows_text: bool) -> String {
     let wait = received.retry_after.filter(|wait| !wait.is_zero());
     let mut detail = wait.map_or_else(String::new, |wait| format!("; it asks to wait {wait:?}"));
     if let (300..=399, Some(location)) = (received.status, field(&received.fields, "location")) {
@@ -53,7 +44,7 @@ fn told(received: &Received, secrets: &[String], other: impl Fn(&str) -> String)
     let text = redact(&text(&received.content), secrets);
     let members = members(&text);
     let reason = match members.len() {
-        0 => other(&text),
+        0 if shows_text => page(&text, secrets),
         _ => excerpt(&members.join(": "), secrets),
     };
     if !reason.is_empty() {
@@ -356,7 +347,7 @@ mod tests {
                 "; the response says: [redacted] no",
             ),
         ] {
-            assert_eq!(reason(&received, &owned(&[secret])), text);
+            assert_eq!(reason(&received, &owned(&[secret]), true), text);
         }
     }
 

@@ -2,11 +2,11 @@
 //! Called by `http`, and kept by `idle`. Knows nothing of requests.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::addresses::Addresses;
-use super::minreq_loopback::Listener;
 use super::proxy::Proxy;
 use super::socket::{is_passing, Reader, Socket, Stream, BUFFER};
 use super::tls::Trust;
@@ -30,7 +30,7 @@ pub(super) struct Route {
 /// A connection, with the port at which minreq writes and reads the heads that pass it.
 pub(super) struct Connection {
     pub(super) reader: Reader,
-    pub(super) listener: Option<Listener>,
+    pub(super) listener: Option<TcpListener>,
     pub(super) route: Route,
     /// After a fork, two processes would speak on one connection.
     process: u32,
@@ -92,8 +92,6 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-
     use super::*;
     use crate::http::{Deadline, Idle};
     use crate::url::Url;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::response_head::{read_head, Head, Trouble, HEAD_LIMIT};
-use super::socket::{is_passing, is_passing_write, write_all, WRITE_PART};
+use super::socket::{is_passing, write_all, WRITE_PART};
 
 /// Content up to this size is sent together with the head; longer content in parts of this size.
 const PART: usize = 16 * 1024;
@@ -75,7 +75,7 @@ impl Exchange<'_> {
                     blocked = Duration::ZERO;
                 }
                 // Not by the clock: the process may have been stopped meanwhile.
-                Err(error) if is_passing_write(&error) => blocked += WRITE_PART,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => blocked += WRITE_PART,
                 Err(error) => return Err(error),
             }
         }

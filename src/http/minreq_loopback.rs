@@ -41,12 +41,6 @@ const OTHER_FIELDS: usize = 512;
 /// The field that minreq is known by.
 const PASSWORD: &str = "JAS-Session";
 
-/// A port of 127.0.0.1 that minreq, and nobody else, speaks to: one exchange after another.
-pub(super) struct Listener {
-    socket: TcpListener,
-    port: u16,
-}
-
 /// The status and the fields of a response, as minreq has read them.
 type Response = (u16, Vec<(String, String)>);
 
@@ -61,13 +55,14 @@ pub(super) struct Written {
 /// `exchange` gets for it: its status and its fields come back with what `exchange` gave, and the
 /// listener, for the next one. `length` is that of the content of a POST.
 pub(super) fn pass<T>(
-    listener: Listener, fields: &[(&str, &str)], length: Option<usize>, call: &Call,
+    listener: TcpListener, fields: &[(&str, &str)], length: Option<usize>, call: &Call,
     exchange: impl FnOnce(&Written) -> Result<(Head, T), Error>,
-) -> Result<(Response, Head, T, Listener), Error> {
+) -> Result<(Response, Head, T, TcpListener), Error> {
     let refused = |cause| call.refused_by_host(cause);
     let random = || RandomState::new().hash_one(0);
     let password = format!("{:016x}{:016x}", random(), random());
-    let request = request(listener.port, &password, fields, length).map_err(refused)?;
+    let port = listener.local_addr().map_err(refused)?.port();
+    let request = request(port, &password, fields, length).map_err(refused)?;
     let spawned = thread::Builder::new().stack_size(STACK).spawn(move || {
         let response = request.send_lazy()?;
         Ok((response.status_code, response.headers))
@@ -76,7 +71,7 @@ pub(super) fn pass<T>(
     let password = format!("{PASSWORD}: {password}\r\n");
     let size = |(name, value): &(&str, &str)| name.len() + value.len() + ": \r\n".len();
     let most = fields.iter().map(size).sum::<usize>() + OTHER_FIELDS;
-    let accepted = listener.accept(&password, most, &thread, call.deadline.at);
+    let accepted = accept(&listener, &password, most, &thread, call.deadline.at);
     let Some((mut near, written)) = accepted.map_err(refused)? else {
         return Err(failure(listener, thread, call));
     };
@@ -100,7 +95,7 @@ pub(super) fn pass<T>(
 
 /// Why minreq has not come to the listener.
 fn failure(
-    listener: Listener, thread: JoinHandle<Result<Response, minreq::Error>>, call: &Call,
+    listener: TcpListener, thread: JoinHandle<Result<Response, minreq::Error>>, call: &Call,
 ) -> Error {
     drop(listener);
     let closed = Instant::now();
@@ -122,58 +117,55 @@ fn failure(
     }
 }
 
-impl Listener {
-    pub(super) fn open() -> io::Result<Listener> {
-        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = socket.local_addr()?.port();
-        Ok(Listener { socket: with_timeout(socket)?, port })
-    }
+/// A port of 127.0.0.1 that minreq, and nobody else, speaks to: one exchange after another.
+pub(super) fn listen() -> io::Result<TcpListener> {
+    with_timeout(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?)
+}
 
-    /// Waits for the connection that says this password, and gives all that it says; `None` if
-    /// minreq has failed, or time is up.
-    fn accept<T>(
-        &self, password: &str, most: usize, thread: &JoinHandle<T>, deadline: Instant,
-    ) -> io::Result<Option<(TcpStream, Written)>> {
-        let mut callers: Vec<Caller> = Vec::new();
-        let mut pause = SHORTEST_PAUSE;
-        while !thread.is_finished() && Instant::now() < deadline {
-            if callers.len() == STRANGERS && callers[0].since.elapsed() >= STRANGERS_TIME {
-                callers.remove(0);
+/// Waits for the connection that says this password, and gives all that it says; `None` if
+/// minreq has failed, or time is up.
+fn accept<T>(
+    listener: &TcpListener, password: &str, most: usize, thread: &JoinHandle<T>, deadline: Instant,
+) -> io::Result<Option<(TcpStream, Written)>> {
+    let mut callers: Vec<Caller> = Vec::new();
+    let mut pause = SHORTEST_PAUSE;
+    while !thread.is_finished() && Instant::now() < deadline {
+        if callers.len() == STRANGERS && callers[0].since.elapsed() >= STRANGERS_TIME {
+            callers.remove(0);
+        }
+        let accepted = match callers.len() {
+            STRANGERS => Err(io::ErrorKind::WouldBlock.into()),
+            _ => listener.accept(),
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                // minreq speaks at once. While some have not shown the password, all are looked
+                // at in turn.
+                socket.set_nonblocking(!callers.is_empty())?;
+                // Should that fail, it has gone already.
+                let _ = socket.set_read_timeout(Some(MOMENT));
+                callers.push(Caller { socket, said: Vec::new(), since: Instant::now() });
             }
-            let accepted = match callers.len() {
-                STRANGERS => Err(io::ErrorKind::WouldBlock.into()),
-                _ => self.socket.accept(),
-            };
-            match accepted {
-                Ok((socket, _)) => {
-                    // minreq speaks at once. While some have not shown the password, all are looked
-                    // at in turn.
-                    socket.set_nonblocking(!callers.is_empty())?;
-                    // Should that fail, it has gone already.
-                    let _ = socket.set_read_timeout(Some(MOMENT));
-                    callers.push(Caller { socket, said: Vec::new(), since: Instant::now() });
+            Err(error) if is_passing(&error) => {
+                if callers.len() == STRANGERS || !HAS_TIMEOUT {
+                    thread::sleep(pause);
+                    pause = (pause * 3 / 2).min(MOMENT / 4);
                 }
-                Err(error) if is_passing(&error) => {
-                    if callers.len() == STRANGERS || !HAS_TIMEOUT {
-                        thread::sleep(pause);
-                        pause = (pause * 3 / 2).min(MOMENT / 4);
-                    }
-                }
-                // A stranger that has gone already: some systems tell.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => return Err(error),
             }
-            callers.retain_mut(|caller| caller.listen(most));
-            while let Some(i) = callers.iter().position(Caller::is_done) {
-                let Caller { socket, said, .. } = callers.remove(i);
-                if let Some(written) = Written::behind(password, &said) {
-                    socket.set_nonblocking(false)?;
-                    return Ok(Some((socket, written)));
-                }
+            // A stranger that has gone already: some systems tell.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+        callers.retain_mut(|caller| caller.listen(most));
+        while let Some(i) = callers.iter().position(Caller::is_done) {
+            let Caller { socket, said, .. } = callers.remove(i);
+            if let Some(written) = Written::behind(password, &said) {
+                socket.set_nonblocking(false)?;
+                return Ok(Some((socket, written)));
             }
         }
-        Ok(None)
     }
+    Ok(None)
 }
 
 /// The request that minreq is to send.

@@ -110,7 +110,7 @@ pub(super) fn write_all(stream: &mut impl Write, mut bytes: &[u8]) -> io::Result
         match stream.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => bytes = &bytes[n..],
-            Err(error) if is_passing_write(&error) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
     }
@@ -123,9 +123,4 @@ pub(super) fn is_passing(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
     )
-}
-
-/// Whether a write to a [`Socket`] may be tried again: `TimedOut` is its deadline.
-pub(super) fn is_passing_write(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, SupportedCipherSuite};
 
-use super::socket::{is_passing_write, Socket};
+use super::socket::Socket;
 use super::Call;
 use crate::error::Error;
 
@@ -134,7 +134,7 @@ impl Stream {
         let mut stream = Stream { tls, socket };
         while stream.tls.is_handshaking() {
             match stream.tls.complete_io(&mut stream.socket) {
-                Err(cause) if is_passing_write(&cause) => {}
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
                 Err(cause) => return Err(failure(call, cause)),
                 Ok(_) => {}
             }
@@ -176,7 +176,7 @@ impl Write for Stream {
         let n = self.tls.writer().write(bytes)?;
         // What can't be sent yet is sent by the next write, or by `flush`.
         match self.flush() {
-            Err(error) if !is_passing_write(&error) => Err(error),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(n),
         }
     }

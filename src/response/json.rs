@@ -20,15 +20,12 @@ pub(crate) fn read<T: Deserialize>(json: &str) -> Option<T> {
 }
 
 fn is_deep(json: &str) -> bool {
-    let mut depth = 0_usize;
-    let mut in_string = false;
+    let (mut depth, mut in_string) = (0_usize, false);
     let mut bytes = json.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
             b'"' => in_string = !in_string,
-            b'\\' => {
-                bytes.next();
-            }
+            b'\\' => drop(bytes.next()),
             b'[' | b'{' if !in_string => depth += 1,
             b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
             _ => {}

@@ -21,11 +21,8 @@ pub(super) fn session() -> Result<Session, Error> {
             "environment variables missing or empty: {missing}"
         )));
     }
-    let [names, values] = [
-        settings.each_ref().map(|(name, _)| &**name),
-        settings.each_ref().map(|(_, value)| &**value),
-    ];
-    let mut session = Session::checked(names, values)?;
+    let mut session =
+        Session::checked(settings.each_ref().map(|(name, value)| (&**name, &**value)))?;
     let (name, key) = secret("JAS_API_KEY")?;
     if !key.is_empty() {
         check_visible(&name, &key)?;

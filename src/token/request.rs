@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use miniserde::json::{from_str, Number, Value};
 
 use super::Token;
-use crate::error::remote_text::{excerpt, members, text, token_reason};
+use crate::error::remote_text::{excerpt, members, reason, text};
 use crate::error::{advice, Error, ErrorKind, Received};
 use crate::http::{self, Call, Deadline, Network, Request, KEPT, USER_AGENT};
 use crate::response::json;
@@ -104,7 +104,7 @@ impl Client {
             // gateways say it.
             _ => (ErrorKind::Denied, NO_ENDPOINT),
         };
-        let detail = token_reason(&received, secrets);
+        let detail = reason(&received, secrets, false);
         let with = if status < 300 { " with an error in it" } else { "" };
         let what = format!("status {status}{with}{what_to_do}{detail}");
         self.error(kind, &what).with_received(received)

@@ -92,7 +92,7 @@ pub fn excerpt(text: &str, secrets: &[String]) -> String {
 #[must_use]
 pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[String]) -> String {
     let received = Received::new(status, fields.to_vec(), content.to_vec());
-    remote_text::reason(&received, secrets)
+    remote_text::reason(&received, secrets, true)
 }
 
 impl From<Url> for Target {
