@@ -2,7 +2,7 @@
 //! `http`. Knows nothing of HTTP.
 
 use std::io::{self, Read, Write};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use httpdate::HttpDate;
@@ -60,15 +60,18 @@ impl Trust {
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
-        static BUILT_IN: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-        match (&self.0, BUILT_IN.get()) {
-            (Some(own), _) => Ok(Arc::clone(&own.config)),
-            (None, Some(config)) => Ok(Arc::clone(config)),
-            (None, None) => {
-                let config = config(&[])?;
-                Ok(Arc::clone(BUILT_IN.get_or_init(|| config)))
-            }
+        static BUILT_IN: Mutex<Option<Arc<ClientConfig>>> = Mutex::new(None);
+        if let Some(own) = &self.0 {
+            return Ok(Arc::clone(&own.config));
         }
+        // Others wait meanwhile: to read the system's roots takes a while.
+        let mut built_in = BUILT_IN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = &*built_in {
+            return Ok(Arc::clone(config));
+        }
+        let config = config(&[])?;
+        *built_in = Some(Arc::clone(&config));
+        Ok(config)
     }
 }
 
