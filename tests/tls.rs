@@ -224,7 +224,7 @@ fn a_refusal_of_a_large_request_is_seen_although_the_server_has_gone() {
 /// In children that trust the test's own issuer.
 mod trusted {
     use super::wire::tls::{finish, rest};
-    use super::wire::{request, response};
+    use super::wire::{lengths, request, response};
     use super::*;
 
     const UNKNOWN: &str = if cfg!(feature = "system-roots") {
@@ -447,9 +447,7 @@ mod trusted {
         let authority = Authority::new();
         let server = tls(authority.config("localhost", Days::Now), move |stream| {
             let received = request(stream);
-            let text = String::from_utf8_lossy(&received);
-            let (_, rest) = text.split_once("X-Length: ").unwrap();
-            let length: usize = rest.lines().next().unwrap().parse().unwrap();
+            let length = lengths(&received)[0];
             let begin = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-A: ", content.len());
             let value = "y".repeat(length - begin.len() - 4);
             finish(stream, format!("{begin}{value}\r\n\r\n{content}").as_bytes());

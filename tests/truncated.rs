@@ -233,7 +233,7 @@ mod encrypted {
     use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
     use super::wire::tls::{finish, https, tls, Authority, Days};
-    use super::wire::{assert_passes, this_test_alone, urls};
+    use super::wire::{assert_passes, lengths, this_test_alone, urls};
     use super::*;
 
     /// In the parent process: runs this test in a child, which gets the authority that it trusts.
@@ -460,10 +460,7 @@ mod encrypted {
         let authority = Authority::new();
         let server = tls(authority.config("localhost", Days::Now), move |stream| {
             let received = request(stream);
-            let text = String::from_utf8_lossy(&received);
-            let (_, rest) = text.split_once("X-Length: ").unwrap();
-            let numbers: Vec<usize> =
-                rest.split_whitespace().map_while(|n| n.parse().ok()).collect();
+            let numbers = lengths(&received);
             let all = framed[numbers[0]].as_bytes();
             if let Some(begin) = all.get(..numbers[1]) {
                 stream.write_all(begin).unwrap();

@@ -140,6 +140,13 @@ pub fn request(stream: &mut impl Read) -> Vec<u8> {
     }
 }
 
+/// The numbers in the field `X-Length` of a request: what a test asks its server for.
+pub fn lengths(request: &[u8]) -> Vec<usize> {
+    let text = String::from_utf8_lossy(request);
+    let (_, rest) = text.split_once("X-Length: ").unwrap();
+    rest.lines().next().unwrap().split(' ').map(|number| number.parse().unwrap()).collect()
+}
+
 /// Everything more until the client closes; a reset is a close, too.
 pub fn until_closed(stream: &mut impl Read) -> Vec<u8> {
     let mut received = Vec::new();
