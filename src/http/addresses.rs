@@ -75,7 +75,7 @@ impl Addresses {
 /// not the server (" of the proxy ..."); else it is empty.
 fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>, Error> {
     let port = origin.port;
-    if let Ok(address) = origin.host.parse::<IpAddr>() {
+    if let Some(address) = origin.address() {
         return Ok(vec![(address, port).into()]);
     }
     if origin.is_loopback() {
