@@ -149,6 +149,10 @@ impl Tokens {
 
     /// A token for one call: the one held, or a new one.
     pub(crate) fn token(&self, settings: &Settings, deadline: Deadline) -> Result<Token, Error> {
+        // Nearly always: then nobody has to stand in line, which would keep others from renewing.
+        if let Some(token) = self.state().valid() {
+            return Ok(token);
+        }
         // What ends behind this moment counts for this caller, too.
         let mut since = Instant::now();
         let mut attempt = Attempt::first(settings.retries);
@@ -161,8 +165,8 @@ impl Tokens {
             let Next::Retry(pause) = decide(attempt, &error, false) else { return Err(error) };
             attempt.retried += 1;
             // Who pauses stands in no line, and holds up nobody.
-            let knows_all = |state: &mut State| state.outcome(settings, since).is_none();
-            drop(self.changed.wait_timeout_while(self.state(), pause, knows_all));
+            let is_open = |state: &mut State| state.outcome(settings, since).is_none();
+            drop(self.changed.wait_timeout_while(self.state(), pause, is_open));
         }
     }
 
@@ -426,6 +430,14 @@ mod tests {
         for result in of_eight_who_waited(Ok(token), Network::default()) {
             assert_eq!(result.ok().unwrap().value(), "a");
         }
+    }
+
+    #[test]
+    fn who_needs_no_request_stands_in_no_line() {
+        let tokens = tokens();
+        tokens.hold("a", Duration::from_secs(60));
+        assert_eq!(token(&tokens, Duration::ZERO).ok().unwrap().value(), "a");
+        assert_eq!(tokens.state().last_number, 0);
     }
 
     #[test]
