@@ -7,7 +7,7 @@
 //!
 //! # Quick start
 //!
-//! `cargo add jas-session`, then:
+//! Add the crate (`cargo add --path CLONE`), then:
 //!
 //! ```no_run
 //! use jas_session::Session;
