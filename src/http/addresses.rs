@@ -145,7 +145,7 @@ fn connect(
 
 /// Neither this process nor this host may open more.
 fn is_out_of_files(error: &io::Error) -> bool {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+    // ENFILE and EMFILE; WSAEMFILE and WSAENOBUFS.
+    let codes = if cfg!(windows) { [10024, 10055] } else { [23, 24] };
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }

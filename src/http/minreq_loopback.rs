@@ -141,9 +141,11 @@ fn accept<T>(
             Ok((socket, _)) => {
                 // minreq speaks at once. While some have not shown the password, all are looked
                 // at in turn.
-                socket.set_nonblocking(!callers.is_empty())?;
-                // Should that fail, it has gone already.
-                let _ = socket.set_read_timeout(Some(MOMENT));
+                if HAS_TIMEOUT && callers.is_empty() {
+                    socket.set_read_timeout(Some(MOMENT))?;
+                } else {
+                    socket.set_nonblocking(true)?;
+                }
                 callers.push(Caller { socket, said: Vec::new(), since: Instant::now() });
             }
             Err(error) if is_passing(&error) => {
@@ -249,8 +251,8 @@ fn is_told_of_proxy() -> bool {
     names.any(|name| std::env::var_os(name).is_some())
 }
 
-/// Whether a wait for a connection can have a timeout, so that it ends at once when minreq comes.
-/// Elsewhere it is looked again and again, after a pause.
+/// Whether a wait at the listener can have a timeout, so that it ends at once when minreq comes.
+/// Elsewhere (Windows, macOS, the BSDs) it is looked again and again, after a pause.
 const HAS_TIMEOUT: bool = cfg!(any(target_os = "linux", target_os = "android"));
 const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
 

@@ -44,7 +44,9 @@ impl Socket {
         // Nagle's algorithm would hold a request back until the server has acknowledged what was
         // sent before it.
         let _ = tcp.set_nodelay(true);
-        tcp.set_write_timeout(Some(WRITE_PART))?;
+        if cfg!(not(windows)) {
+            tcp.set_write_timeout(Some(WRITE_PART))?;
+        }
         Ok(Socket { tcp, deadline, waits: true, timeout: Duration::ZERO })
     }
 
@@ -58,30 +60,93 @@ impl Socket {
             left => Ok(left),
         }
     }
+
+    /// Has reads wait for less than this.
+    fn limit_wait(&mut self, left: Duration) -> io::Result<()> {
+        // Socket timeouts fire late, the later the longer they are: a wait is a part of what is
+        // left, and then another.
+        if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
+            self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
+            match self.tcp.set_read_timeout(Some(self.timeout)) {
+                // macOS says so once the peer has gone: nothing waits then.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                result => return result,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails with `WouldBlock` where it would have to wait.
+    fn at_once<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
+        self.tcp.set_nonblocking(true)?;
+        let result = act(&mut self.tcp);
+        self.tcp.set_nonblocking(false)?;
+        result
+    }
 }
+
+#[cfg(not(windows))]
+impl Socket {
+    /// Reads what comes in a part of the time that is left.
+    fn read_part(&mut self, left: Duration, buffer: &mut [u8]) -> io::Result<usize> {
+        self.limit_wait(left)?;
+        self.tcp.read(buffer)
+    }
+
+    /// Writes what can be written in [`WRITE_PART`].
+    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.tcp.write(bytes)
+    }
+}
+
+/// A timeout of Windows lasts half a second at least, and does not tell how much has been read or
+/// written before ([documentation of
+/// it](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)). So bytes are
+/// only awaited in a way that leaves them where they are; and in the last second, and to write, it
+/// is tried again and again.
+#[cfg(windows)]
+impl Socket {
+    fn read_part(&mut self, left: Duration, buffer: &mut [u8]) -> io::Result<usize> {
+        if left > LAST {
+            self.limit_wait(left - LAST)?;
+            self.tcp.peek(&mut [0])?;
+            return self.tcp.read(buffer);
+        }
+        let result = self.at_once(|tcp| tcp.read(buffer));
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            std::thread::sleep(PAUSE);
+        }
+        result
+    }
+
+    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut waited = Duration::ZERO;
+        loop {
+            match self.at_once(|tcp| tcp.write(bytes)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && waited < WRITE_PART => {
+                    std::thread::sleep(PAUSE);
+                    waited += PAUSE;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+#[cfg(windows)]
+const LAST: Duration = Duration::from_secs(1);
+#[cfg(windows)]
+const PAUSE: Duration = Duration::from_millis(1);
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.waits {
             self.time_left()?;
-            self.tcp.set_nonblocking(true)?;
-            let result = self.tcp.read(buffer);
-            self.tcp.set_nonblocking(false)?;
-            return result;
+            return self.at_once(|tcp| tcp.read(buffer));
         }
         loop {
             let left = self.time_left()?;
-            // Socket timeouts fire late, the later the longer they are: a wait is a part of what
-            // is left, and then another.
-            if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
-                self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
-                match self.tcp.set_read_timeout(Some(self.timeout)) {
-                    // macOS says so once the peer has gone: nothing waits then.
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-                    result => result?,
-                }
-            }
-            match self.tcp.read(buffer) {
+            match self.read_part(left, buffer) {
                 Err(error) if is_passing(&error) => {}
                 result => return result,
             }
@@ -92,7 +157,7 @@ impl Read for Socket {
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.time_left()?;
-        match self.tcp.write(bytes) {
+        match self.write_part(bytes) {
             // On some systems a timeout looks like the end of all time.
             Err(error) if is_passing(&error) => Err(io::ErrorKind::WouldBlock.into()),
             result => result,
