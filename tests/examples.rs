@@ -31,18 +31,22 @@ fn a_list_of_shipments_is_tracked_in_its_order() {
     let directory = Directory::new();
     let file = directory.file("list");
     fs::write(&file, "\u{feff}S505186107\r\n\r\n  SHA45176420 \r\n").unwrap();
+    // As `>` of Windows PowerShell writes it.
+    let utf16 = directory.file("Göteborg 1.txt");
+    let units = "\u{feff}GOT45176533\r\n".encode_utf16();
+    fs::write(&utf16, units.flat_map(u16::to_le_bytes).collect::<Vec<_>>()).unwrap();
     // The response to the first one comes last.
     let gate = Gate::new();
     sandbox.next(Place::Api, Fault::Wait(gate.clone()));
     let mut command = sandbox.example("track_shipments");
     command.args(["--csv", "--jobs", "3", "S505185992", "--file"]);
-    let command = command.arg(&file).arg("-");
+    let command = command.arg(&file).arg("--file").arg(&utf16).arg("-");
     let (status, rows, errors) = std::thread::scope(|scope| {
         scope.spawn(|| {
             sandbox.await_count(Place::Api, 5);
             gate.open();
         });
-        track(command, "GOT45176533\nS1\n")
+        track(command, "S1\n")
     });
     assert_eq!(
         rows,

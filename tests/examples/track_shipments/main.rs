@@ -43,6 +43,8 @@ Exit status:
 
 const STATUS_QUERY: &str = "/tracking/v1/shipments";
 const JOBS: usize = 4;
+/// How wide the progress line is: no terminal is narrower than that and the cursor.
+const PROGRESS: usize = 79;
 const COLUMNS: [&str; 7] =
     ["SHIPMENT", "HOUSE BILL", "FROM", "TO", "DEPARTURE", "ARRIVAL", "LAST MILESTONE"];
 
@@ -129,14 +131,13 @@ impl Options {
                 }
                 "--file" => {
                     let file = arguments.next().ok_or("--file needs the name of a file")?;
-                    let text = fs::read_to_string(&file);
-                    options.add_lines(&text.map_err(|error| format!("{file}: {error}"))?);
+                    let bytes = fs::read(&file).map_err(|error| format!("{file}: {error}"))?;
+                    options.add_lines(&text(bytes).map_err(|error| format!("{file}: {error}"))?);
                 }
                 "-" => {
-                    let mut text = String::new();
-                    let read = io::stdin().read_to_string(&mut text);
-                    read.map_err(|error| format!("standard input: {error}"))?;
-                    options.add_lines(&text);
+                    let mut bytes = Vec::new();
+                    let text = io::stdin().read_to_end(&mut bytes).and_then(|_| text(bytes));
+                    options.add_lines(&text.map_err(|error| format!("standard input: {error}"))?);
                 }
                 _ if argument.starts_with('-') => {
                     return Err(format!("{argument} is not understood; see --help"));
@@ -153,6 +154,20 @@ impl Options {
         let numbers = lines.filter(|line| !line.is_empty()).map(str::to_owned);
         self.numbers.extend(numbers);
     }
+}
+
+/// UTF-8, or what Windows writes besides: UTF-16 behind a byte order mark.
+fn text(bytes: Vec<u8>) -> io::Result<String> {
+    let text = match bytes.strip_prefix(b"\xff\xfe") {
+        None => String::from_utf8(bytes).map_err(io::Error::other)?,
+        Some(pairs) => {
+            let pairs = pairs
+                .chunks(2)
+                .map(|pair| pair.iter().rev().fold(0, |n, &byte| n << 8 | u16::from(byte)));
+            String::from_utf16(&pairs.collect::<Vec<_>>()).map_err(io::Error::other)?
+        }
+    };
+    Ok(text)
 }
 
 /// Asks for all shipments from several threads, and writes the rows in order. Gives the number of
@@ -360,15 +375,16 @@ impl<'a> Table<'a> {
         #[allow(clippy::cast_precision_loss, reason = "only shown")]
         let left = (all - done) as f64 / rate;
         let failed = self.failed;
-        eprint!(
-            "\r\x1b[K{done} of {all} done, {failed} failed, {rate:.1} a second, {left:.0} s left"
-        );
+        let line =
+            format!("{done} of {all} done, {failed} failed, {rate:.1} a second, {left:.0} s left");
+        // Blanks, not an escape sequence: consoles of older Windows show those.
+        eprint!("\r{line:PROGRESS$}");
         (self.is_shown, self.shown_at) = (true, Some(Instant::now()));
     }
 
     fn hide_progress(&mut self) {
         if self.is_shown {
-            eprint!("\r\x1b[K");
+            eprint!("\r{:PROGRESS$}\r", "");
             self.is_shown = false;
         }
     }
