@@ -363,6 +363,8 @@
 //! minor versions only. The texts of error messages are not part of the API: match on
 //! [`Error::kind`] and [`Error::status`].
 
+#![forbid(unsafe_code)]
+
 /// Tells the `log` crate, if the feature is on.
 #[cfg(feature = "log")]
 macro_rules! tell {

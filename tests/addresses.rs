@@ -1,6 +1,5 @@
 //! Hosts with several addresses: an address that does not respond costs the first call little, and
 //! the next call nothing. `localhost` has two, the first of which is 127.0.0.1.
-#![cfg(target_os = "linux")] // the backlog of a listener that accepts nobody fills up there
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,5 +1,7 @@
 //! `Session::from_env`. One test, alone in its process: all threads share the environment.
 
+use std::ffi::OsString;
+
 use jas_session::{ErrorKind, Session};
 
 #[path = "support/scratch/mod.rs"]
@@ -59,11 +61,11 @@ fn a_session_is_made_from_the_environment() {
     std::env::set_var("JAS_URL", all[0].1);
     secrets_in_files();
     #[cfg(unix)]
-    {
-        use std::os::unix::ffi::OsStrExt as _;
-        std::env::set_var("JAS_URL", std::ffi::OsStr::from_bytes(b"\xff"));
-        assert_eq!(message(), "the environment variable JAS_URL is not UTF-8");
-    }
+    let not_unicode: OsString = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+    #[cfg(windows)]
+    let not_unicode: OsString = std::os::windows::ffi::OsStringExt::from_wide(&[0xd800]);
+    std::env::set_var("JAS_URL", not_unicode);
+    assert_eq!(message(), "the environment variable JAS_URL is not UTF-8");
 }
 
 /// Secrets in mounted files, as containers get them.

@@ -1,9 +1,7 @@
 //! Idle connections, over plain HTTP and over TLS: which requests share them, which are kept, and that
 //! nothing that a server does with one costs a call more than a fresh connection.
-#![cfg(target_os = "linux")] // what `wire` counts
 
 use std::collections::HashSet;
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -19,6 +17,7 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{good, pattern, Over, Peer, Site, BOTH, TOKEN_REQUEST};
+use wire::process::{go_on, stop};
 use wire::{assert_in_time, response, urls, LOOK_FIRST, PATIENCE, TIMEOUT};
 
 fn get(session: &Session, path: &str) -> String {
@@ -1458,21 +1457,6 @@ impl Running {
     }
 }
 
-fn signal(name: &str, pid: u32) {
-    let mut shell = Command::new("sh");
-    let shell = shell.args(["-c", &format!("kill -{name} {pid}")]);
-    assert!(shell.status().unwrap().success(), "{name}");
-}
-
-fn stop(pid: u32) {
-    signal("STOP", pid);
-    let start = Instant::now();
-    while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ") {
-        assert!(start.elapsed() < PATIENCE, "it does not stop");
-        thread::yield_now();
-    }
-}
-
 #[test]
 fn a_process_that_was_stopped_sends_the_rest_of_its_request() {
     const SIZE: usize = 16 << 20;
@@ -1495,9 +1479,9 @@ fn a_process_that_was_stopped_sends_the_rest_of_its_request() {
                 None => thread::yield_now(),
             }
         };
-        stop(pid);
+        assert!(stop(pid));
         thread::sleep(STOPPED);
-        signal("CONT", pid);
+        assert!(go_on(pid));
         [begin, wire::until_closed(stream)].concat()
     });
     let test = "a_process_that_was_stopped_sends_the_rest_of_its_request";
@@ -1577,10 +1561,10 @@ fn stop_at(over: Over, moment: Moment) {
             }
         };
         count.fetch_add(1, Ordering::SeqCst);
-        stop(pid);
+        assert!(stop(pid));
         meanwhile();
         thread::sleep(STOPPED);
-        signal("CONT", pid);
+        assert!(go_on(pid));
     });
     let (connections, requests) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let greeting = Arc::clone(&pause);
@@ -1641,11 +1625,13 @@ fn a_process_that_is_stopped_over_and_over_loses_nothing_but_the_time() {
                 let site = good_site(over);
                 let test = "a_process_that_is_stopped_over_and_over_loses_nothing_but_the_time";
                 let mut child = Running::start(calling(test, site.url()));
-                let mut shell = Command::new("sh");
-                let again = "while kill -STOP $0; do sleep .03; kill -CONT $0; sleep .01; done";
-                let _shell = Running::start({
-                    shell.args(["-c", again, &child.0.id().to_string()]);
-                    shell
+                let pid = child.0.id();
+                thread::spawn(move || {
+                    while stop(pid) {
+                        thread::sleep(Duration::from_millis(30));
+                        go_on(pid);
+                        thread::sleep(Duration::from_millis(10));
+                    }
                 });
                 child.assert_passes(&format!("{over:?}"));
             });

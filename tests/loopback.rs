@@ -1,10 +1,8 @@
 //! The loopback interface between minreq and the rest of the crate: nothing secret passes it, and
 //! strangers who connect there get nothing and stop nothing.
-#![cfg(target_os = "linux")] // /proc tells where minreq is awaited
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,9 +16,9 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Peer, Site, BOTH, TOKEN_REQUEST};
+use wire::process::listening_ports;
 use wire::{
-    assert_nothing_left, assert_passes, held, inodes, response, this_test_alone, urls, Server,
-    PATIENCE,
+    assert_nothing_left, assert_passes, held, response, this_test_alone, urls, Server, PATIENCE,
 };
 
 // What passes
@@ -239,6 +237,7 @@ fn strangers_that_come_before_minreq_get_nothing_and_stop_nothing() {
             eprintln!("a call never ends");
             std::process::exit(1);
         });
+        let others = listening_ports();
         for (says, crowd) in STRANGERS {
             let says = says.replace("LONG", &"GET / HTTP/1.1\r\nX-A: b\r\n".repeat(5000));
             for then in [Then::Stay, Then::SayNoMore, Then::Leave] {
@@ -248,7 +247,7 @@ fn strangers_that_come_before_minreq_get_nothing_and_stop_nothing() {
                 let call = || session.get("/").and_then(jas_session::Response::text);
                 assert_eq!(call().unwrap(), "GET /", "{what}");
                 // minreq is awaited at one port, that of the connection that is idle now.
-                let ports = listening_ports();
+                let ports = listening_ports_but(&others);
                 let [port] = ports[..] else {
                     panic!("{ports:?}");
                 };
@@ -265,7 +264,7 @@ fn strangers_that_come_before_minreq_get_nothing_and_stop_nothing() {
                 for stream in &mut streams {
                     assert_got_nothing(stream, &what);
                 }
-                assert_eq!(listening_ports(), [port], "{what}");
+                assert_eq!(listening_ports_but(&others), [port], "{what}");
             }
         }
         return;
@@ -286,6 +285,7 @@ fn strangers_at_the_listener_get_nothing_and_stop_nothing() {
     const MET: usize = 20;
     if let [url] = &urls()[..] {
         let before = held();
+        let others = &listening_ports();
         let done = AtomicBool::new(false);
         let met = AtomicUsize::new(0);
         // As minreq would say it, but for the password.
@@ -298,7 +298,7 @@ fn strangers_at_the_listener_get_nothing_and_stop_nothing() {
                 let (done, met) = (&done, &met);
                 scope.spawn(move || {
                     while !done.load(Ordering::SeqCst) {
-                        for port in listening_ports() {
+                        for port in listening_ports_but(others) {
                             met.fetch_add(passing_strangers(port, says, crowd), Ordering::SeqCst);
                         }
                     }
@@ -322,6 +322,7 @@ fn strangers_at_the_listener_get_nothing_and_stop_nothing() {
             for result in results {
                 assert_eq!(result.unwrap(), "good");
             }
+            assert_ne!(met.load(Ordering::SeqCst), 0, "no stranger has come in");
         });
         assert_nothing_left(before, "calls among strangers");
         return;
@@ -330,6 +331,13 @@ fn strangers_at_the_listener_get_nothing_and_stop_nothing() {
     let test = "strangers_at_the_listener_get_nothing_and_stop_nothing";
     assert_passes(this_test_alone(test, &[server.url()]));
     assert!(server.ended().len() >= CALLS);
+}
+
+/// The ports at which minreq is awaited.
+fn listening_ports_but(others: &[u16]) -> Vec<u16> {
+    let mut ports = listening_ports();
+    ports.retain(|port| !others.contains(port));
+    ports
 }
 
 /// So many strangers connect and say this, as many as the system lets in.
@@ -374,21 +382,4 @@ fn assert_got_nothing(stream: &mut TcpStream, what: &str) {
     if let Ok(n @ 1..) = stream.read(&mut got) {
         panic!("{what}: a stranger got {:?}", &got[..n]);
     }
-}
-
-/// The ports of 127.0.0.1 on which this process listens.
-fn listening_ports() -> Vec<u16> {
-    const LISTEN: &str = "0A";
-    let file = fs::File::open("/proc/net/tcp").unwrap();
-    let lines = BufReader::new(file).lines().skip(1).map(Result::unwrap);
-    let rows = lines.map(|row| row.split_whitespace().map(str::to_owned).collect());
-    // Listening sockets come first; thousands of others may follow.
-    let rows = rows.take_while(|row: &Vec<_>| row[3] == LISTEN);
-    let own = inodes();
-    rows.filter_map(|row| {
-        let port = row[1].strip_prefix("0100007F:")?;
-        let port = u16::from_str_radix(port, 16).unwrap();
-        own.contains(&row[9]).then_some(port)
-    })
-    .collect()
 }

@@ -1,6 +1,5 @@
 //! The example `sandbox`, as a new user tries it: pastes what it prints into a shell, makes calls with
 //! the example `fetch`, and types faults.
-#![cfg(unix)]
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
@@ -32,7 +31,7 @@ impl StandIn {
         let mut screen = BufReader::new(stdout.unwrap()).lines();
         let mut exports = Vec::new();
         for line in screen.by_ref().map(Result::unwrap) {
-            if line.starts_with("export ") {
+            if line.starts_with("export ") || line.starts_with("$env:") {
                 exports.push(line);
             } else if line.starts_with("Faults: ") {
                 break;
@@ -59,6 +58,20 @@ impl StandIn {
         request.to_owned()
     }
 
+    #[cfg(windows)]
+    fn fetch(&self, path: &str) -> Output {
+        let mut fetch = Command::new(example("fetch"));
+        // As PowerShell takes the lines: wine has none.
+        for line in self.exports.lines() {
+            let (name, value) = line.strip_prefix("$env:").unwrap().split_once(" = ").unwrap();
+            let value = value.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')).unwrap();
+            assert!(!value.replace("''", "").contains('\''), "{line}");
+            fetch.env(name, value.replace("''", "'"));
+        }
+        fetch.args(["get", path]).env_remove("JAS_TOKEN_ENDPOINT").output().unwrap()
+    }
+
+    #[cfg(unix)]
     fn fetch(&self, path: &str) -> Output {
         let pasted = format!("{}\nexec \"$0\" \"$@\"", self.exports);
         let mut shell = Command::new("sh");

@@ -1,8 +1,5 @@
 //! What the session promises over TLS, against servers that keep to no rule.
-#![cfg(all(
-    target_os = "linux", // /proc tells what is left behind
-    feature = "tls"
-))]
+#![cfg(feature = "tls")]
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

@@ -167,7 +167,7 @@ fn a_path_that_is_none_is_refused_at_once() {
         let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET).unwrap();
         let error = session.token_file(path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        let message = format!("the token file's path is not that of a file: {path:?}");
+        let message = format!("the token file's path is not that of a file: \"{path}\"");
         assert_eq!(error.to_string(), message);
     }
 }

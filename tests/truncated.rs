@@ -1,6 +1,5 @@
 //! Responses and requests that are truncated at every byte: no truncated response is taken for a whole
 //! one, no request is sent twice, and each error tells what may have been executed.
-#![cfg(target_os = "linux")]
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
@@ -115,40 +114,47 @@ fn for_each(numbers: Range<usize>, threads: usize, run: impl Fn(usize) + Sync) {
 
 #[test]
 fn a_response_truncated_at_any_byte_is_an_error_unless_http_cannot_show_it() {
+    truncate_everywhere(End::Close);
+}
+
+#[test]
+fn a_response_reset_at_any_byte_is_whole_or_an_error() {
+    truncate_everywhere(End::Reset);
+}
+
+fn truncate_everywhere(end: End) {
     for framing in FRAMINGS {
-        for end in [End::Close, End::Reset] {
-            let (all, head) = framing.of(CONTENT);
-            for_each(0..all.len() + 1, 4, |at| {
-                let what = format!("{framing:?} {end:?} {at}");
-                let begin = all[..at].to_vec();
-                let server = Server::start(move |stream| {
-                    let received = match end {
-                        End::Close => request(stream),
-                        End::Reset => {
-                            let mut received = [0; 16];
-                            stream.read_exact(&mut received).unwrap();
-                            stream.peek(&mut [0]).unwrap();
-                            received.to_vec()
-                        }
-                    };
-                    truncate(stream, &begin, end);
-                    received
-                });
-                match book(&with_token(&server.url())) {
-                    // A reset may overtake what was sent before it.
-                    Err(error) if end == End::Reset || at < all.len() => {
-                        assert_error(&error, ErrorKind::Exchange, &what);
-                        assert!(error.may_have_executed(), "{what}");
-                        assert!(end == End::Reset || !framing.hides(at, head), "{what}");
+        let (all, head) = framing.of(CONTENT);
+        for_each(0..all.len() + 1, 4, |at| {
+            let what = format!("{framing:?} {end:?} {at}");
+            let begin = all[..at].to_vec();
+            let server = Server::start(move |stream| {
+                let received = match end {
+                    End::Close => request(stream),
+                    End::Reset => {
+                        let mut received = [0; 16];
+                        stream.read_exact(&mut received).unwrap();
+                        stream.peek(&mut [0]).unwrap();
+                        received.to_vec()
                     }
-                    Ok(content) if framing.hides(at, head) && end == End::Close => {
-                        assert_eq!(content, all[head..at], "{what}");
-                    }
-                    result => assert_eq!(result.expect(&what), CONTENT.as_bytes(), "{what}"),
-                }
-                assert_eq!(server.ended().len(), 1, "{what}");
+                };
+                truncate(stream, &begin, end);
+                received
             });
-        }
+            match book(&with_token(&server.url())) {
+                // A reset may overtake what was sent before it.
+                Err(error) if end == End::Reset || at < all.len() => {
+                    assert_error(&error, ErrorKind::Exchange, &what);
+                    assert!(error.may_have_executed(), "{what}");
+                    assert!(end == End::Reset || !framing.hides(at, head), "{what}");
+                }
+                Ok(content) if framing.hides(at, head) && end == End::Close => {
+                    assert_eq!(content, all[head..at], "{what}");
+                }
+                result => assert_eq!(result.expect(&what), CONTENT.as_bytes(), "{what}"),
+            }
+            assert_eq!(server.ended().len(), 1, "{what}");
+        });
     }
 }
 

@@ -1,5 +1,5 @@
 //! Which issuers of certificates a session trusts: the built-in roots, and those it is told to.
-#![cfg(all(target_os = "linux", feature = "tls"))]
+#![cfg(feature = "tls")]
 
 use jas_session::{ErrorKind, Session};
 

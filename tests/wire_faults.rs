@@ -1,6 +1,5 @@
 //! Heads that are odd or wrong, over plain HTTP and over TLS: an odd one is read, a refusal keeps its
 //! status whatever is wrong, and a 2xx response that could be misread is an error.
-#![cfg(target_os = "linux")] // what `wire` counts
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -19,7 +19,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 #[path = "../support/wire/mod.rs"]
 mod wire;
-use wire::{sockets, threads, LATE, PATIENCE};
+use wire::process::{sockets, threads};
+use wire::{LATE, PATIENCE};
 
 /// How long the content of `/large` is; that of most responses is a token.
 const LARGE: usize = 256 * 1024;

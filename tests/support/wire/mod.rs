@@ -1,12 +1,12 @@
 //! What the tests of the wire share: a server that does as it is told on each connection, a test
-//! in a process of its own, and counts of what a process holds. Linux only.
+//! in a process of its own, and counts of what a process holds.
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "pub is what tests use")]
 
+pub mod process;
 #[cfg(feature = "tls")]
 pub mod tls;
 
-use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use jas_session::{Error, ErrorKind, Session};
+
+use process::{sockets, threads};
 
 /// Where a child process finds the URLs that it is to call, parted by blanks.
 pub const URLS: &str = "JAS_SESSION_TEST_URLS";
@@ -211,22 +213,6 @@ pub fn assert_passes(mut child: Command) {
     assert!(output.status.success(), "{said}");
     assert!(said.contains("test result: ok. 1 passed"), "{said}");
     println!("{said}");
-}
-
-pub fn threads() -> usize {
-    fs::read_dir("/proc/self/task").unwrap().count()
-}
-
-/// How many sockets this process has open.
-pub fn sockets() -> usize {
-    inodes().len()
-}
-
-pub fn inodes() -> HashSet<String> {
-    let files = fs::read_dir("/proc/self/fd").unwrap();
-    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-    let names = links.map(|link| link.to_string_lossy().into_owned());
-    names.filter_map(|name| Some(name.strip_prefix("socket:[")?.replace(']', ""))).collect()
 }
 
 /// A response with a length.
