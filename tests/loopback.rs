@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -227,6 +228,9 @@ enum Then {
     Leave,
 }
 
+/// The tests of strangers take turns: wine does not tell whose a listener is.
+static TURN: Mutex<()> = Mutex::new(());
+
 #[test]
 fn strangers_that_come_before_minreq_get_nothing_and_stop_nothing() {
     const MOST: Duration = Duration::from_secs(5);
@@ -269,6 +273,7 @@ fn strangers_that_come_before_minreq_get_nothing_and_stop_nothing() {
         }
         return;
     }
+    let _turn = TURN.lock();
     let site = Site::start(site::Over::Plain, |mut peer| peer.serve_all());
     let test = "strangers_that_come_before_minreq_get_nothing_and_stop_nothing";
     assert_passes(this_test_alone(test, &[site.url()]));
@@ -327,6 +332,7 @@ fn strangers_at_the_listener_get_nothing_and_stop_nothing() {
         assert_nothing_left(before, "calls among strangers");
         return;
     }
+    let _turn = TURN.lock();
     let server = Server::responding(&response("200 OK", "", "good"));
     let test = "strangers_at_the_listener_get_nothing_and_stop_nothing";
     assert_passes(this_test_alone(test, &[server.url()]));

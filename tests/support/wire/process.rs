@@ -93,12 +93,12 @@ mod system {
     use std::process;
 
     use windows_sys::Win32::Foundation::{
-        CloseHandle, ERROR_INSUFFICIENT_BUFFER, HANDLE, NO_ERROR,
+        CloseHandle, ERROR_INSUFFICIENT_BUFFER, ERROR_OUTOFMEMORY, HANDLE, NO_ERROR,
     };
     use windows_sys::Win32::NetworkManagement::IpHelper::{
         GetExtendedTcpTable, MIB_TCPROW_OWNER_PID, MIB_TCPTABLE_OWNER_PID,
-        MIB_TCP_STATE_CLOSE_WAIT, MIB_TCP_STATE_ESTAB, MIB_TCP_STATE_LISTEN,
-        MIB_TCP_STATE_SYN_SENT, TCP_TABLE_OWNER_PID_ALL,
+        MIB_TCP_STATE_CLOSE_WAIT, MIB_TCP_STATE_ESTAB, MIB_TCP_STATE_SYN_SENT, TCP_TABLE_CLASS,
+        TCP_TABLE_OWNER_PID_CONNECTIONS, TCP_TABLE_OWNER_PID_LISTENER,
     };
     use windows_sys::Win32::Networking::WinSock::AF_INET;
     use windows_sys::Win32::System::Diagnostics::ToolHelp::{
@@ -163,16 +163,16 @@ mod system {
     /// while.
     pub fn sockets() -> usize {
         let held = [MIB_TCP_STATE_SYN_SENT, MIB_TCP_STATE_ESTAB, MIB_TCP_STATE_CLOSE_WAIT];
-        let rows = tcp_rows().into_iter().filter(|row| held.contains(&row.dwState.cast_signed()));
+        let rows = tcp_rows(TCP_TABLE_OWNER_PID_CONNECTIONS).into_iter();
+        let rows = rows.filter(|row| held.contains(&row.dwState.cast_signed()));
         rows.filter(|row| row.dwOwningPid == process::id()).count()
     }
 
     /// The ports of 127.0.0.1 on which this process listens, and those of unknown processes: wine
     /// does not tell whose a listener is.
     pub fn listening_ports() -> Vec<u16> {
-        let rows = tcp_rows().into_iter().filter(|row| {
-            row.dwState.cast_signed() == MIB_TCP_STATE_LISTEN
-                && row.dwLocalAddr.to_ne_bytes() == [127, 0, 0, 1]
+        let rows = tcp_rows(TCP_TABLE_OWNER_PID_LISTENER).into_iter().filter(|row| {
+            row.dwLocalAddr.to_ne_bytes() == [127, 0, 0, 1]
                 && [process::id(), 0].contains(&row.dwOwningPid)
         });
         // In the byte order of the network, in the lower half.
@@ -180,7 +180,7 @@ mod system {
     }
 
     /// Of all processes, over IPv4.
-    fn tcp_rows() -> Vec<MIB_TCPROW_OWNER_PID> {
+    fn tcp_rows(which: TCP_TABLE_CLASS) -> Vec<MIB_TCPROW_OWNER_PID> {
         let mut size = 0;
         // Aligned as the rows are.
         let mut table: Vec<u32> = Vec::new();
@@ -188,12 +188,12 @@ mod system {
             // SAFETY: the table has as many bytes as `size` says.
             let result = unsafe {
                 let (begin, family) = (table.as_mut_ptr().cast(), u32::from(AF_INET));
-                GetExtendedTcpTable(begin, &raw mut size, 0, family, TCP_TABLE_OWNER_PID_ALL, 0)
+                GetExtendedTcpTable(begin, &raw mut size, 0, family, which, 0)
             };
             match result {
                 NO_ERROR => break,
-                // The number of connections may grow until the next attempt.
-                ERROR_INSUFFICIENT_BUFFER => size += 4096,
+                // The number of connections may grow until the next attempt; wine gives up then.
+                ERROR_INSUFFICIENT_BUFFER | ERROR_OUTOFMEMORY => size += 4096,
                 error => panic!("the system does not list its connections: {error}"),
             }
             table.resize(size as usize / 4, 0);
