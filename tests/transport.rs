@@ -781,7 +781,10 @@ fn calls_end_in_time_and_leave_nothing_behind() {
         assert_nothing_left(before, "a response that was dropped");
         let start = Instant::now();
         let mut response = session.get("/").unwrap();
-        assert_nothing_left((before.0, before.1 + 2), "a response that is held has no threads");
+        assert_nothing_left(
+            (before.0, before.1 + IDLE_SOCKETS),
+            "a response that is held has no threads",
+        );
         assert!(start.elapsed() < TIMEOUT + LATE);
         thread::sleep(TIMEOUT.saturating_sub(start.elapsed()));
         let error = io::copy(&mut response, &mut io::sink()).unwrap_err();
@@ -812,7 +815,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
     let unread = Server::start(move |stream| {
         let mut begin = [0; 1024];
         stream.read_exact(&mut begin).unwrap();
-        let _ = end_of_child.lock().unwrap().recv();
+        let _ = end_of_child.lock().unwrap().recv_timeout(PATIENCE);
         [&begin[..], &until_closed(stream)].concat()
     });
     let no_token = Server::keeping_open(b"");
