@@ -7,6 +7,7 @@ pub mod process;
 #[cfg(feature = "tls")]
 pub mod tls;
 
+use std::env;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -14,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use jas_session::{Error, ErrorKind, Session};
 
@@ -174,7 +174,7 @@ pub fn session(url: &str) -> Session {
 pub fn trusting(session: Session) -> Session {
     #[cfg(feature = "tls")]
     if let Some(file) = env::var_os(ROOT) {
-        return session.root_certificates(&fs::read(file).unwrap()).unwrap();
+        return session.root_certificates(&std::fs::read(file).unwrap()).unwrap();
     }
     session
 }

@@ -164,7 +164,7 @@ mod system {
     pub fn sockets() -> usize {
         let held = [MIB_TCP_STATE_SYN_SENT, MIB_TCP_STATE_ESTAB, MIB_TCP_STATE_CLOSE_WAIT];
         let rows = tcp_rows(TCP_TABLE_OWNER_PID_CONNECTIONS).into_iter();
-        let rows = rows.filter(|row| held.contains(&row.dwState.cast_signed()));
+        let rows = rows.filter(|row| held.contains(&i32::try_from(row.dwState).unwrap()));
         rows.filter(|row| row.dwOwningPid == process::id()).count()
     }
 
