@@ -16,6 +16,9 @@ mod system {
     use std::collections::HashSet;
     use std::fs;
     use std::io::{BufRead as _, BufReader};
+    use std::time::Instant;
+
+    use crate::wire::PATIENCE;
 
     /// How many sockets an idle connection is: itself, and the listener that waits for minreq.
     pub const IDLE_SOCKETS: usize = 2;
@@ -69,15 +72,17 @@ mod system {
 
     /// Stops this process; `false` if it has ended.
     pub fn stop(pid: u32) -> bool {
+        let start = Instant::now();
         super::signal("STOP", pid)
             && loop {
-                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                let (_, rest) = stat.rsplit_once(") ").unwrap_or_default();
+                let line = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                let (_, rest) = line.rsplit_once(") ").unwrap_or_default();
                 match rest.chars().next() {
                     Some('T') => break true,
                     None | Some('Z' | 'X') => break false,
                     Some(_) => std::thread::yield_now(),
                 }
+                assert!(start.elapsed() < PATIENCE, "it does not stop");
             }
     }
 
