@@ -131,13 +131,12 @@ impl Options {
                 }
                 "--file" => {
                     let file = arguments.next().ok_or("--file needs the name of a file")?;
-                    let bytes = fs::read(&file).map_err(|error| format!("{file}: {error}"))?;
-                    options.add_lines(&text(bytes).map_err(|error| format!("{file}: {error}"))?);
+                    options.add_lines(&file, fs::read(&file))?;
                 }
                 "-" => {
                     let mut bytes = Vec::new();
-                    let text = io::stdin().read_to_end(&mut bytes).and_then(|_| text(bytes));
-                    options.add_lines(&text.map_err(|error| format!("standard input: {error}"))?);
+                    let read = io::stdin().read_to_end(&mut bytes);
+                    options.add_lines("standard input", read.map(|_| bytes))?;
                 }
                 _ if argument.starts_with('-') => {
                     return Err(format!("{argument} is not understood; see --help"));
@@ -148,26 +147,24 @@ impl Options {
         Ok(options)
     }
 
-    fn add_lines(&mut self, text: &str) {
+    fn add_lines(&mut self, source: &str, read: io::Result<Vec<u8>>) -> Result<(), String> {
+        let text = read.and_then(text).map_err(|error| format!("{source}: {error}"))?;
         // Some editors put a byte order mark first.
         let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
         let numbers = lines.filter(|line| !line.is_empty()).map(str::to_owned);
         self.numbers.extend(numbers);
+        Ok(())
     }
 }
 
 /// UTF-8, or what Windows writes besides: UTF-16 behind a byte order mark.
 fn text(bytes: Vec<u8>) -> io::Result<String> {
-    let text = match bytes.strip_prefix(b"\xff\xfe") {
-        None => String::from_utf8(bytes).map_err(io::Error::other)?,
-        Some(pairs) => {
-            let pairs = pairs
-                .chunks(2)
-                .map(|pair| pair.iter().rev().fold(0, |n, &byte| n << 8 | u16::from(byte)));
-            String::from_utf16(&pairs.collect::<Vec<_>>()).map_err(io::Error::other)?
-        }
+    let Some(pairs) = bytes.strip_prefix(b"\xff\xfe") else {
+        return String::from_utf8(bytes).map_err(io::Error::other);
     };
-    Ok(text)
+    let unit = |pair: &[u8]| u16::from_le_bytes([pair[0], *pair.get(1).unwrap_or(&0)]);
+    let units: Vec<_> = pairs.chunks(2).map(unit).collect();
+    String::from_utf16(&units).map_err(io::Error::other)
 }
 
 /// Asks for all shipments from several threads, and writes the rows in order. Gives the number of
