@@ -133,6 +133,7 @@ impl Socket {
     }
 }
 
+/// How much of the time goes by trying again, and the pause between two attempts.
 #[cfg(windows)]
 const LAST: Duration = Duration::from_secs(1);
 #[cfg(windows)]
