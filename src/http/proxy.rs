@@ -12,7 +12,7 @@ use base64::Engine as _;
 
 use super::addresses::Addresses;
 use super::response_head::{line_of, read_head, status_line, Trouble, HEAD_LIMIT, NO_HTTP};
-use super::socket::{write_all, Socket};
+use super::socket::{write_all, Socket, BUFFER};
 use super::Call;
 use crate::error::Error;
 use crate::url::{check_uri, refused, Origin};
@@ -136,8 +136,7 @@ fn tunnel(
     let response = format!("the response of the proxy {proxy}");
     let incomplete = |trouble| call.incomplete(&response, trouble);
     write_all(&mut socket, request.as_bytes()).map_err(|cause| incomplete(cause.into()))?;
-    // Byte by byte: what stands behind the head is the server's.
-    let mut reader = BufReader::with_capacity(1, socket);
+    let mut reader = BufReader::with_capacity(BUFFER, socket);
     let mut left = HEAD_LIMIT;
     loop {
         let mut head = Vec::new();
@@ -148,7 +147,12 @@ fn tunnel(
             // 101 would be final, and nobody has asked for it.
             Some(100 | 102..=199) => {}
             // The fields of a 2xx frame no content: what follows is the tunnel.
-            Some(200..=299) => return Ok(reader.into_inner()),
+            Some(200..=299) => {
+                let of_server = reader.buffer().to_vec();
+                let mut socket = reader.into_inner();
+                socket.put_back(&of_server);
+                return Ok(socket);
+            }
             Some(status @ 100..) => return Err(proxy.refused(call, status, &target)),
             _ => return Err(incomplete(Trouble::Malformed(NO_HTTP))),
         }

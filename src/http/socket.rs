@@ -1,6 +1,7 @@
 //! A socket whose every read and write ends by the deadline of the call. Called by `connection`,
 //! `proxy` and `tls`, and by `exchange` when it must not wait. Knows nothing of HTTP.
 
+use std::collections::VecDeque;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub(super) struct Socket {
     pub(super) waits: bool,
     /// The read timeout that is set: setting it costs a system call.
     timeout: Duration,
+    /// What is to be read again.
+    put_back: VecDeque<u8>,
 }
 
 impl Stream for Socket {
@@ -47,7 +50,13 @@ impl Socket {
         if cfg!(not(windows)) {
             tcp.set_write_timeout(Some(WRITE_PART))?;
         }
-        Ok(Socket { tcp, deadline, waits: true, timeout: Duration::ZERO })
+        let (timeout, put_back) = (Duration::ZERO, VecDeque::new());
+        Ok(Socket { tcp, deadline, waits: true, timeout, put_back })
+    }
+
+    /// Has these bytes be read before what comes.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        self.put_back.extend(bytes);
     }
 
     pub(super) fn peer(&self) -> io::Result<SocketAddr> {
@@ -141,6 +150,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.put_back.is_empty() {
+            return self.put_back.read(buffer);
+        }
         if !self.waits {
             self.time_left()?;
             return self.at_once(|tcp| tcp.read(buffer));
