@@ -1052,7 +1052,7 @@ fn a_truncated_tls_record_is_never_a_short_success() {
 fn deed(n: usize) -> usize {
     // Mixes the bits, so that neighbours differ.
     let mixed = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    usize::try_from((mixed ^ (mixed >> 29)) >> 7).unwrap() % 10
+    usize::try_from(((mixed ^ (mixed >> 29)) >> 7) % 10).unwrap()
 }
 
 #[test]
