@@ -347,7 +347,7 @@
 //! | feature | effect |
 //! |---|---|
 //! | `tls` (default) | HTTPS with rustls and ring. Mozilla's roots are compiled in. |
-//! | `system-roots` | HTTPS that trusts the system's roots instead of the compiled-in ones. |
+//! | `system-roots` | HTTPS that trusts the system's roots instead of the compiled-in ones. Not on Android. |
 //! | `log` | Reports to the `log` crate, with target `jas_session`: token requests and renewals (`info`, `debug`), refusals and retries (`warn`). |
 //!
 //! If the application has installed a default [`CryptoProvider`] of rustls, the session uses it

@@ -276,7 +276,8 @@ mod trusted {
         }
     }
 
-    #[cfg(feature = "system-roots")]
+    // Elsewhere no process can have roots of its own.
+    #[cfg(all(feature = "system-roots", unix, not(target_vendor = "apple")))]
     #[test]
     fn the_system_s_roots_are_trusted_and_more_than_these_on_demand() {
         if let [url, other, root] = &urls()[..] {

@@ -17,6 +17,12 @@ use super::socket::Socket;
 use super::Call;
 use crate::error::Error;
 
+// There the verifier is Java code of an app, and takes no more roots.
+#[cfg(all(feature = "system-roots", target_os = "android"))]
+compile_error!(
+    "system-roots is not there on Android: leave it out. Session::root_certificates trusts more"
+);
+
 /// How many sessions are kept, to resume them with a shorter handshake: rustls counts eight for
 /// each server.
 const SESSIONS: usize = 64;
@@ -95,10 +101,12 @@ fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, rustls
     let builder = builder.with_safe_default_protocol_versions()?;
     #[cfg(feature = "system-roots")]
     let builder = {
-        let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(
-            roots.iter().cloned(),
-            provider,
-        )?;
+        use rustls_platform_verifier::Verifier;
+        let verifier = match roots {
+            // For more roots Windows is asked in another way, which wine does not know.
+            [] => Verifier::new(provider)?,
+            _ => Verifier::new_with_extra_roots(roots.iter().cloned(), provider)?,
+        };
         let builder = builder.dangerous();
         builder.with_custom_certificate_verifier(Arc::new(verifier))
     };
@@ -228,6 +236,9 @@ fn reason(refusal: &rustls::Error) -> String {
         .to_owned();
     };
     match certificate {
+        C::Other(why) if why.to_string().contains(CERT_E_CHAINING) => {
+            return reason(&C::UnknownIssuer.into());
+        }
         C::NotValidYet | C::NotValidYetContext { .. } => return clock("is not valid yet"),
         C::Expired | C::ExpiredContext { .. } => return clock("has expired"),
         C::UnknownIssuer if cfg!(feature = "system-roots") => {
@@ -247,4 +258,25 @@ fn reason(refusal: &rustls::Error) -> String {
     .to_owned()
 }
 
+/// How the verifier tells that Windows has found no root: it has an error for another code only.
+const CERT_E_CHAINING: &str = "(os error -2146762486)";
+
 const YEAR_9999: Duration = Duration::from_secs(253_402_300_799);
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CertificateError, OtherError};
+
+    use super::*;
+
+    #[test]
+    fn what_windows_says_of_an_unknown_issuer_is_known() {
+        let refusal = |code| {
+            let why = OtherError(Arc::new(io::Error::from_raw_os_error(code)));
+            reason(&CertificateError::Other(why).into())
+        };
+        let unknown = refusal(-2_146_762_486);
+        assert_eq!(unknown, reason(&CertificateError::UnknownIssuer.into()));
+        assert_eq!(refusal(-2_146_869_244), "the server's certificate was refused");
+    }
+}
