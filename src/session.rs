@@ -297,7 +297,9 @@ impl Session {
 
     /// Trusts the issuers of these certificates, too (PEM, one or several): for a proxy that opens
     /// TLS, or for a stand-in in your tests. Called again, it adds to them. By default only the
-    /// built-in roots are trusted: Mozilla's, or this system's with the feature `system-roots`.
+    /// built-in roots are trusted: Mozilla's, or this system's with the feature `system-roots`. With
+    /// that feature on Windows these certificates count only for servers that do not send their own
+    /// root: install the issuer in Windows instead.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

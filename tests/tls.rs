@@ -276,7 +276,7 @@ mod trusted {
         }
     }
 
-    // Elsewhere no process can have roots of its own.
+    // Only there `SSL_CERT_FILE` replaces the system's roots.
     #[cfg(all(feature = "system-roots", unix, not(target_vendor = "apple")))]
     #[test]
     fn the_system_s_roots_are_trusted_and_more_than_these_on_demand() {

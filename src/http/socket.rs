@@ -32,7 +32,7 @@ pub(super) struct Socket {
     pub(super) waits: bool,
     /// The read timeout that is set: setting it costs a system call.
     timeout: Duration,
-    /// What is to be read again.
+    /// What [`Socket::put_back`] was given.
     put_back: VecDeque<u8>,
 }
 
@@ -54,7 +54,7 @@ impl Socket {
         Ok(Socket { tcp, deadline, waits: true, timeout, put_back })
     }
 
-    /// Has these bytes be read before what comes.
+    /// Makes the next reads return these bytes first.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
         self.put_back.extend(bytes);
     }

@@ -17,10 +17,10 @@ use super::socket::Socket;
 use super::Call;
 use crate::error::Error;
 
-// There the verifier is Java code of an app, and takes no more roots.
+// On Android the verifier needs Java code in the app, and takes no more roots.
 #[cfg(all(feature = "system-roots", target_os = "android"))]
 compile_error!(
-    "system-roots is not there on Android: leave it out. Session::root_certificates trusts more"
+    "system-roots does not work on Android: turn it off. Session::root_certificates trusts more"
 );
 
 /// How many sessions are kept, to resume them with a shorter handshake: rustls counts eight for
@@ -103,7 +103,7 @@ fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, rustls
     let builder = {
         use rustls_platform_verifier::Verifier;
         let verifier = match roots {
-            // For more roots Windows is asked in another way, which wine does not know.
+            // Windows would look an unknown issuer up once more, among no roots.
             [] => Verifier::new(provider)?,
             _ => Verifier::new_with_extra_roots(roots.iter().cloned(), provider)?,
         };
@@ -228,6 +228,7 @@ fn reason(refusal: &rustls::Error) -> String {
     };
     let rustls::Error::InvalidCertificate(certificate) = refusal else {
         return match refusal {
+            rustls::Error::General(_) => "this system can't check the server's certificate",
             rustls::Error::InvalidMessage(_) => {
                 "the server does not speak TLS: check the port, and what stands in between"
             }
@@ -258,7 +259,7 @@ fn reason(refusal: &rustls::Error) -> String {
     .to_owned()
 }
 
-/// How the verifier tells that Windows has found no root: it has an error for another code only.
+/// Windows's code for a certificate that leads to no root. The verifier passes it on as text only.
 const CERT_E_CHAINING: &str = "(os error -2146762486)";
 
 const YEAR_9999: Duration = Duration::from_secs(253_402_300_799);
