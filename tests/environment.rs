@@ -93,7 +93,7 @@ fn secrets_in_files() {
         std::fs::write(&path, content).unwrap();
         assert_eq!(message(), format!("{what} {why}"));
     }
-    for content in ["hush", "hush\n", "hush\r\n"] {
+    for content in ["hush", "hush\n", "hush\r\n", "\u{feff}hush\r\n"] {
         std::fs::write(&path, content).unwrap();
         assert!(Session::from_env().is_ok(), "{content:?}");
     }

@@ -76,5 +76,7 @@ fn certificates_that_are_none_are_refused_by_the_setting() {
         let expected = format!("the root certificates {why}");
         assert!(message.starts_with(&expected), "{message}");
     }
-    assert!(session.root_certificates(good.as_bytes()).is_ok());
+    for pem in [good.clone(), format!("\u{feff}{good}"), good.replace('\n', "\r\n")] {
+        assert!(session.clone().root_certificates(pem.as_bytes()).is_ok(), "{pem:?}");
+    }
 }

@@ -55,6 +55,8 @@ impl Trust {
     pub(crate) fn extended(&self, pem: &[u8]) -> Result<Trust, String> {
         let mut roots = self.0.as_ref().map_or(Vec::new(), |own| own.roots.clone());
         let before = roots.len();
+        // The byte order mark of an editor on Windows would hide the first line.
+        let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
         for certificate in CertificateDer::pem_slice_iter(pem) {
             roots.push(certificate.map_err(|cause| format!("are not valid PEM: {cause}"))?);
         }

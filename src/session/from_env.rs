@@ -38,8 +38,8 @@ fn setting(name: &str) -> Result<Setting, Error> {
     Ok((format!("environment variable {name}"), variable(name)?))
 }
 
-/// A variable, or else what is in the file that the variable `NAME_FILE` names, without its last
-/// line break.
+/// A variable, or else what is in the file that the variable `NAME_FILE` names, without the byte
+/// order mark that Windows's editors put first, and without its last line break.
 fn secret(name: &str) -> Result<Setting, Error> {
     let of_file = format!("{name}_FILE");
     let (setting, path) = (setting(name)?, variable(&of_file)?);
@@ -57,7 +57,8 @@ fn secret(name: &str) -> Result<Setting, Error> {
     })?;
     // What is not UTF-8 is no character that can be sent.
     let content = String::from_utf8_lossy(&content);
-    let line = content.strip_suffix('\n').unwrap_or(&content);
+    let text = content.strip_prefix('\u{feff}').unwrap_or(&content);
+    let line = text.strip_suffix('\n').unwrap_or(text);
     match line.strip_suffix('\r').unwrap_or(line) {
         "" => Err(Error::invalid_input(format!("the {what} is empty"))),
         value => Ok((what, value.to_owned())),
