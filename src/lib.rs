@@ -142,6 +142,17 @@
 //! A token may expire while the device is suspended. The API then refuses it, and the session
 //! replaces it.
 //!
+//! # Windows
+//!
+//! - **Certificates.** If Windows trusts the issuer that a proxy of your company has, turn on the
+//!   feature `system-roots`. Else give the issuer to [`Session::root_certificates`], exported as
+//!   "Base-64 encoded X.509".
+//! - **Proxies.** Windows's settings are not read: use [`Session::proxy`]. The proxy must take
+//!   Basic credentials or none.
+//! - **Token file.** Keep it below `%LOCALAPPDATA%`, where other users can't read it.
+//! - **Task Scheduler.** It shows the exit status of a job. The example `fetch` has one for each
+//!   kind of outcome.
+//!
 //! # JSON and XML
 //!
 //! [`post_json`](Session::post_json) and [`Response::json`] work with miniserde's derives. With any
@@ -347,7 +358,7 @@
 //! | feature | effect |
 //! |---|---|
 //! | `tls` (default) | HTTPS with rustls and ring. Mozilla's roots are compiled in. |
-//! | `system-roots` | HTTPS that trusts the system's roots instead of the compiled-in ones. Not on Android. |
+//! | `system-roots` | HTTPS that trusts the system's roots instead of the compiled-in ones. On Windows and macOS the system checks the certificates. Not on Android. |
 //! | `log` | Reports to the `log` crate, with target `jas_session`: token requests and renewals (`info`, `debug`), refusals and retries (`warn`). |
 //!
 //! If the application has installed a default [`CryptoProvider`] of rustls, the session uses it

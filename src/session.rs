@@ -165,7 +165,8 @@ impl Session {
     /// - On Unix only its owner can read it (mode 0600), and it is ignored if others can. Elsewhere
     ///   the directory has to keep others out.
     /// - Best is a directory of this user that a reboot empties, such as `/run/user/1000`, on a
-    ///   local disk: a network file system could delay a call.
+    ///   local disk: a network file system could delay a call. On Windows, take one below
+    ///   `%LOCALAPPDATA%`.
     ///
     /// A file that is missing, damaged or not writable fails no call: a token is requested, and the
     /// feature `log` tells why. While the token of the file is good, a wrong client secret goes
@@ -298,8 +299,8 @@ impl Session {
     /// Trusts the issuers of these certificates, too (PEM, one or several): for a proxy that opens
     /// TLS, or for a stand-in in your tests. Called again, it adds to them. By default only the
     /// built-in roots are trusted: Mozilla's, or this system's with the feature `system-roots`. With
-    /// that feature on Windows these certificates count only for servers that do not send their own
-    /// root: install the issuer in Windows instead.
+    /// that feature Windows ignores these certificates if the server sends its own root along: then
+    /// install the issuer in Windows.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
