@@ -1,12 +1,11 @@
 //! One exchange: a request, and its response as a head and a stream. Called by `session` and
-//! `token`. Outside of this module and its folder nothing knows minreq, rustls or a socket; inside
-//! nothing knows tokens or retries.
+//! `token`. Outside of this module and its folder nothing knows rustls or a socket; inside nothing
+//! knows tokens, retries or minreq.
 
 mod addresses;
 mod connection;
 mod exchange;
 mod idle;
-mod minreq_loopback;
 mod proxy;
 mod response_content;
 mod response_head;
@@ -14,16 +13,17 @@ mod socket;
 #[cfg_attr(not(feature = "tls"), path = "http/no_tls.rs")]
 mod tls;
 
+use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use addresses::is_out_of_files;
 pub(crate) use addresses::Addresses;
 use connection::{Connection, Route};
-use exchange::Exchange;
+use exchange::{Exchange, PART};
 pub(crate) use idle::Idle;
-use minreq_loopback::Written;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, KEPT};
 use response_head::{is_encoded, Head, Trouble};
@@ -71,13 +71,11 @@ pub(crate) struct Network {
 pub(crate) struct Request<'a> {
     pub(crate) call: Call,
     pub(crate) url: &'a Url,
-    /// Fields that anybody may see.
+    /// The header fields but `Host` and `Content-Length`.
     pub(crate) fields: &'a [(&'a str, &'a str)],
-    /// Fields that may hold secrets.
-    pub(crate) secret_fields: &'a [(&'a str, &'a str)],
     pub(crate) content: Option<&'a [u8]>,
-    /// It may be sent more than once, and so on an idle connection: of a request that gets no
-    /// response there, nobody could tell whether it was received.
+    /// It may be sent more than once, and so on an idle connection: if that breaks, nobody can tell
+    /// whether the server received the request.
     pub(crate) is_repeatable: bool,
     pub(crate) network: &'a Network,
 }
@@ -111,11 +109,11 @@ impl Call {
         Error::new(ErrorKind::Timeout, message)
     }
 
-    fn failed(&self, message: impl fmt::Display) -> Error {
+    pub(crate) fn failed(&self, message: impl fmt::Display) -> Error {
         Error::new(ErrorKind::Exchange, format!("{}: {message}", self.label))
     }
 
-    fn refused_by_host(&self, cause: io::Error) -> Error {
+    pub(crate) fn refused_by_host(&self, cause: io::Error) -> Error {
         let message =
             "this device refused a thread, a socket or its loopback interface: check its \
                        memory and its limit of open files";
@@ -142,6 +140,13 @@ impl Network {
     pub(crate) fn is_same_way(&self, other: &Network) -> bool {
         self.proxy == other.proxy && self.trust == other.trust
     }
+
+    /// Whether to try again at once after this error: the system refused a descriptor, and idle
+    /// connections, which held some, have been closed.
+    pub(crate) fn makes_room(&self, error: &Error) -> bool {
+        let cause = error.source().and_then(|source| source.downcast_ref());
+        cause.is_some_and(is_out_of_files) && self.idle.close_all()
+    }
 }
 
 /// Sends a request and reads the head of the response.
@@ -151,71 +156,97 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
         return Err(call.late("before anything was sent"));
     }
     let proxy = network.proxy.clone().filter(|_| request.url.origin.https);
-    let route = Route { origin: request.url.origin.clone(), proxy, trust: network.trust.clone() };
-    let (mut connection, is_reused) = request.connection(&route, request.is_repeatable)?;
-    let listener = connection.listener.take().map_or_else(minreq_loopback::listen, Ok);
-    let listener = listener.map_err(|cause| call.refused_by_host(cause))?;
-    let length = request.content.map(<[u8]>::len);
-    let ((status, mut fields), head, mut connection, listener) =
-        minreq_loopback::pass(listener, request.fields, length, call, |written| {
-            request.exchange(&request.head(written), &route, connection, is_reused)
-        })?;
-    connection.listener = Some(listener);
-    fields.extend(head.framing_fields);
+    let origin = Arc::clone(&request.url.origin);
+    let route = Route { origin, proxy, trust: network.trust.clone() };
+    let (head, connection) = request.exchange(&route)?;
     let keep = head.is_persistent.then(|| (network.idle.clone(), network.idle_connections));
     let is_repeatable = request.is_repeatable;
     let content = Content::new(request.call, head.framing, connection, keep);
-    let mut response = Response { status, fields, content };
+    let mut response = Response { status: head.status, fields: head.fields, content };
     response.read_small(is_repeatable)?;
     Ok(response)
 }
 
 impl Request<'_> {
-    /// The head as it goes out: what minreq has written, and what it must not see.
-    fn head(&self, written: &Written) -> String {
-        let origin = self.url.origin.to_string();
-        let host = origin.split_once("://").map_or("", |(_, host)| host);
-        let Written { method, fields } = written;
-        let mut head = format!("{method} {} HTTP/1.1\r\nHost: {host}\r\n", self.url.path);
-        for (name, value) in self.secret_fields {
-            head.extend([name, ": ", value, "\r\n"]);
-        }
-        head + fields
-    }
-
-    /// A connection, and whether it was idle.
-    fn connection(&self, route: &Route, may_be_idle: bool) -> Result<(Connection, bool), Error> {
-        let Network { addresses, idle, idle_connections, .. } = self.network;
-        if may_be_idle && *idle_connections > 0 {
-            if let Some(mut connection) = idle.take(route) {
-                connection.socket().deadline = self.call.deadline;
-                return Ok((connection, true));
-            }
-        }
-        Ok((Connection::open(route, addresses, &self.call)?, false))
-    }
-
-    /// Sends the request and reads the head of the response. A connection that was idle is given
-    /// up for another if the server has closed it.
-    fn exchange(
-        &self, head: &str, route: &Route, mut connection: Connection, mut is_reused: bool,
-    ) -> Result<(Head, Connection), Error> {
+    /// Sends the request and reads the head of the response.
+    fn exchange(&self, route: &Route) -> Result<(Head, Connection), Error> {
+        let content = self.content.unwrap_or_default();
+        let (first, rest) = content.split_at(content.len().min(PART));
+        let beginning = self.beginning(first);
         let mut was_sent = false;
-        loop {
-            // What stands there already is no response to this request.
-            if !is_reused || connection.is_quiet() {
-                let mut exchange = Exchange::on(&mut connection);
-                let received = exchange.run(head, self.content.unwrap_or_default());
-                was_sent = true;
-                let is_stale = is_reused && exchange.is_stale(&received);
-                if !is_stale || self.call.deadline.left().is_zero() {
-                    let head = received.map_err(|why| self.call.incomplete("the response", why));
-                    return Ok((head.map_err(|error| error.or_executed(true))?, connection));
-                }
+        if let Some(mut connection) = self.idle_connection(route) {
+            let mut exchange = Exchange::on(&mut connection);
+            let received = exchange.run(&beginning, rest);
+            let is_stale = exchange.is_stale(&received);
+            if is_stale || received.is_err() {
+                // What broke this connection may have broken the other idle ones.
+                self.network.idle.close_route(route);
             }
-            let other = self.connection(route, !was_sent);
-            (connection, is_reused) = other.map_err(|error| error.or_executed(was_sent))?;
+            if !is_stale || self.call.deadline.left().is_zero() {
+                return self.outcome(received, connection);
+            }
+            was_sent = true;
         }
+        let mut connection = self.open(route).map_err(|error| error.or_executed(was_sent))?;
+        let received = Exchange::on(&mut connection).run(&beginning, rest);
+        self.outcome(received, connection)
+    }
+
+    /// The head of the request, followed by the first part of its content.
+    fn beginning(&self, content: &[u8]) -> Vec<u8> {
+        let method = if self.content.is_some() { "POST " } else { "GET " };
+        let length = self.content.map(|content| content.len().to_string());
+        let start = [method, &self.url.path, " HTTP/1.1\r\nHost: ", self.url.origin.host_field()];
+        let end = match &length {
+            Some(length) => ["\r\nContent-Length: ", length, "\r\n\r\n"],
+            None => ["", "", "\r\n\r\n"],
+        };
+        let size = |(name, value): &(&str, &str)| name.len() + value.len() + "\r\n: ".len();
+        let fields: usize = self.fields.iter().map(size).sum();
+        let rest: usize = start.iter().chain(&end).map(|part| part.len()).sum();
+        let mut beginning = Vec::with_capacity(rest + fields + content.len());
+        let mut write = |part: &str| beginning.extend_from_slice(part.as_bytes());
+        start.into_iter().for_each(&mut write);
+        for (name, value) in self.fields {
+            ["\r\n", name, ": ", value].into_iter().for_each(&mut write);
+        }
+        end.into_iter().for_each(&mut write);
+        beginning.extend_from_slice(content);
+        beginning
+    }
+
+    /// An idle connection that is still open, if the request may use one.
+    fn idle_connection(&self, route: &Route) -> Option<Connection> {
+        if !self.is_repeatable || self.network.idle_connections == 0 {
+            return None;
+        }
+        loop {
+            let mut connection = self.network.idle.take(route)?;
+            connection.socket().deadline = self.call.deadline;
+            if connection.is_open() {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Opens a connection, and closes an idle one before: a server with few workers may serve
+    /// nobody else while a connection is idle.
+    fn open(&self, route: &Route) -> Result<Connection, Error> {
+        self.network.idle.close_one(route);
+        loop {
+            match Connection::open(route, &self.network.addresses, &self.call) {
+                Err(error) if self.network.makes_room(&error) => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    /// What came of an exchange on this connection.
+    fn outcome(
+        &self, received: Result<Head, Trouble>, connection: Connection,
+    ) -> Result<(Head, Connection), Error> {
+        let head = received.map_err(|why| self.call.incomplete("the response", why));
+        Ok((head.map_err(|error| error.or_executed(true))?, connection))
     }
 }
 

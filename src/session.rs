@@ -632,23 +632,25 @@ impl Session {
         &self, url: &Url, content: Option<(&str, &[u8])>, token: &Token, deadline: Deadline,
         is_repeatable: bool,
     ) -> Result<http::Response, Error> {
-        let authorization = format!("Bearer {}", token.value());
-        let mut secret_fields = vec![("Authorization", authorization.as_str())];
-        secret_fields.extend(self.settings.api_key.as_deref().map(|key| ("x-api-key", key)));
-        secret_fields.extend(self.fields.iter().map(|(name, value)| (&**name, &**value)));
-        let (method, accept) =
-            content.map_or(("GET", "*/*"), |(media_type, _)| ("POST", media_type));
+        let authorization = ["Bearer ", token.value()].concat();
+        let mut fields = Vec::with_capacity(8 + self.fields.len());
+        fields.push(("Authorization", &*authorization));
+        fields.extend(self.settings.api_key.as_deref().map(|key| ("x-api-key", key)));
+        fields.extend(self.fields.iter().map(|(name, value)| (&**name, &**value)));
         // An absent `Accept-Encoding` would allow any coding.
-        let mut fields = vec![("Accept-Encoding", "identity")];
+        fields.push(("Accept-Encoding", "identity"));
         fields.extend(content.map(|(media_type, _)| ("Content-Type", media_type)));
-        let own = [("Accept", accept), ("User-Agent", USER_AGENT)].into_iter();
-        fields.extend(own.filter(|(name, _)| field(&self.fields, name).is_none()));
-        let label = format!("{method} {url}");
+        let (method, accept) =
+            content.map_or(("GET ", "*/*"), |(media_type, _)| ("POST ", media_type));
+        for (name, value) in [("Accept", accept), ("User-Agent", USER_AGENT)] {
+            if field(&self.fields, name).is_none() {
+                fields.push((name, value));
+            }
+        }
         http::send(Request {
-            call: Call { label, deadline },
+            call: Call { label: [method, &url.text()].concat(), deadline },
             url,
             fields: &fields,
-            secret_fields: &secret_fields,
             content: content.map(|(_, content)| content),
             is_repeatable,
             network: &self.settings.network,

@@ -2,6 +2,7 @@
 //! and dropped. Called by `session`, whose clones share it. Knows nothing of API calls.
 
 mod file;
+mod minreq;
 mod request;
 
 use std::collections::VecDeque;

@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use crate::error::remote_text::excerpt;
 use crate::error::Error;
@@ -15,13 +16,15 @@ pub(crate) struct Origin {
     /// Lower case; an IPv6 address is without its brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// As it stands in a URL: without the port if it is the scheme's own.
+    text: String,
 }
 
 /// An origin with what is behind it: a path that starts with `/` (or none, in a base URL that
 /// others are joined to), and perhaps a query.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Url {
-    pub(crate) origin: Origin,
+    pub(crate) origin: Arc<Origin>,
     pub(crate) path: String,
 }
 
@@ -46,7 +49,21 @@ impl Origin {
             (text, Some(Ok(port))) if port != 0 && !text.starts_with(":+") => port,
             _ => return Err(refused(what, "has a port that is not from 1 to 65535")),
         };
-        Ok(Origin { https, host, port })
+        Ok(Origin::new(https, host, port))
+    }
+
+    fn new(https: bool, host: String, port: u16) -> Origin {
+        let mut origin = Origin { https, host, port, text: String::new() };
+        let (scheme, default) = if https { ("https", ":443") } else { ("http", ":80") };
+        let authority = origin.authority();
+        origin.text =
+            [scheme, "://", authority.strip_suffix(default).unwrap_or(&authority)].concat();
+        origin
+    }
+
+    /// The value of the field `Host`.
+    pub(crate) fn host_field(&self) -> &str {
+        &self.text[if self.https { "https://".len() } else { "http://".len() }..]
     }
 
     /// Whether the host is this machine by its very name, so that no name look-up is needed, and
@@ -70,23 +87,24 @@ impl Origin {
 }
 
 impl fmt::Display for Origin {
-    /// Without the port if it is the scheme's own: the `Host` field is made from this text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, default) = if self.https { ("https", ":443") } else { ("http", ":80") };
-        let authority = self.authority();
-        write!(f, "{scheme}://{}", authority.strip_suffix(default).unwrap_or(&authority))
+        f.write_str(&self.text)
     }
 }
 
 impl fmt::Display for Url {
     /// For messages: without the query, which may name what does not belong in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.origin.fmt(f)?;
-        f.write_str(self.path.split('?').next().unwrap_or_default())
+        f.write_str(&self.text())
     }
 }
 
 impl Url {
+    /// For messages, as `Display` writes it.
+    pub(crate) fn text(&self) -> String {
+        [&self.origin.text, self.path.split('?').next().unwrap_or_default()].concat()
+    }
+
     /// The base URL: no query, and no `/` at its end.
     pub(crate) fn base(what: &str, text: &str) -> Result<Url, Error> {
         let mut url = Url::parse(what, text)?;
@@ -124,7 +142,7 @@ impl Url {
         }
         // RFC 9112, section 3.2.1: what is requested has a path, `/` at the least.
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Url { origin, path })
+        Ok(Url { origin: Arc::new(origin), path })
     }
 
     /// `path` behind this base URL; or `path` itself if it is a full URL of the same origin.
@@ -142,7 +160,8 @@ impl Url {
     fn joined(&self, what: &str, path: &str) -> Result<Url, Error> {
         if path.starts_with('/') {
             check_uri(what, path)?;
-            return Ok(Url { origin: self.origin.clone(), path: format!("{}{path}", self.path) });
+            let origin = Arc::clone(&self.origin);
+            return Ok(Url { origin, path: [&self.path, path].concat() });
         }
         if !path.contains("://") {
             check_uri(what, path)?;
@@ -183,13 +202,13 @@ pub(crate) fn form_encoded(text: &str) -> String {
 /// Checks a client id or secret: printable ASCII ([RFC 6749, appendix
 /// A](https://www.rfc-editor.org/rfc/rfc6749#appendix-A)), no blank at either end.
 pub(crate) fn check_credential(what: &str, text: &str) -> Result<(), Error> {
-    check(what, text, |c| (' '..='~').contains(&c))?;
+    check(what, text, |byte| (b' '..=b'~').contains(&byte))?;
     check_ends(what, text)
 }
 
 /// Checks an access token or an API key: visible ASCII, so that it can stand in a header field.
 pub(crate) fn check_visible(what: &str, text: &str) -> Result<(), Error> {
-    check(what, text, |c| c.is_ascii_graphic())
+    check(what, text, |byte| byte.is_ascii_graphic())
 }
 
 /// Checks a field value ([RFC 9110, section
@@ -198,7 +217,7 @@ pub(crate) fn check_field_value(what: &str, text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Ok(());
     }
-    check(what, text, |c| c == '\t' || (' '..='~').contains(&c))?;
+    check(what, text, |byte| byte == b'\t' || (b' '..=b'~').contains(&byte))?;
     check_ends(what, text)
 }
 
@@ -211,28 +230,35 @@ pub(crate) fn check_field_name(what: &str, text: &str) -> Result<(), Error> {
 /// Checks a media type: `type/subtype`, perhaps with parameters.
 pub(crate) fn check_media_type(text: &str) -> Result<(), Error> {
     let what = "media type";
-    check(what, text, |c| c == '\t' || (' '..='~').contains(&c))?;
+    check(what, text, |byte| byte == b'\t' || (b' '..=b'~').contains(&byte))?;
     check_ends(what, text)?;
     let essence = text.split(';').next().unwrap_or_default().trim_end();
     let (kind, subtype) = essence.split_once('/').unwrap_or_default();
     let why = "is not of the form type/subtype, such as application/json";
-    [kind, subtype].into_iter().all(is_token).then_some(()).ok_or_else(|| refused(what, why))
+    let is_good = is_token(kind.as_bytes()) && is_token(subtype.as_bytes());
+    is_good.then_some(()).ok_or_else(|| refused(what, why))
 }
 
 /// Whether this is a token of [RFC 9110, section
 /// 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2).
-pub(crate) fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(is_token_character)
+pub(crate) fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|&byte| is_token_character(byte))
 }
 
-fn is_token_character(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
+fn is_token_character(byte: u8) -> bool {
+    #[rustfmt::skip]
+    let is_sign = matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.'
+        | b'^' | b'_' | b'`' | b'|' | b'~');
+    byte.is_ascii_alphanumeric() || is_sign
 }
 
 /// Checks that `text` holds characters of a URI only ([RFC 3986, section
 /// 2](https://www.rfc-editor.org/rfc/rfc3986#section-2)) and no fragment.
 pub(crate) fn check_uri(what: &str, text: &str) -> Result<(), Error> {
-    check(what, text, |c| c.is_ascii_alphanumeric() || "-._~:/?[]@!$&'()*+,;=%".contains(c))?;
+    #[rustfmt::skip]
+    let is_sign = |byte| matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b'?' | b'[' | b']'
+        | b'@' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b'%');
+    check(what, text, |byte| byte.is_ascii_alphanumeric() || is_sign(byte))?;
     let bytes = text.as_bytes();
     for (i, _) in text.match_indices('%') {
         let digits = bytes.get(i + 1..i + 3).unwrap_or_default();
@@ -264,11 +290,14 @@ fn check_host(what: &str, host: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn check(what: &str, text: &str, is_good: impl Fn(char) -> bool) -> Result<(), Error> {
+/// Checks that `text` is not empty and holds good bytes only, which are ASCII.
+fn check(what: &str, text: &str, is_good: impl Fn(u8) -> bool) -> Result<(), Error> {
     if text.is_empty() {
         return Err(refused(what, "is empty"));
     }
-    let Some((i, c)) = text.chars().enumerate().find(|(_, c)| !is_good(*c)) else {
+    // All before it is ASCII, so that its index counts characters, too.
+    let bad = text.bytes().position(|byte| !is_good(byte));
+    let Some((i, c)) = bad.and_then(|i| Some((i, text[i..].chars().next()?))) else {
         return Ok(());
     };
     if i > 0 && text.ends_with('\n') && text.trim_end_matches(['\r', '\n']).chars().count() == i {

@@ -8,7 +8,7 @@ use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::socket::Socket;
+use super::socket::{BufferedSocket, Socket};
 use super::Call;
 use crate::error::Error;
 use crate::url::Origin;
@@ -40,7 +40,7 @@ impl Addresses {
     /// the host is not the server (" of the proxy ..."); else it is empty.
     pub(super) fn connect(
         &self, origin: &Origin, whose: &str, call: &Call,
-    ) -> Result<Socket, Error> {
+    ) -> Result<BufferedSocket, Error> {
         let mut addresses = look_up(origin, whose, call)?;
         let known = self.known().worked.iter().find_map(|(good, took)| {
             let place = addresses.iter().position(|address| address == good)?;
@@ -53,7 +53,7 @@ impl Addresses {
         let (socket, took) = connect(&addresses, before * 3, whose, call)?;
         let known = &mut *self.known();
         known.connected += 1;
-        if let (Ok(address), true) = (socket.peer(), addresses.len() > 1) {
+        if let (Ok(address), true) = (socket.get_ref().peer(), addresses.len() > 1) {
             known.worked.retain(|(other, _)| *other != address);
             known.worked.insert(0, (address, took));
             known.worked.truncate(REMEMBERED);
@@ -112,7 +112,7 @@ fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>,
 /// alone gets all the time. Tells how long that took.
 fn connect(
     addresses: &[SocketAddr], patience: Duration, whose: &str, call: &Call,
-) -> Result<(Socket, Duration), Error> {
+) -> Result<(BufferedSocket, Duration), Error> {
     let to = whose.strip_prefix(" of ").unwrap_or("the host");
     let mut silent = addresses.to_vec();
     let mut patience = patience.max(FIRST_PATIENCE);
@@ -128,7 +128,7 @@ fn connect(
             let start = Instant::now();
             match TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1))) {
                 Ok(tcp) => {
-                    let socket = Socket::new(tcp, call.deadline);
+                    let socket = Socket::buffered(tcp, call.deadline);
                     let socket = socket.map_err(|cause| call.refused_by_host(cause))?;
                     return Ok((socket, start.elapsed()));
                 }
@@ -144,7 +144,7 @@ fn connect(
 }
 
 /// Neither this process nor this host may open more.
-fn is_out_of_files(error: &io::Error) -> bool {
+pub(super) fn is_out_of_files(error: &io::Error) -> bool {
     // ENFILE and EMFILE; WSAEMFILE and WSAENOBUFS.
     let codes = if cfg!(windows) { [10024, 10055] } else { [23, 24] };
     error.raw_os_error().is_some_and(|code| codes.contains(&code))

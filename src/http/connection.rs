@@ -1,42 +1,47 @@
 //! A connection to a server, along its route: directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `idle`. Knows nothing of requests.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::BufRead;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::addresses::Addresses;
 use super::proxy::Proxy;
-use super::socket::{is_passing, Reader, Socket, Stream, BUFFER};
+use super::socket::{is_passing, Socket, Stream};
 use super::tls::Trust;
 use super::Call;
 use crate::error::Error;
 use crate::url::Origin;
 
-/// Servers close what was idle for longer, and they need not be asked.
+/// The maximum time that a connection is idle. Most servers have closed it by then.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// The maximum age of an idle connection: the name may have moved to another address.
+const AGE: Duration = Duration::from_secs(300);
 
 /// Where a connection leads to, and whom it trusts to be there. It may be used again for the very
 /// same only.
 #[derive(Clone, PartialEq)]
 pub(super) struct Route {
-    pub(super) origin: Origin,
+    pub(super) origin: Arc<Origin>,
     /// For `https`; `http` stays on this machine.
     pub(super) proxy: Option<Arc<Proxy>>,
     pub(super) trust: Trust,
 }
 
-/// A connection, with the port at which minreq writes and reads the heads that pass it.
+/// An open connection. Dropping it closes it.
 pub(super) struct Connection {
-    pub(super) reader: Reader,
-    pub(super) listener: Option<TcpListener>,
+    stream: Box<dyn Stream>,
     pub(super) route: Route,
     /// After a fork, two processes would speak on one connection.
     process: u32,
-    /// When it was used last, by both clocks: while a device sleeps, the first stands still.
-    since: (Instant, SystemTime),
+    opened: Moment,
+    last_used: Moment,
 }
+
+/// A moment by both clocks: while a device sleeps, the first stands still.
+#[derive(Clone, Copy)]
+pub(super) struct Moment(Instant, SystemTime);
 
 impl Connection {
     pub(super) fn open(
@@ -52,46 +57,73 @@ impl Connection {
             true => Box::new(super::tls::Stream::open(&origin.host, &route.trust, socket, call)?),
             _ => Box::new(socket),
         };
-        Ok(Connection {
-            reader: BufReader::with_capacity(BUFFER, stream),
-            listener: None,
-            route: route.clone(),
-            process: std::process::id(),
-            since: (Instant::now(), SystemTime::now()),
-        })
+        let now = Moment::now();
+        let process = std::process::id();
+        Ok(Connection { stream, route: route.clone(), process, opened: now, last_used: now })
+    }
+
+    pub(super) fn stream(&mut self) -> &mut dyn Stream {
+        &mut *self.stream
+    }
+
+    pub(super) fn reader(&mut self) -> &mut dyn BufRead {
+        self.stream.reader()
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
-        self.reader.get_mut().socket()
+        self.stream.socket()
     }
 
-    /// The server has said nothing that has not been read, nor closed it.
-    pub(super) fn is_quiet(&mut self) -> bool {
+    /// Whether the server keeps the connection open, and nothing has come that was not read.
+    pub(super) fn is_open(&mut self) -> bool {
         self.socket().waits = false;
-        let input = self.reader.fill_buf().map(drop);
+        let input = self.reader().fill_buf().map(drop);
         self.socket().waits = true;
-        matches!(input, Err(error) if is_passing(&error))
+        matches!(input, Err(error) if is_passing(&error)) && !self.has_unread_data()
     }
 
-    /// Something stands behind the response that has been read.
-    pub(super) fn has_surplus(&self) -> bool {
-        !self.reader.buffer().is_empty()
+    /// Whether more has come than was read: content, or a part of a TLS record.
+    pub(super) fn has_unread_data(&self) -> bool {
+        self.stream.has_unread_data()
     }
 
     /// It is idle from now on.
     pub(super) fn mark_idle(&mut self) {
-        self.since = (Instant::now(), SystemTime::now());
+        self.last_used = Moment::now();
     }
 
-    /// It has not been idle for long, and belongs to this process.
-    pub(super) fn is_fresh(&self) -> bool {
-        let slept = self.since.1.elapsed().unwrap_or_default();
-        self.process == std::process::id() && self.since.0.elapsed().max(slept) < IDLE
+    /// Whether it belongs to this process, has not been idle for too long, and is not too old.
+    pub(super) fn is_reusable(&self, process: u32, now: &Moment) -> bool {
+        self.process == process
+            && now.since(&self.last_used) < IDLE
+            && now.since(&self.opened) < AGE
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // After a fork, the other process may still use it.
+        if self.process == std::process::id() {
+            self.stream.close();
+        }
+    }
+}
+
+impl Moment {
+    pub(super) fn now() -> Moment {
+        Moment(Instant::now(), SystemTime::now())
+    }
+
+    fn since(&self, earlier: &Moment) -> Duration {
+        let system = self.1.duration_since(earlier.1).unwrap_or_default();
+        self.0.saturating_duration_since(earlier.0).max(system)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
     use crate::http::{Deadline, Idle};
     use crate::url::Url;
@@ -111,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_idle_for_long_or_belongs_to_another_process_is_not_used_again() {
+    fn an_expired_or_foreign_connection_is_not_used_again() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let idle = Idle::default();
         let fresh = connection(&server);
@@ -120,21 +152,37 @@ mod tests {
         assert!(idle.take(&route).is_some());
         assert!(idle.take(&route).is_none());
 
-        let mut slept = connection(&server);
-        slept.since.1 = SystemTime::now() - IDLE;
-        let mut forked = connection(&server);
-        forked.process += 1;
-        // A device that has just been started has no such time.
-        let long_ago = Instant::now().checked_sub(IDLE);
-        let old = long_ago.map(|long_ago| {
-            let mut old = connection(&server);
-            old.since.0 = long_ago;
-            old
-        });
-        for connection in [Some(slept), Some(forked), old].into_iter().flatten() {
+        let changed = |change: fn(&mut Connection)| {
+            let mut changed = connection(&server);
+            change(&mut changed);
+            changed
+        };
+        for (connection, is_reusable) in [
+            (changed(|c| c.last_used.1 -= IDLE), false),
+            (changed(|c| c.last_used.1 -= IDLE / 2), true),
+            (changed(|c| c.opened.1 -= AGE), false),
+            (changed(|c| c.opened.1 -= AGE / 2), true),
+            // A device that has just been started has no earlier time.
+            (changed(|c| c.last_used.0 = c.last_used.0.checked_sub(IDLE).unwrap_or(c.opened.0)), {
+                Instant::now().checked_sub(IDLE).is_none()
+            }),
+            (changed(|c| c.process += 1), false),
+        ] {
             idle.connections().push(connection);
-            assert!(idle.take(&route).is_none());
+            assert_eq!(idle.take(&route).is_some(), is_reusable);
             assert!(idle.connections().is_empty());
         }
+    }
+
+    #[test]
+    fn an_expired_connection_of_another_route_is_closed_too() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let idle = Idle::default();
+        let mut expired = connection(&server);
+        expired.last_used.1 -= IDLE;
+        idle.connections().push(expired);
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(idle.take(&connection(&other).route).is_none());
+        assert!(idle.connections().is_empty());
     }
 }

@@ -1,22 +1,22 @@
 //! One request on one connection, and the head of its response. Called by `http`. Knows nothing of
 //! how the connection was made, nor of content behind the head.
 
-use std::io::{self, Write as _};
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::response_head::{read_head, Head, Trouble, HEAD_LIMIT};
 use super::socket::{is_passing, write_all, WRITE_PART};
 
 /// Content up to this size is sent together with the head; longer content in parts of this size.
-const PART: usize = 16 * 1024;
+pub(super) const PART: usize = 16 * 1024;
 
 /// One request on one connection.
 pub(super) struct Exchange<'a> {
     connection: &'a mut Connection,
-    /// How long the heads of the response may still become.
-    left: usize,
-    /// What has come of the next one.
+    /// Bytes still allowed for heads, interim ones included.
+    budget: usize,
+    /// The head being read, perhaps incomplete.
     head: Vec<u8>,
     /// The response, if it has begun before the request was sent to its end.
     early: Option<Result<Head, Trouble>>,
@@ -24,12 +24,12 @@ pub(super) struct Exchange<'a> {
 
 impl Exchange<'_> {
     pub(super) fn on(connection: &mut Connection) -> Exchange<'_> {
-        Exchange { connection, left: HEAD_LIMIT, head: Vec::new(), early: None }
+        Exchange { connection, budget: HEAD_LIMIT, head: Vec::new(), early: None }
     }
 
-    /// Sends the request, and reads the head of the final response.
-    pub(super) fn run(&mut self, head: &str, content: &[u8]) -> Result<Head, Trouble> {
-        let sent = self.send(head, content);
+    /// Sends the request, whose head is in `beginning`, and reads the head of the final response.
+    pub(super) fn run(&mut self, beginning: &[u8], rest: &[u8]) -> Result<Head, Trouble> {
+        let sent = self.send(beginning, rest);
         // The server may have responded before it closed.
         let received = match self.early.take() {
             Some(received) => received,
@@ -45,28 +45,27 @@ impl Exchange<'_> {
         }
     }
 
-    /// Whether a connection that was idle has been closed by the server before it came to know of
-    /// this request ([RFC 9110, section
+    /// Whether the server closed the idle connection before it saw this request ([RFC 9110, section
     /// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9) for 408).
     pub(super) fn is_stale(&self, received: &Result<Head, Trouble>) -> bool {
         match received {
             Ok(head) => head.status == 408,
-            Err(_) => self.left == HEAD_LIMIT && !self.connection.has_surplus(),
+            Err(_) => self.budget == HEAD_LIMIT,
         }
     }
 
     /// Sends the request; `false` if the server has refused it before its end.
-    fn send(&mut self, head: &str, content: &[u8]) -> io::Result<bool> {
-        let (first, mut rest) = content.split_at(content.len().min(PART));
+    fn send(&mut self, beginning: &[u8], mut rest: &[u8]) -> io::Result<bool> {
+        write_all(self.connection.stream().writer(), beginning)?;
         let is_small = rest.is_empty();
-        write_all(self.connection.reader.get_mut(), &[head.as_bytes(), first].concat())?;
         let mut blocked = Duration::ZERO;
         while is_small || !self.is_refused(blocked) {
-            let stream = self.connection.reader.get_mut();
+            let start = Instant::now();
+            let writer = self.connection.stream().writer();
             let written = match rest.len() {
                 // What TLS still holds.
-                0 => stream.flush().map(|()| 0),
-                length => stream.write(&rest[..length.min(PART)]),
+                0 => writer.flush().map(|()| 0),
+                length => writer.write(&rest[..length.min(PART)]),
             };
             match written {
                 Ok(0) if rest.is_empty() => return Ok(true),
@@ -74,8 +73,11 @@ impl Exchange<'_> {
                     rest = &rest[n..];
                     blocked = Duration::ZERO;
                 }
-                // Not by the clock: the process may have been stopped meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => blocked += WRITE_PART,
+                // A signal ends a write early. A process that was stopped looks as if it had
+                // blocked for long.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    blocked += start.elapsed().min(WRITE_PART);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -101,10 +103,10 @@ impl Exchange<'_> {
         }
     }
 
-    /// The head of the response, behind interim ones.
+    /// Reads the head of the final response.
     fn final_head(&mut self) -> Result<Head, Trouble> {
         loop {
-            read_head(&mut self.connection.reader, &mut self.left, &mut self.head)?;
+            read_head(self.connection.reader(), &mut self.budget, &mut self.head)?;
             let head = Head::parse(&std::mem::take(&mut self.head)).map_err(Trouble::Malformed)?;
             match head.status {
                 // 101 would be final, and nobody has asked for it.

@@ -4,15 +4,14 @@
 //! nothing of TLS and of requests.
 
 use std::fmt;
-use std::io::BufReader;
 use std::net::IpAddr;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
 use super::addresses::Addresses;
-use super::response_head::{line_of, read_head, status_line, Trouble, HEAD_LIMIT, NO_HTTP};
-use super::socket::{write_all, Socket, BUFFER};
+use super::response_head::{read_head, status_line, Trouble, HEAD_LIMIT, NO_HTTP};
+use super::socket::{write_all, BufferedSocket};
 use super::Call;
 use crate::error::Error;
 use crate::url::{check_uri, refused, Origin};
@@ -28,7 +27,7 @@ pub(crate) struct Proxy {
     /// Hosts that are connected to directly: `no_proxy`, as curl reads it.
     exempt: String,
     /// [`tunnel`]. Programs that set no proxy are linked without it.
-    connect: fn(&Proxy, &Origin, &Addresses, &Call) -> Result<Socket, Error>,
+    connect: fn(&Proxy, &Origin, &Addresses, &Call) -> Result<BufferedSocket, Error>,
 }
 
 impl Proxy {
@@ -76,7 +75,7 @@ impl Proxy {
     /// Connects to `origin`, through the proxy unless `no_proxy` says otherwise.
     pub(super) fn connect(
         &self, origin: &Origin, addresses: &Addresses, call: &Call,
-    ) -> Result<Socket, Error> {
+    ) -> Result<BufferedSocket, Error> {
         (self.connect)(self, origin, addresses, call)
     }
 
@@ -122,7 +121,7 @@ impl fmt::Display for Proxy {
 
 fn tunnel(
     proxy: &Proxy, origin: &Origin, addresses: &Addresses, call: &Call,
-) -> Result<Socket, Error> {
+) -> Result<BufferedSocket, Error> {
     if is_exempt(&proxy.exempt, origin) {
         return addresses.connect(origin, "", call);
     }
@@ -135,24 +134,18 @@ fn tunnel(
     let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
     let response = format!("the response of the proxy {proxy}");
     let incomplete = |trouble| call.incomplete(&response, trouble);
-    write_all(&mut socket, request.as_bytes()).map_err(|cause| incomplete(cause.into()))?;
-    let mut reader = BufReader::with_capacity(BUFFER, socket);
+    let written = write_all(socket.get_mut(), request.as_bytes());
+    written.map_err(|cause| incomplete(cause.into()))?;
     let mut left = HEAD_LIMIT;
     loop {
         let mut head = Vec::new();
-        read_head(&mut reader, &mut left, &mut head).map_err(incomplete)?;
-        let line = line_of(head.split(|&byte| byte == b'\n').next().unwrap_or_default());
-        let status = status_line(&line).filter(|(version, _)| version.starts_with("1."));
+        read_head(&mut socket, &mut left, &mut head).map_err(incomplete)?;
+        let status = status_line(&head).filter(|(version, _)| version.starts_with(b"1."));
         match status.map(|(_, status)| status) {
             // 101 would be final, and nobody has asked for it.
             Some(100 | 102..=199) => {}
             // The fields of a 2xx frame no content: what follows is the tunnel.
-            Some(200..=299) => {
-                let of_server = reader.buffer().to_vec();
-                let mut socket = reader.into_inner();
-                socket.put_back(&of_server);
-                return Ok(socket);
-            }
+            Some(200..=299) => return Ok(socket),
             Some(status @ 100..) => return Err(proxy.refused(call, status, &target)),
             _ => return Err(incomplete(Trouble::Malformed(NO_HTTP))),
         }
@@ -408,7 +401,7 @@ mod tests {
             ("a.test b", false),
             ("::1/64,b.test", true),
         ] {
-            let host = Origin { https: true, host: "b.test".to_owned(), port: 443 };
+            let host = Origin::parse("URL", true, "b.test", 443).unwrap();
             assert_eq!(is_exempt(list, &host), is_direct, "{list}");
         }
         for (list, is_direct) in [
@@ -436,7 +429,7 @@ mod tests {
             ("x 127.0.0.9", true),
             ("x, y, 127.0.0.0/24,", true),
         ] {
-            let host = Origin { https: true, host: "127.0.0.9".to_owned(), port: 7 };
+            let host = Origin::parse("URL", true, "127.0.0.9:7", 443).unwrap();
             assert_eq!(is_exempt(list, &host), is_direct, "{list}");
         }
     }

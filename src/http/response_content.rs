@@ -1,7 +1,7 @@
 //! The content of a response as a stream: exactly as long as the head says, or an error. Called by
 //! `response` and by whoever reads a response whole. Knows nothing of heads.
 
-use std::io::{self, BufRead, Cursor, Read};
+use std::io::{self, BufRead, Cursor};
 
 use super::connection::Connection;
 use super::idle::Idle;
@@ -11,9 +11,6 @@ use crate::error::{Error, ErrorKind};
 
 /// How much is kept of the content of a response that refused, or is too long.
 pub(crate) const KEPT: u64 = 64 * 1024;
-
-/// What is read at a time when content is read whole.
-const PIECE: usize = 4 * 1024;
 
 /// The longest line with the size of a chunk.
 const SIZE_LIMIT: usize = 4 * 1024;
@@ -75,7 +72,7 @@ impl Content {
         }
     }
 
-    /// Reads until so much is there, or until the end, to be given out later. Tells how much.
+    /// Reads until so much is there, or until the end, to be given out later. Returns how much.
     pub(crate) fn read_ahead(&mut self, most: u64) -> Result<usize, Error> {
         let mut ahead = Vec::new();
         self.read_up_to(most, &mut ahead)?;
@@ -98,34 +95,44 @@ impl Content {
     /// The whole content if it is not longer than `limit`; else an error of the kind `Content`.
     /// With an error comes what has been read.
     pub(crate) fn whole(mut self, limit: u64) -> Result<Vec<u8>, (Error, Vec<u8>)> {
-        let message = format!(
-            "{}: the content is longer than the limit of {limit} bytes: raise it with \
-             Response::limit, or read it as a stream",
-            self.call.label
-        );
-        let over = Error::new(ErrorKind::Content, message).or_executed(true);
         if self.length().is_some_and(|length| length > limit) {
-            return Err((over, self.beginning(limit.min(KEPT))));
+            return Err((self.over(limit), self.beginning(limit.min(KEPT))));
         }
         let mut whole = Vec::new();
         let read = self.read_up_to(limit, &mut whole);
         match read.and_then(|()| self.read(&mut [0])) {
             Ok(0) => Ok(whole),
-            Ok(_) => Err((over, whole)),
+            Ok(_) => Err((self.over(limit), whole)),
             Err(error) => Err((error, whole)),
         }
+    }
+
+    fn over(&self, limit: u64) -> Error {
+        let message = format!(
+            "{}: the content is longer than the limit of {limit} bytes: raise it with \
+             Response::limit, or read it as a stream",
+            self.call.label
+        );
+        Error::new(ErrorKind::Content, message).or_executed(true)
     }
 
     /// Reads until the end, or until `limit` bytes are there. Makes room for what has come only: a
     /// length alone allocates nothing.
     fn read_up_to(&mut self, limit: u64, whole: &mut Vec<u8>) -> Result<(), Error> {
-        let mut buffer = [0; PIECE];
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        if self.ahead.position() == 0 && self.ahead.get_ref().len() <= limit {
+            *whole = std::mem::take(&mut self.ahead).into_inner();
+        }
         while whole.len() < limit {
-            let most = PIECE.min(limit - whole.len());
-            match self.read(&mut buffer[..most])? {
-                0 => break,
-                n => whole.extend_from_slice(&buffer[..n]),
+            let append = |reader: &mut dyn BufRead, most: usize| {
+                let input = reader.fill_buf()?;
+                let length = most.min(input.len()).min(limit - whole.len());
+                whole.extend_from_slice(&input[..length]);
+                reader.consume(length);
+                Ok(length)
+            };
+            if self.read_with(append)? == 0 {
+                break;
             }
         }
         Ok(())
@@ -133,8 +140,21 @@ impl Content {
 
     /// Reads a part; 0 at the end, which is a success only if the content is whole.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        if let Ok(n @ 1..) = self.ahead.read(buffer) {
-            return Ok(n);
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        self.read_with(|reader, most| {
+            let most = most.min(buffer.len());
+            reader.read(&mut buffer[..most])
+        })
+    }
+
+    /// Reads a part by a function that reads from what it is given, and so many bytes at most.
+    fn read_with(
+        &mut self, read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
+    ) -> Result<usize, Error> {
+        if self.ahead.position() < self.ahead.get_ref().len() as u64 {
+            return read(&mut self.ahead, usize::MAX).map_err(|cause| self.error(cause.into()));
         }
         let Some(connection) = &mut self.connection else {
             if self.is_truncated {
@@ -142,18 +162,15 @@ impl Content {
             }
             return Ok(0);
         };
-        if buffer.is_empty() {
-            return Ok(0);
-        }
         // What has arrived in time could still be read, but how much that is nobody can say.
         let result = if self.call.deadline.left().is_zero() {
             Err(Trouble::Io(io::ErrorKind::TimedOut.into()))
         } else {
-            let reader = &mut connection.reader;
+            let reader = connection.reader();
             match self.framing {
-                Framing::Length(length) => read_some(reader, length - self.received, buffer),
-                Framing::Chunked => self.chunks.read(reader, buffer),
-                Framing::UntilClose => reader.read(buffer).map_err(Trouble::Io),
+                Framing::Length(length) => read_some(reader, length - self.received, read),
+                Framing::Chunked => self.chunks.read(reader, read),
+                Framing::UntilClose => read(reader, usize::MAX).map_err(Trouble::Io),
             }
         };
         match result {
@@ -166,7 +183,7 @@ impl Content {
                 Ok(n)
             }
             Err(trouble) => {
-                // What was truncated stays truncated, however often it is read.
+                // Later reads must fail, too.
                 self.is_truncated = true;
                 self.connection = None;
                 Err(self.error(trouble))
@@ -191,7 +208,10 @@ impl Content {
 }
 
 impl Chunks {
-    fn read(&mut self, reader: &mut impl BufRead, buffer: &mut [u8]) -> Result<usize, Trouble> {
+    fn read(
+        &mut self, reader: &mut dyn BufRead,
+        read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
+    ) -> Result<usize, Trouble> {
         if self.left == 0 {
             if self.has_begun
                 && !matches!(line(reader, "\r\n".len())?[..], [b'\n'] | [b'\r', b'\n'])
@@ -205,23 +225,25 @@ impl Chunks {
                 return skip_trailers(reader);
             }
         }
-        let n = read_some(reader, self.left, buffer)?;
+        let n = read_some(reader, self.left, read)?;
         self.left -= n as u64;
         Ok(n)
     }
 }
 
-/// Reads a part of what has to come; its end is none.
-fn read_some(reader: &mut impl Read, left: u64, buffer: &mut [u8]) -> Result<usize, Trouble> {
-    let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-    match reader.read(&mut buffer[..most])? {
+/// Reads part of the `left` bytes that must come; the end of the connection is an error.
+fn read_some(
+    reader: &mut dyn BufRead, left: u64,
+    read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
+) -> Result<usize, Trouble> {
+    match read(reader, usize::try_from(left).unwrap_or(usize::MAX))? {
         0 => Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
         n => Ok(n),
     }
 }
 
 /// A line of no more than `limit` bytes, or the beginning of a longer one.
-fn line(reader: &mut impl BufRead, mut limit: usize) -> Result<Vec<u8>, Trouble> {
+fn line(reader: &mut dyn BufRead, mut limit: usize) -> Result<Vec<u8>, Trouble> {
     let mut line = Vec::new();
     match read_line(reader, &mut limit, &mut line) {
         Ok(()) | Err(Trouble::Malformed(_)) => Ok(line),
@@ -238,7 +260,7 @@ fn size(line: &[u8]) -> Option<u64> {
 }
 
 /// Reads what stands behind the last chunk, to the end of the content. Nobody has asked for it.
-fn skip_trailers(reader: &mut impl BufRead) -> Result<usize, Trouble> {
+fn skip_trailers(reader: &mut dyn BufRead) -> Result<usize, Trouble> {
     let mut left = HEAD_LIMIT;
     let mut line = Vec::new();
     for _ in 0..=LINE_LIMIT {
@@ -288,7 +310,11 @@ mod tests {
         let mut reader = BufReader::with_capacity(capacity, bytes);
         let (mut chunks, mut content, mut buffer) = (Chunks::default(), Vec::new(), [0; 3]);
         loop {
-            match chunks.read(&mut reader, &mut buffer) {
+            let read = |reader: &mut dyn BufRead, most| {
+                let most = buffer.len().min(most);
+                reader.read(&mut buffer[..most])
+            };
+            match chunks.read(&mut reader, read) {
                 Ok(0) => return (content, None),
                 Ok(n) => content.extend_from_slice(&buffer[..n]),
                 Err(trouble) => return (content, Some(trouble)),

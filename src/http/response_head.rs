@@ -1,8 +1,6 @@
-//! The head of a response: read from the connection, put into the form that minreq reads rightly,
-//! and where the content behind it ends. Called by `exchange` and `proxy`. Knows nothing of
-//! requests.
+//! The head of a response: its status, its fields, and where the content after it ends. Called by
+//! `exchange` and `proxy`. Knows nothing of requests.
 
-use std::borrow::Cow;
 use std::io::{self, BufRead, Read as _};
 
 use crate::url::is_token;
@@ -20,7 +18,7 @@ pub(super) enum Framing {
     UntilClose,
 }
 
-/// Why there is no head, or no content.
+/// Why reading a head or content failed.
 #[derive(Debug)]
 pub(super) enum Trouble {
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection was closed.
@@ -29,17 +27,15 @@ pub(super) enum Trouble {
     Malformed(&'static str),
 }
 
-/// The head of a response, in order.
+/// The head of a response.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: u16,
-    /// For minreq: a status line without a reason, and the fields without those of the framing,
-    /// which minreq would act on.
-    pub(super) text: String,
-    /// The fields of the framing, as they came.
-    pub(super) framing_fields: Vec<(String, String)>,
+    /// Names in lower case, and values without line breaks and other control characters.
+    pub(super) fields: Vec<(String, String)>,
     pub(super) framing: Framing,
-    /// The server keeps the connection open, and there is no doubt about where the content ends.
+    /// Whether the connection can be used again: the server keeps it open, and there is no doubt
+    /// about where the content ends.
     pub(super) is_persistent: bool,
 }
 
@@ -49,75 +45,86 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Reads to the end of a head; of `left`, what may be read, that is taken. After an error that
-/// passes it goes on where it was.
+/// Reads one head and subtracts its length from `budget`. After an error that passes it goes on
+/// where it was.
 pub(super) fn read_head(
-    reader: &mut impl BufRead, left: &mut usize, head: &mut Vec<u8>,
+    reader: &mut dyn BufRead, budget: &mut usize, head: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
-    // Who speaks another protocol may wait for something else than an HTTP client says.
-    while let Some(wanted) = b"HTTP/".get(head.len()) {
-        match reader.fill_buf()?.first() {
-            None => return Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
-            Some(byte) if byte == wanted => reader.consume(1),
-            Some(_) => return Err(Trouble::Malformed(NO_HTTP)),
+    let mut lines = head.iter().filter(|&&byte| byte == b'\n').count();
+    let mut line = match head[..] {
+        [.., b'\n'] => Line::Empty,
+        [.., b'\n', b'\r'] => Line::Return,
+        _ => Line::Text,
+    };
+    loop {
+        let chunk = reader.fill_buf()?;
+        if chunk.is_empty() {
+            return Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into()));
         }
-        *left = left.checked_sub(1).ok_or(Trouble::Malformed(OVER_LIMIT))?;
-        head.push(*wanted);
-    }
-    let lines = head.split(|&byte| byte == b'\n').count() - 1;
-    for _ in lines..LINE_LIMIT + 2 {
-        read_line(reader, left, head)?;
-        if head.ends_with(b"\n\n") || head.ends_with(b"\n\r\n") {
+        let chunk = &chunk[..chunk.len().min(*budget)];
+        let end = chunk.iter().position(|&byte| {
+            let is_end = byte == b'\n' && line != Line::Text;
+            line = match byte {
+                b'\n' => Line::Empty,
+                b'\r' if line == Line::Empty => Line::Return,
+                _ => Line::Text,
+            };
+            lines += usize::from(byte == b'\n');
+            is_end
+        });
+        let length = end.map_or(chunk.len(), |end| end + 1);
+        head.extend_from_slice(&chunk[..length]);
+        reader.consume(length);
+        *budget -= length;
+        // Fail on the first wrong byte: another protocol's server may be waiting for us.
+        if !head.iter().zip(b"HTTP/").all(|(byte, wanted)| byte == wanted) {
+            return Err(Trouble::Malformed(NO_HTTP));
+        }
+        // The status line and the empty line at the end are no fields.
+        let is_over = lines > LINE_LIMIT + 2 || *budget == 0 && end.is_none();
+        if is_over {
+            return Err(Trouble::Malformed(OVER_LIMIT));
+        }
+        if end.is_some() {
             return Ok(());
         }
     }
-    Err(Trouble::Malformed(OVER_LIMIT))
 }
 
-/// Reads one line more, with its end.
+/// What a line of a head holds so far.
+#[derive(Clone, Copy, PartialEq)]
+enum Line {
+    Empty,
+    /// A carriage return alone.
+    Return,
+    Text,
+}
+
+/// Reads one line more, with its end, and subtracts its length from `budget`.
 pub(super) fn read_line(
-    reader: &mut impl BufRead, left: &mut usize, lines: &mut Vec<u8>,
+    reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
     let begin = lines.len();
-    let read = reader.take(*left as u64).read_until(b'\n', lines);
-    *left -= lines.len() - begin;
+    let read = reader.take(*budget as u64).read_until(b'\n', lines);
+    *budget -= lines.len() - begin;
     read?;
     match lines.last() {
         Some(b'\n') if lines.len() > begin => Ok(()),
-        _ if *left == 0 => Err(Trouble::Malformed(OVER_LIMIT)),
+        _ if *budget == 0 => Err(Trouble::Malformed(OVER_LIMIT)),
         _ => Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
     }
 }
 
 impl Head {
-    /// Reads a head. What is wrong with anything but its status is an error of a 2xx response
-    /// only: another response keeps its status, and loses what can't be read.
+    /// Reads a head. A malformed field is an error only in a 2xx: other responses keep their status
+    /// and drop the field.
     pub(super) fn parse(head: &[u8]) -> Result<Head, &'static str> {
-        let mut lines = head.split(|&byte| byte == b'\n').map(line_of);
-        let line = lines.next().unwrap_or_default();
-        let (version, status) = status_line(&line).ok_or(NO_HTTP)?;
-        let mut fault = (!version.starts_with("1.")).then_some("has a version other than HTTP/1");
-        let mut fields: Vec<(String, String)> = Vec::new();
-        for line in lines.take_while(|line| !line.is_empty()) {
-            let is_folded = line.starts_with(BLANKS);
-            match (line.split_once(':'), fields.last_mut()) {
-                // RFC 9112, section 5.2: the field goes on.
-                (_, Some((_, value))) if is_folded => {
-                    let whole = [value, line.trim_matches(BLANKS)].join(" ");
-                    whole.trim_matches(BLANKS).clone_into(value);
-                }
-                (Some((name, value)), _) if is_token(name.trim_end_matches(BLANKS)) => {
-                    let name = name.trim_end_matches(BLANKS).to_ascii_lowercase();
-                    fields.push((name, value.trim_matches(BLANKS).to_owned()));
-                }
-                _ => fault = Some("has a header field without a valid name"),
-            }
+        let (version, status) = status_line(head).ok_or(NO_HTTP)?;
+        let (mut fields, mut fault) = fields(head);
+        if !version.starts_with(b"1.") {
+            fault = Some("has a version other than HTTP/1");
         }
-        let has_close =
-            values(&fields, "connection").any(|value| value.eq_ignore_ascii_case("close"));
-        let (framing_fields, fields): (Vec<_>, Vec<_>) =
-            fields.into_iter().partition(|(name, _)| FRAMING.contains(&&**name));
-        let framing = match (framing(&framing_fields), status) {
+        let framing = match (framing(&fields), status) {
             // These have no content, whatever their fields say.
             (_, 204 | 304) => Framing::Length(0),
             (Ok(framing), _) => framing,
@@ -129,28 +136,30 @@ impl Head {
         if let (200..=299, Some(fault)) = (status, fault) {
             return Err(fault);
         }
-        let mut text = format!("HTTP/1.1 {status}\r\n");
-        for (name, value) in fields {
-            // What has no place in a line is made a blank.
-            let value = value.replace(|c: char| c.is_ascii_control(), " ");
-            let blank = if value.is_empty() { "" } else { " " };
-            text.extend([&name, ":", blank, value.trim_matches(' '), "\r\n"]);
-        }
-        text.push_str("\r\n");
+        let has_close =
+            values(&fields, "connection").any(|value| value.eq_ignore_ascii_case("close"));
+        let framings = fields.iter().filter(|(name, _)| FRAMING.contains(&&**name)).count();
         let is_unambiguous = match (framing, status) {
             (Framing::UntilClose, _) => false,
-            (_, 204 | 304) => framing_fields.is_empty(),
-            _ => framing_fields.len() == 1,
+            (_, 204 | 304) => framings == 0,
+            _ => framings == 1,
         };
-        let is_persistent = fault.is_none() && version == "1.1" && !has_close && is_unambiguous;
-        Ok(Head { status, text, framing_fields, framing, is_persistent })
+        // The server failed, or could not read the request: a second response may follow.
+        let is_suspect = matches!(status, 400 | 408 | 413 | 414 | 431 | 500..);
+        let is_persistent =
+            fault.is_none() && version == b"1.1" && !has_close && is_unambiguous && !is_suspect;
+        for (_, value) in &mut fields {
+            if value.bytes().any(|byte| byte.is_ascii_control()) {
+                let clean = value.replace(|c: char| c.is_ascii_control(), " ");
+                clean.trim_matches(' ').clone_into(value);
+            }
+        }
+        Ok(Head { status, fields, framing, is_persistent })
     }
 }
 
 /// The fields that tell where content ends.
 const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
-
-const BLANKS: [char; 2] = [' ', '\t'];
 
 pub(super) const NO_HTTP: &str =
     "is not HTTP: check the host and the port, and what stands in between";
@@ -160,34 +169,88 @@ pub(super) const OVER_LIMIT: &str =
 
 pub(super) const BAD_LENGTH: &str = "has a Content-Length that is not a number of 64 bits";
 
-/// A line as text: it should be ASCII; other bytes are UTF-8, or else ISO 8859-1.
-pub(super) fn line_of(line: &[u8]) -> Cow<'_, str> {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    match std::str::from_utf8(line) {
-        Ok(line) => line.into(),
-        Err(_) => line.iter().map(|&byte| char::from(byte)).collect(),
+/// Names and values.
+type Fields = Vec<(String, String)>;
+
+/// The fields of a head as they came, but for the case of their names, and what is wrong with one of
+/// them.
+fn fields(head: &[u8]) -> (Fields, Option<&'static str>) {
+    let (mut fields, mut fault) = (Fields::with_capacity(16), None);
+    let lines = head.split(|&byte| byte == b'\n').skip(1);
+    for line in lines.map(without_return).take_while(|line| !line.is_empty()) {
+        let is_folded = is_blank(line[0]);
+        match (fields.last_mut(), field(line)) {
+            // RFC 9112, section 5.2: the field goes on.
+            (Some((_, value)), _) if is_folded => {
+                let whole = [value, " ", &*text(trim(line))].concat();
+                whole.trim_matches([' ', '\t']).clone_into(value);
+            }
+            (_, Some(field)) if !is_folded => fields.push(field),
+            _ => fault = Some("has a header field without a valid name"),
+        }
+    }
+    (fields, fault)
+}
+
+/// The name and the value in a line.
+fn field(line: &[u8]) -> Option<(String, String)> {
+    let colon = line.iter().position(|&byte| byte == b':')?;
+    let name = trim(&line[..colon]);
+    let mut name = is_token(name).then(|| text(name))?;
+    name.make_ascii_lowercase();
+    Some((name, text(trim(&line[colon + 1..]))))
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = bytes {
+        if !is_blank(*first) {
+            break;
+        }
+        bytes = rest;
+    }
+    while let [rest @ .., last] = bytes {
+        if !is_blank(*last) {
+            break;
+        }
+        bytes = rest;
+    }
+    bytes
+}
+
+fn without_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Bytes as text: they should be ASCII; others are UTF-8, or else ISO 8859-1.
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().map(|&byte| char::from(byte)).collect(),
     }
 }
 
-/// Version and status code of a status line ([RFC 9112, section
+/// Version and status code of the status line that a head begins with ([RFC 9112, section
 /// 4](https://www.rfc-editor.org/rfc/rfc9112#section-4)).
-pub(super) fn status_line(line: &str) -> Option<(&str, u16)> {
-    let (version, rest) = line.strip_prefix("HTTP/")?.split_once(' ')?;
-    let code = rest.split(' ').next()?;
-    let is_code = matches!(code.len(), 1..=3) && code.bytes().all(|byte| byte.is_ascii_digit());
-    let digits = version.split('.').all(|part| matches!(part.as_bytes(), [b'0'..=b'9']));
-    let is_version = digits && version.len() <= "1.1".len();
-    if !is_code || !is_version {
-        return None;
-    }
-    Some((version, code.parse().ok()?))
+pub(super) fn status_line(head: &[u8]) -> Option<(&[u8], u16)> {
+    let line = without_return(head.split(|&byte| byte == b'\n').next()?);
+    let line = line.strip_prefix(b"HTTP/")?;
+    let mut parts = line.split(|&byte| byte == b' ');
+    let (version, code) = (parts.next()?, parts.next()?);
+    let is_version = matches!(version, [b'0'..=b'9'] | [b'0'..=b'9', b'.', b'0'..=b'9']);
+    let is_code = matches!(code.len(), 1..=3) && code.iter().all(u8::is_ascii_digit);
+    let number = || code.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
+    (is_version && is_code).then(|| (version, number()))
 }
 
 /// The values of a field, whose lists ([RFC 9110, section
 /// 5.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1)) are taken apart.
 fn values<'a>(fields: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
     let named = fields.iter().filter(move |field| field.0 == name);
-    named.flat_map(|(_, list)| list.split(',').map(|member| member.trim_matches(BLANKS)))
+    named.flat_map(|(_, list)| list.split(',').map(|member| member.trim_matches([' ', '\t'])))
 }
 
 /// Where the content of a response with these fields ends.
@@ -221,15 +284,17 @@ pub(super) fn is_encoded(fields: &[(String, String)]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
+
     use super::*;
 
     #[test]
     fn status_lines() {
         for (line, expected) in [
-            ("HTTP/1.1 200 OK", Some(("1.1", 200))),
+            ("HTTP/1.1 200 OK\r\nX: y", Some(("1.1", 200))),
             ("HTTP/1.0 200 Not  bad", Some(("1.0", 200))),
             ("HTTP/1.1 201", Some(("1.1", 201))),
-            ("HTTP/1.1 407 ", Some(("1.1", 407))),
+            ("HTTP/1.1 407 \n", Some(("1.1", 407))),
             ("HTTP/2 401 caf\u{e9}", Some(("2", 401))),
             ("HTTP/1.1 20 x", Some(("1.1", 20))),
             ("HTTP/1.1 200OK", None),
@@ -242,24 +307,30 @@ mod tests {
             ("ICY 200 OK", None),
             ("", None),
         ] {
-            assert_eq!(status_line(line), expected, "{line}");
+            let expected = expected.map(|(version, code)| (version.as_bytes(), code));
+            assert_eq!(status_line(line.as_bytes()), expected, "{line}");
         }
     }
 
     #[test]
-    fn a_head_is_put_into_the_form_that_minreq_reads() {
+    fn fields_are_trimmed_joined_and_decoded() {
         let head = b"HTTP/1.1 200 Voil\xe0\r\nX-A:\t a  b \r\nContent-Length: 7\r\nX-File: \
                      caf\xe9.pdf\r\nX-Utf8: caf\xc3\xa9\nX-Fold: one\r\n  two\r\n\tthree\r\nX-Odd: \
-                     a\0b\rc\r\nX-Space : x\r\nTransfer-Encoding:\r\n chunked\r\nX-Empty:\r\n\r\n";
+                     a\0b\rc\r\nX-Space : x\r\nX-Begins-Later:\r\n there\r\nX-Empty:\r\n\r\n";
         let head = Head::parse(head).unwrap();
-        assert_eq!(
-            head.text,
-            "HTTP/1.1 200\r\nx-a: a  b\r\nx-file: caf\u{e9}.pdf\r\nx-utf8: caf\u{e9}\r\n\
-             x-fold: one two three\r\nx-odd: a b c\r\nx-space: x\r\nx-empty:\r\n\r\n"
-        );
-        let expected = [("content-length", "7"), ("transfer-encoding", "chunked")];
+        let expected = [
+            ("x-a", "a  b"),
+            ("content-length", "7"),
+            ("x-file", "caf\u{e9}.pdf"),
+            ("x-utf8", "caf\u{e9}"),
+            ("x-fold", "one two three"),
+            ("x-odd", "a b c"),
+            ("x-space", "x"),
+            ("x-begins-later", "there"),
+            ("x-empty", ""),
+        ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(head.framing_fields, expected);
+        assert_eq!(head.fields, expected);
     }
 
     #[test]
@@ -299,6 +370,16 @@ mod tests {
             ("1.1 200", "Transfer-Encoding: gzip, chunked", chunked),
             ("1.1 200", "Transfer-Encoding: chunked\nTransfer-Encoding: chunked", chunked),
             ("1.1 200", "Transfer-Encoding: identity\nContent-Length: 5", chunked),
+            ("1.1 200", "Content-Length: 5\0", Err(BAD_LENGTH)),
+            ("1.1 401", "Content-Length: 5", Ok((Length(5), true))),
+            ("1.1 400", "Content-Length: 5", Ok((Length(5), false))),
+            ("1.1 408", "Content-Length: 5", Ok((Length(5), false))),
+            ("1.1 413", "Content-Length: 5", Ok((Length(5), false))),
+            ("1.1 414", "Content-Length: 5", Ok((Length(5), false))),
+            ("1.1 429", "Content-Length: 5", Ok((Length(5), true))),
+            ("1.1 431", "Content-Length: 5", Ok((Length(5), false))),
+            ("1.1 500", "Content-Length: 5", Ok((Length(5), false))),
+            ("1.1 599", "Content-Length: 5", Ok((Length(5), false))),
             ("1.1 401", "Transfer-Encoding: gzip", Ok((Length(0), false))),
             ("1.1 409", "Content-Length: 5\nContent-Length: 6", Ok((Length(0), false))),
             ("1.1 429", "Content-Length: five", Ok((Length(0), false))),
@@ -324,23 +405,40 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_up_to_the_limits() {
-        let read = |text: &str, mut left: usize| {
-            let mut bytes = text.as_bytes();
-            let mut head = Vec::new();
-            let result = read_head(&mut bytes, &mut left, &mut head);
-            (result.map(|()| head.len()), left, bytes.len())
-        };
-        assert!(matches!(read("HTTP/1\r\n\r\nmore", 10), (Ok(10), 0, 4)));
-        assert!(matches!(read("HTTP/1\n\nmore", 10), (Ok(8), 2, 4)));
-        assert!(matches!(read("HTTP/1\r\n\r\n", 9), (Err(Trouble::Malformed(OVER_LIMIT)), 0, _)));
-        assert!(matches!(read("HTTP/1\r\n", 10), (Err(Trouble::Io(_)), 2, 0)));
-        assert!(matches!(read("HTTP/", 10), (Err(Trouble::Io(_)), 5, 0)));
-        assert!(matches!(read("", 10), (Err(Trouble::Io(_)), 10, 0)));
-        assert!(matches!(read("220 mail", 10), (Err(Trouble::Malformed(NO_HTTP)), 10, _)));
-        let fields = |n| format!("HTTP/1.1 200\n{}\n", "a:\n".repeat(n));
-        assert!(read(&fields(LINE_LIMIT), HEAD_LIMIT).0.is_ok());
-        let over = read(&fields(LINE_LIMIT + 1), HEAD_LIMIT).0;
-        assert!(matches!(over, Err(Trouble::Malformed(OVER_LIMIT))));
+    fn a_head_is_read_up_to_its_end_and_the_limits() {
+        // In pieces of any size.
+        for capacity in [1, 2, 3, 100] {
+            let read = |text: &str, mut budget: usize| {
+                let mut reader = BufReader::with_capacity(capacity, text.as_bytes());
+                let mut head = Vec::new();
+                let result = read_head(&mut reader, &mut budget, &mut head);
+                let mut rest = String::new();
+                reader.read_to_string(&mut rest).unwrap();
+                (result.map(|()| head.len()), budget, rest)
+            };
+            for (text, budget, length) in [
+                ("HTTP/1\r\n\r\n", 10, 10),
+                ("HTTP/1\n\n", 10, 8),
+                ("HTTP/1\n\r\n", 10, 9),
+                ("HTTP/1\r\n\r\r\n\r\n", 20, 13),
+                ("HTTP/1\r\na\r\n\r\n", 20, 13),
+            ] {
+                let (result, left, rest) = read(&format!("{text}more"), budget);
+                assert_eq!(result.ok(), Some(length), "{text:?}");
+                assert_eq!((left, &*rest), (budget - length, "more"), "{text:?}");
+            }
+            let failure = |text: &str, budget| read(text, budget).0.unwrap_err();
+            let over = failure("HTTP/1\r\n\r\n", 9);
+            assert!(matches!(over, Trouble::Malformed(OVER_LIMIT)));
+            for text in ["", "HTTP/", "HTTP/1\r\n"] {
+                assert!(matches!(failure(text, 10), Trouble::Io(_)), "{text:?}");
+            }
+            let fields = |n| format!("HTTP/1.1 200\n{}\n", "a:\n".repeat(n));
+            assert!(read(&fields(LINE_LIMIT), HEAD_LIMIT).0.is_ok());
+            let over = failure(&fields(LINE_LIMIT + 1), HEAD_LIMIT);
+            assert!(matches!(over, Trouble::Malformed(OVER_LIMIT)));
+            assert!(matches!(failure("220 mail", 10), Trouble::Malformed(NO_HTTP)));
+            assert!(matches!(failure("HTTP:", 10), Trouble::Malformed(NO_HTTP)));
+        }
     }
 }

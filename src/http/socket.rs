@@ -1,8 +1,7 @@
 //! A socket whose every read and write ends by the deadline of the call. Called by `connection`,
 //! `proxy` and `tls`, and by `exchange` when it must not wait. Knows nothing of HTTP.
 
-use std::collections::VecDeque;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -11,52 +10,67 @@ use super::Deadline;
 /// How long a write may block before the writer is told: the server may have responded already.
 pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
 
-/// How much is read from a connection at a time, if the reader has no larger buffer of its own. An
+/// How much is read from a socket at a time, if the reader has no larger buffer of its own. An
 /// idle connection keeps it.
-pub(super) const BUFFER: usize = 2 * 1024;
-
-/// What is read from a connection goes through this buffer.
-pub(super) type Reader = BufReader<Box<dyn Stream>>;
+const BUFFER: usize = 2 * 1024;
 
 /// What carries the bytes of HTTP: a socket, or TLS over one. A write that blocks for a moment
 /// fails with `WouldBlock`, and may be tried again.
-pub(super) trait Stream: Read + Write + Send + Sync {
+pub(super) trait Stream: Send + Sync {
+    fn reader(&mut self) -> &mut dyn BufRead;
+
+    fn writer(&mut self) -> &mut dyn Write;
+
     fn socket(&mut self) -> &mut Socket;
+
+    /// Whether more has come than was read.
+    fn has_unread_data(&self) -> bool;
+
+    /// Says that nothing more will be sent, if that takes no waiting.
+    fn close(&mut self) {}
 }
+
+/// A socket that is read through a buffer.
+pub(super) type BufferedSocket = BufReader<Socket>;
 
 /// A TCP connection whose every read and write ends by the deadline.
 pub(super) struct Socket {
     tcp: TcpStream,
     pub(super) deadline: Deadline,
-    /// Reads wait for what has not come yet; else they fail with `WouldBlock`.
+    /// Reads and writes wait for what can't be done yet; else they fail with `WouldBlock`.
     pub(super) waits: bool,
     /// The read timeout that is set: setting it costs a system call.
     timeout: Duration,
-    /// What [`Socket::put_back`] was given.
-    put_back: VecDeque<u8>,
 }
 
-impl Stream for Socket {
-    fn socket(&mut self) -> &mut Socket {
+impl Stream for BufferedSocket {
+    fn reader(&mut self) -> &mut dyn BufRead {
         self
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        self.get_mut()
+    }
+
+    fn socket(&mut self) -> &mut Socket {
+        self.get_mut()
+    }
+
+    fn has_unread_data(&self) -> bool {
+        !self.buffer().is_empty()
     }
 }
 
 impl Socket {
-    pub(super) fn new(tcp: TcpStream, deadline: Deadline) -> io::Result<Socket> {
+    pub(super) fn buffered(tcp: TcpStream, deadline: Deadline) -> io::Result<BufferedSocket> {
         // Nagle's algorithm would hold a request back until the server has acknowledged what was
         // sent before it.
         let _ = tcp.set_nodelay(true);
         if cfg!(not(windows)) {
             tcp.set_write_timeout(Some(WRITE_PART))?;
         }
-        let (timeout, put_back) = (Duration::ZERO, VecDeque::new());
-        Ok(Socket { tcp, deadline, waits: true, timeout, put_back })
-    }
-
-    /// Makes the next reads return these bytes first.
-    pub(super) fn put_back(&mut self, bytes: &[u8]) {
-        self.put_back.extend(bytes);
+        let socket = Socket { tcp, deadline, waits: true, timeout: Duration::ZERO };
+        Ok(BufReader::with_capacity(BUFFER, socket))
     }
 
     pub(super) fn peer(&self) -> io::Result<SocketAddr> {
@@ -150,9 +164,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.put_back.is_empty() {
-            return self.put_back.read(buffer);
-        }
         if !self.waits {
             self.time_left()?;
             return self.at_once(|tcp| tcp.read(buffer));
@@ -169,9 +180,12 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.waits {
+            return self.at_once(|tcp| tcp.write(bytes));
+        }
         self.time_left()?;
         match self.write_part(bytes) {
-            // On some systems a timeout looks like the end of all time.
+            // Some systems report a write timeout as `TimedOut`.
             Err(error) if is_passing(&error) => Err(io::ErrorKind::WouldBlock.into()),
             result => result,
         }
@@ -183,7 +197,7 @@ impl Write for Socket {
 }
 
 /// Writes all of it, for as long as there is time.
-pub(super) fn write_all(stream: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_all(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -1,7 +1,7 @@
 //! TLS by rustls: whom it trusts, the handshake, the stream, and what its refusals mean. Called by
 //! `http`. Knows nothing of HTTP.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, SupportedCipherSuite};
 
-use super::socket::Socket;
+use super::socket::{BufferedSocket, Socket};
 use super::Call;
 use crate::error::Error;
 
@@ -128,13 +128,23 @@ fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, rustls
 /// A TLS connection whose every read and write ends by the deadline of its socket.
 pub(super) struct Stream {
     tls: ClientConnection,
-    socket: Socket,
+    socket: Records,
+}
+
+/// A socket, and where within TLS's records the bytes that were read from it end.
+struct Records {
+    socket: BufferedSocket,
+    /// The bytes of a record's header that have come, and how many.
+    header: u64,
+    header_length: usize,
+    /// Bytes of the record that are still to come.
+    left: usize,
 }
 
 impl Stream {
     /// Does the handshake with this host.
     pub(super) fn open(
-        host: &str, trust: &Trust, socket: Socket, call: &Call,
+        host: &str, trust: &Trust, socket: BufferedSocket, call: &Call,
     ) -> Result<Stream, Error> {
         let refused =
             |cause: rustls::Error| call.failed(reason(&cause)).with_source(cause).finally(true);
@@ -144,7 +154,7 @@ impl Stream {
         let name = ServerName::try_from(host.to_owned());
         let name = name.map_err(|cause| call.failed(NO_NAME).with_source(cause).finally(true))?;
         let tls = ClientConnection::new(config, name).map_err(refused)?;
-        let mut stream = Stream { tls, socket };
+        let mut stream = Stream { tls, socket: Records::of(socket) };
         while stream.tls.is_handshaking() {
             match stream.tls.complete_io(&mut stream.socket) {
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
@@ -157,29 +167,63 @@ impl Stream {
 }
 
 impl super::socket::Stream for Stream {
+    fn reader(&mut self) -> &mut dyn BufRead {
+        self
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        self
+    }
+
     fn socket(&mut self) -> &mut Socket {
-        &mut self.socket
+        self.socket.socket.get_mut()
+    }
+
+    fn has_unread_data(&self) -> bool {
+        // While it holds plaintext, TLS wants to read no more.
+        self.socket.is_within_record() || !self.tls.wants_read()
+    }
+
+    fn close(&mut self) {
+        if self.tls.is_handshaking() || self.tls.wants_write() {
+            return;
+        }
+        self.tls.send_close_notify();
+        self.socket().waits = false;
+        let _ = self.flush();
     }
 }
 
-impl Read for Stream {
-    /// Reads content. 0 is an end of TLS that the server has announced; a connection that ends
-    /// without is an error.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for Stream {
+    /// Returns content that has come. None is an end of TLS that the server has announced; a
+    /// connection that ends without is an error.
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         loop {
-            match self.tls.reader().read(buffer) {
+            match self.tls.reader().fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
+                Err(error) => return Err(error),
+                Ok(_) => return self.tls.reader().into_first_chunk(),
             }
             // A failure comes back each time; content may stand before it.
             let state = self.tls.process_new_packets();
             state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            // What TLS wants said meanwhile, such as new keys. The server may have responded before
-            // it closed, so that a failure to write is no matter.
+            // What TLS wants to send, such as new keys. The server may have responded before it
+            // closed, so that a failure to write is no matter.
             let _ = self.flush();
             self.tls.read_tls(&mut self.socket)?;
             let _ = self.tls.process_new_packets();
         }
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.tls.reader().consume(length);
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.fill_buf()?;
+        self.tls.reader().read(buffer)
     }
 }
 
@@ -198,6 +242,51 @@ impl Write for Stream {
         while self.tls.wants_write() {
             self.tls.write_tls(&mut self.socket)?;
         }
+        Ok(())
+    }
+}
+
+impl Records {
+    fn of(socket: BufferedSocket) -> Records {
+        Records { socket, header: 0, header_length: 0, left: 0 }
+    }
+
+    /// Takes note of bytes that were read.
+    fn pass(&mut self, mut bytes: &[u8]) {
+        loop {
+            let rest = bytes.get(self.left..).unwrap_or_default();
+            self.left -= bytes.len() - rest.len();
+            let [byte, rest @ ..] = rest else { return };
+            bytes = rest;
+            self.header = self.header << 8 | u64::from(*byte);
+            self.header_length += 1;
+            // Type, version and length.
+            if self.header_length == 5 {
+                self.left = (self.header & 0xffff) as usize;
+                self.header_length = 0;
+            }
+        }
+    }
+
+    fn is_within_record(&self) -> bool {
+        self.left > 0 || self.header_length > 0
+    }
+}
+
+impl Read for Records {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.socket.read(buffer)?;
+        self.pass(&buffer[..length]);
+        Ok(length)
+    }
+}
+
+impl Write for Records {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.get_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use miniserde::json::{from_str, Number, Value};
 
-use super::Token;
+use super::{minreq, Token};
 use crate::error::remote_text::{excerpt, members, reason, text};
 use crate::error::{advice, Error, ErrorKind, Received};
-use crate::http::{self, Call, Deadline, Network, Request, KEPT, USER_AGENT};
+use crate::http::{Call, Deadline, Network, Request, KEPT, USER_AGENT};
 use crate::response::json;
 use crate::url::{check_visible, form_encoded, Url};
 
@@ -52,13 +52,13 @@ impl Client {
         // The life of the token is counted from before it began.
         let start = Instant::now();
         tell!(debug, "requesting a token from {}", self.endpoint);
-        let response = http::send(Request {
+        let response = minreq::send(Request {
             call: self.call(deadline),
             url: &self.endpoint,
             fields: &fields,
-            secret_fields: &[],
             content: Some(content.as_bytes()),
-            is_repeatable: true,
+            // Always on a connection of its own: its response must be nobody else's.
+            is_repeatable: false,
             network,
         });
         // Whatever comes of it, the API has done nothing.
