@@ -43,7 +43,7 @@ impl Attempt {
             retries,
             was_renewed: false,
             time_left: Duration::MAX,
-            jitter: RandomState::new().hash_one(0),
+            jitter: random(),
         }
     }
 }
@@ -82,6 +82,11 @@ pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Ne
     } else {
         Next::Return
     }
+}
+
+/// A number that nobody can guess, another one each time.
+pub(crate) fn random() -> u64 {
+    RandomState::new().hash_one(0)
 }
 
 /// How long the server asks to wait. To retry a 429 at once would only be refused again.

@@ -30,6 +30,9 @@ const TRAILERS_OVER_LIMIT: &str =
 const NO_HTTP: &str =
     "the response is not HTTP: check the host and the port, and what stands in between";
 
+/// What a token endpoint responds.
+const TOKEN: &str = r#"{"access_token":"new","token_type":"Bearer","expires_in":600}"#;
+
 /// Content up to this size is read within a call that may be retried.
 const SMALL: usize = 16 * 1024;
 
@@ -37,19 +40,26 @@ const SMALL: usize = 16 * 1024;
 
 #[test]
 fn minreq_timeout_in_the_environment_changes_nothing() {
+    let token = |url: &str, timeout| {
+        let session = session(url).timeout(timeout);
+        session.invalidate("token");
+        session.access_token()
+    };
     if let [good, slow, silent] = &urls()[..] {
-        assert_eq!(text(good).unwrap(), "good");
-        assert_eq!(text(slow).unwrap(), "slow");
+        assert_eq!(token(good, PATIENCE).unwrap(), "new");
+        assert_eq!(token(slow, PATIENCE).unwrap(), "new");
+        let before = held();
         let start = Instant::now();
-        let error = session(silent).timeout(TIMEOUT).get("/").unwrap_err();
+        let error = token(silent, TIMEOUT).unwrap_err();
         assert_in_time(start, &error);
+        assert_nothing_left(before, "a silent token endpoint");
         return;
     }
-    let good = Server::responding(&response("200 OK", "", "good"));
+    let good = Server::responding(&response("200 OK", "", TOKEN));
     let slow = Server::start(|stream| {
         let received = request(stream);
         thread::sleep(Duration::from_millis(1200)); // longer than the variable says
-        respond(stream, &response("200 OK", "", "slow"));
+        respond(stream, &response("200 OK", "", TOKEN));
         [received, until_closed(stream)].concat()
     });
     let silent = Server::keeping_open(b"");
@@ -71,10 +81,12 @@ fn minreq_timeout_in_the_environment_changes_nothing() {
 #[test]
 fn proxies_in_the_environment_are_not_used() {
     if let [url] = &urls()[..] {
-        assert_eq!(text(url).unwrap(), "direct");
+        let session = session(url);
+        session.invalidate("token");
+        assert_eq!(session.get("/").unwrap().text().unwrap(), TOKEN);
         return;
     }
-    let server = Server::responding(&response("200 OK", "", "direct"));
+    let server = Server::responding(&response("200 OK", "", TOKEN));
     let proxy = Server::responding(&response("200 OK", "", "through a proxy"));
     let mut child = this_test_alone("proxies_in_the_environment_are_not_used", &[server.url()]);
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
@@ -82,7 +94,7 @@ fn proxies_in_the_environment_are_not_used() {
         child.env(name.to_uppercase(), proxy.url());
     }
     assert_passes(child);
-    assert_eq!(server.ended().len(), 1);
+    assert_eq!(server.ended().len(), 2);
     assert_eq!(proxy.ended().len(), 0);
 }
 
@@ -90,40 +102,104 @@ fn proxies_in_the_environment_are_not_used() {
 #[cfg(unix)]
 #[test]
 fn a_process_out_of_descriptors_gets_errors_and_no_panic() {
+    let test = "a_process_out_of_descriptors_gets_errors_and_no_panic";
     if let [url] = &urls()[..] {
-        let mut outcomes = Vec::new();
-        let session = session(url).timeout(TIMEOUT).idle_connections(0);
-        for free in (0..8).rev() {
-            // The child has few descriptors: it opens all, and gives `free` of them back.
-            let mut open: Vec<_> =
-                std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
-            assert!(open.len() > 16 && open.len() < 200, "{}", open.len());
-            open.truncate(open.len() - free);
-            let result = session.post("/", "text/plain", "create");
-            drop(open);
-            outcomes.push(match result {
-                Ok(response) => response.text().unwrap(),
-                Err(error) => {
-                    assert!(!error.may_have_executed(), "{error:?}");
-                    error.to_string().replace(&format!("POST {url}/: "), "")
-                }
-            });
-        }
-        // A call takes four: the connection, the listener, and both ends of minreq's connection.
         let refused =
             "this device refused a thread, a socket or its loopback interface: check its memory and its \
              limit of open files";
-        assert_eq!(outcomes, [["good"; 4], [refused; 4]].concat());
+        let session = session(url).timeout(TIMEOUT).idle_connections(0);
+        let before = held();
+        // For a token: a port, both ends of minreq's connection to it, and the connection.
+        for (is_token, needed) in [(false, 1), (true, 3)] {
+            for free in (0..8).rev() {
+                let open = all_descriptors_but(free);
+                let result = if is_token {
+                    session.invalidate("token");
+                    session.invalidate("new");
+                    session.access_token()
+                } else {
+                    let response = session.post("/", "text/plain", "create");
+                    response.map(|response| response.text().unwrap())
+                };
+                drop(open);
+                match result {
+                    Ok(_) => assert!(free >= needed, "{free}"),
+                    Err(error) => {
+                        assert!(free < needed, "{free}: {error:?}");
+                        assert!(!error.may_have_executed(), "{error:?}");
+                        assert!(error.to_string().ends_with(refused), "{error}");
+                    }
+                }
+                assert_nothing_left(before, &format!("{free}, {is_token}"));
+            }
+        }
         return;
     }
-    let server = Server::responding(&response("200 OK", "", "good"));
-    let test = "a_process_out_of_descriptors_gets_errors_and_no_panic";
-    let alone = this_test_alone(test, &[server.url()]);
+    let server = Server::responding(&response("200 OK", "", TOKEN));
+    assert_passes(with_few_descriptors(this_test_alone(test, &[server.url()])));
+}
+
+#[cfg(unix)]
+#[test]
+fn idle_connections_make_room_for_a_call_without_descriptors() {
+    const IDLE: usize = 3;
+    let test = "idle_connections_make_room_for_a_call_without_descriptors";
+    if let [url, other] = &urls()[..] {
+        for is_token in [false, true] {
+            // What is idle leads to another origin than the request.
+            let session = session(url).token_endpoint(other).unwrap();
+            if is_token {
+                let session = session.resume("token", PATIENCE).unwrap();
+                thread::scope(|scope| {
+                    for _ in 0..IDLE {
+                        scope.spawn(|| session.get("/").unwrap().text().unwrap());
+                    }
+                });
+                let open = all_descriptors_but(0);
+                session.invalidate("token");
+                session.access_token().unwrap();
+                drop(open);
+            } else {
+                session.invalidate("token");
+                session.access_token().unwrap();
+                let open = all_descriptors_but(0);
+                session.post("/", "text/plain", "create").unwrap();
+                drop(open);
+            }
+        }
+        return;
+    }
+    // It responds when all of them have arrived, so that each has a connection of its own.
+    let together = std::sync::Barrier::new(IDLE);
+    let server = Server::start(move |stream| {
+        let received = request(stream);
+        if received.starts_with(b"GET") {
+            together.wait();
+        }
+        respond(stream, &response("200 OK", "", TOKEN));
+        [received, until_closed(stream)].concat()
+    });
+    let other = Server::keeping_open(&response("200 OK", "", TOKEN));
+    let urls = [server.url(), other.url()];
+    assert_passes(with_few_descriptors(this_test_alone(test, &urls)));
+}
+
+/// All descriptors that this process may open, but so many.
+#[cfg(unix)]
+fn all_descriptors_but(free: usize) -> Vec<std::fs::File> {
+    let mut open: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    assert!(open.len() > 16 && open.len() < 200, "{}", open.len());
+    open.truncate(open.len() - free);
+    open
+}
+
+#[cfg(unix)]
+fn with_few_descriptors(alone: std::process::Command) -> std::process::Command {
     let mut child = std::process::Command::new("sh");
     child.args(["-c", r#"ulimit -n 64; exec "$0" "$@""#]);
     child.arg(alone.get_program()).args(alone.get_args());
     child.envs(alone.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    assert_passes(child);
+    child
 }
 
 // Requests
@@ -703,7 +779,7 @@ fn calls_end_in_time_and_leave_nothing_behind() {
         let [silent, half_head, drip, half_content, unread, no_token, forgotten] = rest else {
             panic!("a URL is missing");
         };
-        // Only an idle connection stays, with its listener for minreq.
+        // Only an idle connection stays.
         let session = session(good);
         let none = session.clone().idle_connections(0);
         assert_eq!(none.get("/").unwrap().text().unwrap(), "good");

@@ -2,7 +2,6 @@
 //! who needs a token; whatever is wrong with the file is only told.
 
 use std::fs::{self, OpenOptions};
-use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -15,6 +14,7 @@ use super::{Client, Settings, Token, Tokens, LONGEST_LIFETIME};
 use crate::error::Error;
 use crate::http::Deadline;
 use crate::response::json;
+use crate::retry::random;
 use crate::url::{check_visible, Url};
 
 /// No file that is longer was written here.
@@ -158,7 +158,7 @@ impl TokenFile {
         }
         // Another process may be writing at the same time.
         let mut part = self.0.clone().into_os_string();
-        part.push(format!(".{:016x}", RandomState::new().hash_one(0)));
+        part.push(format!(".{:016x}", random()));
         let mut options = OpenOptions::new();
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
@@ -211,7 +211,7 @@ mod tests {
 
     impl Scratch {
         fn new() -> Scratch {
-            let name = format!("jas-session-token-{:016x}", RandomState::new().hash_one(0));
+            let name = format!("jas-session-token-{:016x}", random());
             Scratch(TokenFile(std::env::temp_dir().join(name)))
         }
 

@@ -1,35 +1,37 @@
 //! Requests tokens via minreq. minreq opens a socket of its own and hands out no handle on it, but a
 //! token request has to obey the deadline, the proxy and the roots of its call. So minreq connects to
-//! a port of 127.0.0.1, which is open until it comes, and writes and reads heads there without
-//! secrets; `http` makes the exchange with the server. Called by `request`. Knows nothing of tokens.
+//! a port of 127.0.0.1, which is open until it has come. There it writes and reads heads without
+//! secrets, and `http` makes the exchange with the server. Called by `request`. Knows nothing of
+//! tokens.
 
-use std::env;
-use std::hash::{BuildHasher as _, RandomState};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, sleep, JoinHandle};
 use std::time::Duration;
+use std::{env, iter, mem};
 
-use minreq::{Method, Request};
+use minreq::{Error::IoError, Method, Request};
 
-use crate::error::{field, Error};
+use crate::error::Error;
 use crate::http::{self, Call};
+use crate::retry::random;
 
 /// The header field that minreq is known by: its value is made for one request.
 const FIELD: &str = "JAS-Session";
 
-/// The header fields of a response that minreq reads. No other may hold what the request held.
+/// The header fields of a response that minreq reads. Others may hold what the request held.
 const HARMLESS: [&str; 3] = ["retry-after", "date", "content-type"];
 
-/// Connections that are held at a time until they have shown the field.
+/// How many connections are held at a time until they have shown the field.
 const STRANGERS: usize = 64;
 
-/// Bytes of the longest head that minreq writes here.
+/// The longest head that minreq writes.
 const HEAD_LIMIT: usize = 1024;
 
-/// The pause between two looks at the connections: after `QUICK` looks, the longer one.
-const PAUSES: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(1)];
-const QUICK: u32 = 10;
+/// The pause between two looks at the connections, and the one after so many looks.
+const PAUSE: Duration = Duration::from_micros(100);
+const LONG_PAUSE: Duration = Duration::from_millis(1);
+const LOOKS: usize = 10;
 
 /// How many looks minreq has to end once its port is closed. (By the clock, a process that was
 /// stopped would give it no time at all.)
@@ -38,217 +40,167 @@ const LAST_LOOKS: u32 = 50;
 /// The stack of the thread that minreq runs on.
 const STACK: usize = 64 * 1024;
 
-const NOT_SENT: &str = "before the request was sent";
-const UNUSABLE: &str = "minreq can't be used";
-const UNIFIED: &str = ": if another crate has turned on minreq's feature `proxy`, the variables \
-                       http_proxy and all_proxy must not be set";
+/// Where minreq may have gone if it has not come here.
+const PROXY: &str = ": if another crate has turned on minreq's feature `proxy`, the variables \
+                     http_proxy and all_proxy must not be set";
 
-/// The status and the header fields of a response, as minreq reads them.
-type Head = (u16, Vec<(String, String)>);
+/// The status and the header fields that minreq has read.
+type Read = Result<(u16, Vec<(String, String)>), minreq::Error>;
+
+/// minreq's socket, the head that it has written there, and its thread.
+type Met = (TcpStream, String, JoinHandle<Read>);
+
+/// A port of 127.0.0.1 for minreq.
+struct Port {
+    listener: TcpListener,
+    /// The value of [`FIELD`] that minreq shows.
+    password: String,
+    /// The connections to it, and what has come on each.
+    callers: Vec<(TcpStream, String)>,
+    /// Some were closed to make room, minreq's perhaps.
+    has_closed_some: bool,
+}
 
 /// Sends a POST whose header fields, which may hold no secrets, minreq writes. The response has the
 /// status and the harmless header fields that minreq reads.
 pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> {
     let call = request.call.clone();
-    let (mut socket, fields, thread) = loop {
-        match meet(request.fields, &call) {
+    let (mut socket, head, thread) = loop {
+        let port = Port::open(&call).map_err(|cause| call.refused_by_host(cause));
+        match port.and_then(|port| meet(port, request.fields, &call)) {
             Err(error) if request.network.makes_room(&error) => {}
             met => break met?,
         }
     };
-    let fields = fields.lines().filter_map(|line| line.split_once(": "));
-    // minreq knows of no content.
-    let fields: Vec<_> = fields.filter(|(name, _)| *name != "Content-Length").collect();
-    let mut response = http::send(http::Request { fields: &fields, ..request });
-    if let Ok(response) = &response {
-        let mut head = format!("HTTP/1.1 {}\r\n", response.status);
-        for name in HARMLESS {
-            let value = field(&response.fields, name);
-            head.extend(value.iter().flat_map(|value| [name, ": ", value, "\r\n"]));
-        }
+    let fields = head.lines().filter_map(|line| line.split_once(": "));
+    // These are for this port.
+    let fields: Vec<_> =
+        fields.filter(|(name, _)| !["Host", FIELD, "Content-Length"].contains(name)).collect();
+    let response = http::send(http::Request { fields: &fields, ..request });
+    let is_harmless = |(name, _): &(String, String)| HARMLESS.contains(&&**name);
+    if let Ok(http::Response { status, fields, .. }) = &response {
+        let fields = fields.iter().filter(|field| is_harmless(field));
+        let fields: String = fields.flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
         // Should that fail, minreq knows why.
-        let _ = socket.write_all((head + "\r\n").as_bytes());
+        let _ = socket.write_all(format!("HTTP/1.1 {status}\r\n{fields}\r\n").as_bytes());
     }
     drop(socket);
-    let read = thread.join();
-    if let Ok(response) = &mut response {
-        let (status, fields) = match read {
-            Ok(Ok(head)) => head,
-            Ok(Err(cause)) => return Err(call.failed(UNUSABLE).with_source(cause)),
-            Err(_) => return Err(call.failed(UNUSABLE)),
-        };
-        response.status = status;
-        response.fields.retain(|(name, _)| !HARMLESS.contains(&&**name));
-        response.fields.extend(fields);
-    }
-    response
+    let ended = thread.join();
+    let mut response = response?;
+    let Ok(Ok((status, fields))) = ended else { return Err(failure(Some(ended), &call)) };
+    response.status = status;
+    response.fields.retain(|field| !is_harmless(field));
+    response.fields.extend(fields);
+    Ok(response)
 }
 
-type Thread = JoinHandle<Result<Head, minreq::Error>>;
-
-/// Starts minreq and waits until it connects: its socket, and the header fields that it writes.
-fn meet(fields: &[(&str, &str)], call: &Call) -> Result<(TcpStream, String, Thread), Error> {
-    let random = || RandomState::new().hash_one(0);
-    let password = format!("{:016x}{:016x}", random(), random());
+/// Starts minreq and waits until it has connected and written its head. Nothing here waits in the
+/// system, where a signal could begin the wait anew.
+fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Met, Error> {
     let refused = |cause| call.refused_by_host(cause);
-    let listener = listen(call)?;
-    let port = listener.local_addr().map_err(refused)?.port();
-    let start = || start(port, &password, fields, call).map_err(refused);
-    let mut thread = start()?;
-    let mut strangers = Strangers::default();
-    let mut looks = 0;
-    while !call.deadline.left().is_zero() {
-        match strangers.look(&listener, &password) {
-            Ok(Some((socket, written))) => return Ok((socket, written, thread)),
-            Ok(None) => {}
-            Err(cause) => {
-                end(listener, strangers, thread);
-                return Err(refused(cause));
+    let start = |port: &Port| port.start(fields, call).map_err(refused);
+    let mut thread = start(&port)?;
+    let mut pauses = iter::repeat_n(PAUSE, LOOKS);
+    let error = loop {
+        match port.look() {
+            Ok(Some((socket, head))) => return Ok((socket, head, thread)),
+            Err(cause) => break Some(refused(cause)),
+            Ok(None) if call.deadline.left().is_zero() => {
+                let hint = if is_told_of_proxy() { PROXY } else { "" };
+                break Some(call.late(&format!("before the request was sent{hint}")));
             }
+            Ok(None) if !thread.is_finished() => sleep(pauses.next().unwrap_or(LONG_PAUSE)),
+            Ok(None) if mem::take(&mut port.has_closed_some) => thread = start(&port)?,
+            Ok(None) => break None,
         }
-        if thread.is_finished() {
-            // It may have been taken for a stranger too many.
-            if !std::mem::take(&mut strangers.had_to_go) {
-                return Err(failure(thread.join(), call));
-            }
-            thread = start()?;
-        }
-        thread::sleep(PAUSES[usize::from(looks >= QUICK)]);
-        looks += 1;
-    }
-    end(listener, strangers, thread);
-    let hint = if is_told_of_proxy() { UNIFIED } else { "" };
-    Err(call.late(&format!("{NOT_SENT}{hint}")))
-}
-
-/// Ends minreq, which has not come.
-fn end(listener: TcpListener, strangers: Strangers, thread: Thread) {
-    drop((listener, strangers));
+    };
+    drop(port);
     // It ends at once, unless a proxy keeps it.
-    for _ in 0..LAST_LOOKS {
-        if thread.is_finished() {
-            let _ = thread.join();
-            return;
-        }
-        thread::sleep(PAUSES[1]);
-    }
+    (0..LAST_LOOKS).take_while(|_| !thread.is_finished()).for_each(|_| sleep(LONG_PAUSE));
+    let ended = thread.is_finished().then(|| thread.join());
+    Err(error.unwrap_or_else(|| failure(ended, call)))
 }
 
-/// Opens a port of 127.0.0.1 for minreq.
-fn listen(call: &Call) -> Result<TcpListener, Error> {
-    let open = || {
+impl Port {
+    fn open(call: &Call) -> io::Result<Port> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
+        let password = format!("{:016x}{:016x}", random(), random());
         // Where nothing passes the loopback interface, minreq would wait for as long as the system
         // does, and could not be stopped.
-        let left = call.deadline.left().max(PAUSES[1]);
-        TcpStream::connect_timeout(&listener.local_addr()?, left)?;
-        Ok(listener)
-    };
-    open().map_err(|cause: io::Error| match cause.kind() {
-        io::ErrorKind::TimedOut => call.late(NOT_SENT),
-        _ => call.refused_by_host(cause),
-    })
-}
-
-/// Starts minreq on a thread of its own.
-fn start(
-    port: u16, password: &str, fields: &[(&str, &str)], call: &Call,
-) -> io::Result<Thread> {
-    let mut request = Request::new(Method::Post, format!("http://127.0.0.1:{port}/"))
-        // minreq's own limit can underflow; ours has been kept before.
-        .with_max_headers_size(None)
-        .with_max_status_line_length(None)
-        .with_follow_redirects(false)
-        .with_header(FIELD, password);
-    for (name, value) in fields {
-        request = request.with_header(*name, *value);
+        TcpStream::connect_timeout(&listener.local_addr()?, call.deadline.left().max(LONG_PAUSE))?;
+        Ok(Port { listener, password, callers: Vec::new(), has_closed_some: false })
     }
-    // minreq would take a timeout from its own variable, and a proxy may keep it for ever.
-    if is_told_of_proxy() || env::var_os("MINREQ_TIMEOUT").is_some() {
-        // It starts a thread for that, and would panic if this host refused it.
-        thread::Builder::new().spawn(|| ())?;
-        request = request.with_timeout(call.deadline.left().as_secs() + 1);
+
+    /// Starts minreq on a thread of its own.
+    fn start(&self, fields: &[(&str, &str)], call: &Call) -> io::Result<JoinHandle<Read>> {
+        let url = format!("http://{}/", self.listener.local_addr()?);
+        let mut request = Request::new(Method::Post, url)
+            // minreq's own limit can underflow; ours has been kept before.
+            .with_max_headers_size(None)
+            .with_max_status_line_length(None)
+            .with_follow_redirects(false)
+            .with_header(FIELD, &*self.password)
+            .with_headers(fields.iter().copied());
+        // minreq would take a timeout from its own variable, and a proxy may keep it for ever.
+        if is_told_of_proxy() || env::var_os("MINREQ_TIMEOUT").is_some() {
+            // It starts a thread for that, and would panic if this host refused it.
+            thread::Builder::new().spawn(|| ())?;
+            request = request.with_timeout(call.deadline.left().as_secs() + 1);
+        }
+        let thread = thread::Builder::new().stack_size(STACK);
+        thread.spawn(|| request.send_lazy().map(|read| (read.status_code, read.headers)))
     }
-    thread::Builder::new().stack_size(STACK).spawn(move || {
-        let response = request.send_lazy()?;
-        Ok((response.status_code, response.headers))
-    })
-}
 
-/// Those who have connected to the port, and what they have said.
-#[derive(Default)]
-struct Strangers {
-    callers: Vec<(TcpStream, Vec<u8>)>,
-    /// Some were closed before they had said much.
-    had_to_go: bool,
-}
-
-impl Strangers {
-    /// Looks once at all that have connected, without waiting. Returns minreq's socket and the
-    /// header fields that it has written.
-    fn look(
-        &mut self, listener: &TcpListener, password: &str,
-    ) -> io::Result<Option<(TcpStream, String)>> {
-        while self.callers.len() < STRANGERS {
-            match listener.accept() {
+    /// Looks once at all connections, without waiting. Returns minreq's socket, and the head that it
+    /// has written.
+    fn look(&mut self) -> io::Result<Option<(TcpStream, String)>> {
+        let mut is_full = false;
+        while !is_full {
+            match self.listener.accept() {
                 Ok((socket, _)) => {
                     socket.set_nonblocking(true)?;
-                    self.callers.push((socket, Vec::new()));
+                    self.callers.push((socket, String::new()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // A stranger that has gone already: some systems tell.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) if self.callers.is_empty() => return Err(error),
-                Err(_) => self.make_room(),
+                // No descriptor is left.
+                Err(_) => is_full = true,
             }
+            is_full |= self.callers.len() == STRANGERS;
         }
-        self.callers.retain_mut(|(socket, said)| hear(socket, said));
-        let shown = format!("\r\n{FIELD}: {password}\r\n");
-        for (i, (_, said)) in self.callers.iter().enumerate() {
-            let said = std::str::from_utf8(said).unwrap_or_default();
-            let whole = said.strip_suffix("\r\n\r\n");
-            if let Some((_, fields)) = whole.and_then(|said| said.split_once(&shown)) {
-                let fields = fields.to_owned();
-                let (socket, _) = self.callers.swap_remove(i);
-                socket.set_nonblocking(false)?;
-                return Ok(Some((socket, fields)));
+        let mut buffer = [0; HEAD_LIMIT];
+        self.callers.retain_mut(|(socket, said)| match socket.read(&mut buffer) {
+            Ok(length) => {
+                said.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                length > 0 && said.len() <= HEAD_LIMIT
             }
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        });
+        let shown = format!("\r\n{FIELD}: {}\r\n", self.password);
+        let mut said = self.callers.iter().map(|(_, said)| said);
+        if let Some(i) = said.position(|s| s.ends_with("\r\n\r\n") && s.contains(&shown)) {
+            let (socket, head) = self.callers.swap_remove(i);
+            socket.set_nonblocking(false)?;
+            return Ok(Some((socket, head)));
         }
-        if self.callers.len() == STRANGERS {
-            self.make_room();
+        if is_full {
+            // Those who have been there for the longest time make room.
+            self.callers.drain(..self.callers.len().div_ceil(2));
+            self.has_closed_some = true;
         }
         Ok(None)
     }
-
-    /// Closes those who have been there for the longest time.
-    fn make_room(&mut self) {
-        self.callers.drain(..self.callers.len().div_ceil(2));
-        self.had_to_go = true;
-    }
 }
 
-/// Reads what has come; `false` if no more can come, or it is more than minreq says.
-fn hear(socket: &mut TcpStream, said: &mut Vec<u8>) -> bool {
-    let mut buffer = [0; HEAD_LIMIT];
-    loop {
-        match socket.read(&mut buffer) {
-            Ok(n @ 1..) if said.len() + n <= HEAD_LIMIT => said.extend_from_slice(&buffer[..n]),
-            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
-            Ok(_) => return false,
-        }
-    }
-}
-
-/// Why minreq has ended without coming here.
-fn failure(ended: thread::Result<Result<Head, minreq::Error>>, call: &Call) -> Error {
-    let unusable = call.failed(format_args!("{UNUSABLE}{UNIFIED}"));
+/// Why minreq was of no use.
+fn failure(ended: Option<thread::Result<Read>>, call: &Call) -> Error {
+    let unusable = call.failed(format_args!("minreq can't be used{PROXY}"));
     match ended {
-        // Where it was told of a proxy, it has gone there.
-        Ok(Err(minreq::Error::IoError(cause))) if !is_told_of_proxy() => {
-            call.refused_by_host(cause)
-        }
-        Ok(Err(cause)) => unusable.with_source(cause),
+        Some(Ok(Err(IoError(cause)))) if !is_told_of_proxy() => call.refused_by_host(cause),
+        Some(Ok(Err(cause))) => unusable.with_source(cause),
         _ => unusable,
     }
 }
@@ -256,4 +208,109 @@ fn failure(ended: thread::Result<Result<Head, minreq::Error>>, call: &Call) -> E
 /// With minreq's feature `proxy`, which another crate may have turned on, these variables count.
 fn is_told_of_proxy() -> bool {
     ["http_proxy", "all_proxy", "ALL_PROXY"].iter().any(|name| env::var_os(name).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::http::Deadline;
+
+    const FIELDS: [(&str, &str); 2] = [("Accept", "*/*"), ("User-Agent", "x")];
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn call(timeout: Duration) -> Call {
+        Call { label: "token request".to_owned(), deadline: Deadline::after(timeout) }
+    }
+
+    /// As many strangers as the system lets in connect, and say this.
+    fn strangers(port: &Port, says: &str, crowd: usize) -> Vec<TcpStream> {
+        let address = port.listener.local_addr().unwrap();
+        let connect = |_| TcpStream::connect_timeout(&address, SHORT).ok();
+        let mut strangers: Vec<_> = (0..crowd).map_while(connect).collect();
+        for stranger in &mut strangers {
+            stranger.set_read_timeout(Some(LONG)).unwrap();
+            let _ = stranger.write_all(says.as_bytes());
+        }
+        strangers
+    }
+
+    /// Has minreq come behind these strangers, and gives it a response.
+    fn meet_behind(strangers: Vec<TcpStream>, port: Port, what: &str) {
+        let (mut socket, head, thread) = meet(port, &FIELDS, &call(LONG)).expect(what);
+        let fields = "\r\nAccept: */*\r\nUser-Agent: x\r\nContent-Length: 0\r\n\r\n";
+        assert!(head.ends_with(fields), "{what}: {head}");
+        socket.write_all(b"HTTP/1.1 429\r\ndate: now\r\n\r\n").unwrap();
+        let (status, fields) = thread.join().unwrap().unwrap();
+        assert_eq!((status, &*fields), (429, &[("date".to_owned(), "now".to_owned())][..]));
+        for mut stranger in strangers {
+            let mut heard = Vec::new();
+            // A reset is a close, too.
+            let _ = stranger.read_to_end(&mut heard);
+            assert_eq!(String::from_utf8_lossy(&heard), "", "{what}");
+        }
+    }
+
+    #[test]
+    fn minreq_is_found_behind_strangers() {
+        let guess = format!("POST / HTTP/1.1\r\n{FIELD}: {}\r\n\r\n", "0".repeat(32));
+        let long = "GET / HTTP/1.1\r\nX-A: b\r\n".repeat(5000);
+        for (says, crowd) in [
+            ("", 0),
+            ("", 1),
+            ("", 63),
+            ("", 64),
+            ("", 65),
+            ("", 1000),
+            ("P", 100),
+            ("\r\n\r\n", 1),
+            ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 200),
+            ("POST / HTTP/1.1\r\nJAS-Session: \r\n\r\n", 1),
+            (&*guess, 200),
+            (&guess[..40], 200),
+            (&long, 3),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", 100),
+        ] {
+            for is_leaving in [false, true] {
+                let port = Port::open(&call(LONG)).unwrap();
+                let strangers = strangers(&port, says, crowd);
+                if is_leaving {
+                    strangers.iter().for_each(|s| s.shutdown(Shutdown::Both).unwrap_or_default());
+                }
+                let what = format!("{} of {:?}", strangers.len(), says.get(..40).unwrap_or(says));
+                meet_behind(strangers, port, &what);
+            }
+        }
+    }
+
+    #[test]
+    fn minreq_is_found_among_strangers_that_never_stop() {
+        for says in ["", "PPPPPPPP"] {
+            let port = Port::open(&call(LONG)).unwrap();
+            let address = port.listener.local_addr().unwrap();
+            let (is_busy, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut crowd = Vec::new();
+                    while !is_over.load(Ordering::SeqCst) {
+                        if let Ok(mut stranger) = TcpStream::connect_timeout(&address, SHORT) {
+                            // A byte at a time, as they come and go.
+                            let _ = stranger.write_all(says.as_bytes());
+                            crowd.push(stranger);
+                        }
+                        crowd.drain(..crowd.len().saturating_sub(500));
+                        is_busy.store(true, Ordering::SeqCst);
+                    }
+                });
+                while !is_busy.load(Ordering::SeqCst) {
+                    thread::yield_now();
+                }
+                meet_behind(Vec::new(), port, says);
+                is_over.store(true, Ordering::SeqCst);
+            });
+        }
+    }
 }

@@ -20,8 +20,8 @@ mod system {
 
     use crate::wire::PATIENCE;
 
-    /// How many sockets an idle connection is: itself, and the listener that waits for minreq.
-    pub const IDLE_SOCKETS: usize = 2;
+    /// How many sockets an idle connection is.
+    pub const IDLE_SOCKETS: usize = 1;
 
     pub fn threads() -> usize {
         fs::read_dir("/proc/self/task").unwrap().count()
@@ -116,7 +116,6 @@ mod system {
         GetCurrentProcess, OpenThread, ResumeThread, SuspendThread, THREAD_SUSPEND_RESUME,
     };
 
-    /// The connection: listeners are not counted.
     pub const IDLE_SOCKETS: usize = 1;
 
     pub fn threads() -> usize {
