@@ -39,6 +39,9 @@ pub(crate) const USER_AGENT: &str = concat!("jas-session/", env!("CARGO_PKG_VERS
 /// when the content is truncated.
 const SMALL: u64 = 16 * 1024;
 
+/// Bytes of a request's head besides path, host and fields, at most.
+const LINES: usize = 80;
+
 /// Longer timeouts are as good as none, and would overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -194,23 +197,27 @@ impl Request<'_> {
 
     /// The head of the request, followed by the first part of its content.
     fn beginning(&self, content: &[u8]) -> Vec<u8> {
-        let method = if self.content.is_some() { "POST " } else { "GET " };
-        let length = self.content.map(|content| content.len().to_string());
-        let start = [method, &self.url.path, " HTTP/1.1\r\nHost: ", self.url.origin.host_field()];
-        let end = match &length {
-            Some(length) => ["\r\nContent-Length: ", length, "\r\n\r\n"],
-            None => ["", "", "\r\n\r\n"],
-        };
+        let (path, host) = (&self.url.path, self.url.origin.host_field());
         let size = |(name, value): &(&str, &str)| name.len() + value.len() + "\r\n: ".len();
         let fields: usize = self.fields.iter().map(size).sum();
-        let rest: usize = start.iter().chain(&end).map(|part| part.len()).sum();
-        let mut beginning = Vec::with_capacity(rest + fields + content.len());
-        let mut write = |part: &str| beginning.extend_from_slice(part.as_bytes());
-        start.into_iter().for_each(&mut write);
+        let room = path.len() + host.len() + fields + LINES + content.len();
+        let mut head = String::with_capacity(room);
+        head.push_str(if self.content.is_some() { "POST " } else { "GET " });
+        head.push_str(path);
+        head.push_str(" HTTP/1.1\r\nHost: ");
+        head.push_str(host);
         for (name, value) in self.fields {
-            ["\r\n", name, ": ", value].into_iter().for_each(&mut write);
+            head.push_str("\r\n");
+            head.push_str(name);
+            head.push_str(": ");
+            head.push_str(value);
         }
-        end.into_iter().for_each(&mut write);
+        if let Some(content) = self.content {
+            head.push_str("\r\nContent-Length: ");
+            head.push_str(&content.len().to_string());
+        }
+        head.push_str("\r\n\r\n");
+        let mut beginning = head.into_bytes();
         beginning.extend_from_slice(content);
         beginning
     }

@@ -43,7 +43,7 @@ impl Attempt {
             retries,
             was_renewed: false,
             time_left: Duration::MAX,
-            jitter: random(),
+            jitter: 0,
         }
     }
 }
@@ -107,6 +107,11 @@ fn back_off(retried: u32, jitter: u64) -> Duration {
 pub(crate) struct RateLimit(Mutex<Option<(Instant, Duration)>>);
 
 impl RateLimit {
+    /// Whether no call has met one yet.
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     /// Notes an error that tells of a rate limit, if it does.
     pub(crate) fn note(&self, error: &Error) {
         let wait = match (error.status(), asked(error)) {

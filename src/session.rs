@@ -13,8 +13,8 @@ use crate::error::remote_text::reason;
 use crate::error::{advice, field, Error, ErrorKind, Received};
 use crate::http::{self, Call, Deadline, Network, Proxy, Request, USER_AGENT};
 use crate::response::Response;
-use crate::retry::{decide, is_token_refused, Attempt, Next, RateLimit};
-use crate::token::{Client, Settings, Token, Tokens};
+use crate::retry::{decide, is_token_refused, random, Attempt, Next, RateLimit};
+use crate::token::{self, Client, Token, Tokens};
 use crate::url::{
     check_credential, check_field_name, check_field_value, check_media_type, check_visible, Url,
 };
@@ -52,13 +52,20 @@ const LIKE_A_KEY: usize = 12;
 #[derive(Clone)]
 #[must_use = "a setting returns the session"]
 pub struct Session {
-    base: Url,
     tokens: Arc<Tokens>,
     rate_limit: Arc<RateLimit>,
     retried: Arc<AtomicUsize>,
-    settings: Settings,
+    /// Copied when a clone changes one of them.
+    settings: Arc<Settings>,
+}
+
+#[derive(Clone)]
+struct Settings {
+    base: Url,
     fields: Vec<(String, String)>,
     timeout: Duration,
+    /// Those that count for the token, too.
+    common: token::Settings,
 }
 
 /// What a session and its clones have done so far: see [`Session::counts`].
@@ -98,8 +105,14 @@ impl Session {
         check_credential(id.0, id.1)?;
         check_credential(secret.0, secret.1)?;
         let endpoint = Url { path: format!("{}/oauth2/token", base.path), ..base.clone() };
+        let common = token::Settings {
+            network: Network { idle_connections: 8, ..Network::default() },
+            api_key: None,
+            renew_before: Duration::from_secs(60),
+            retries: 2,
+        };
+        let timeout = Duration::from_secs(60);
         Ok(Session {
-            base,
             tokens: Arc::new(Tokens::new(Client {
                 endpoint,
                 id: id.1.to_owned(),
@@ -107,14 +120,7 @@ impl Session {
             })),
             rate_limit: Arc::default(),
             retried: Arc::default(),
-            settings: Settings {
-                network: Network { idle_connections: 8, ..Network::default() },
-                api_key: None,
-                renew_before: Duration::from_secs(60),
-                retries: 2,
-            },
-            fields: Vec::new(),
-            timeout: Duration::from_secs(60),
+            settings: Arc::new(Settings { base, fields: Vec::new(), timeout, common }),
         })
     }
 
@@ -204,7 +210,7 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if it has a character other than visible ASCII.
     pub fn api_key(mut self, key: &str) -> Result<Session, Error> {
         check_visible("API key", key)?;
-        self.settings.api_key = Some(key.to_owned());
+        self.change().common.api_key = Some(key.to_owned());
         Ok(self)
     }
 
@@ -231,8 +237,9 @@ impl Session {
             return Err(Error::invalid_input(message));
         }
         check_field_value(&format!("value of the field {name}"), value)?;
-        self.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
-        self.fields.push((name.to_owned(), value.to_owned()));
+        let fields = &mut self.change().fields;
+        fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
+        fields.push((name.to_owned(), value.to_owned()));
         Ok(self)
     }
 
@@ -266,7 +273,8 @@ impl Session {
     /// [`Timeout`](ErrorKind::Timeout), and the message names the proxy. Nothing has reached the
     /// API then, so a plain POST is retried, too, unless the proxy refused (a status below 500).
     pub fn proxy(mut self, url: &str) -> Result<Session, Error> {
-        self.settings.network.proxy = Some(Arc::new(Proxy::parse("proxy's URL", url)?));
+        let proxy = Proxy::parse("proxy's URL", url)?;
+        self.change().common.network.proxy = Some(Arc::new(proxy));
         Ok(self)
     }
 
@@ -292,7 +300,8 @@ impl Session {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if a value can't be used: it names the variable.
     pub fn proxy_from_env(mut self) -> Result<Session, Error> {
-        self.settings.network.proxy = Proxy::from_env(from_env::variable)?.map(Arc::new);
+        let proxy = Proxy::from_env(from_env::variable)?;
+        self.change().common.network.proxy = proxy.map(Arc::new);
         Ok(self)
     }
 
@@ -315,9 +324,10 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if there is no certificate in it, or one that
     /// can't be read, or if the crate was built without TLS.
     pub fn root_certificates(mut self, pem: &[u8]) -> Result<Session, Error> {
-        let trust = self.settings.network.trust.extended(pem);
-        self.settings.network.trust =
+        let trust = self.settings.common.network.trust.extended(pem);
+        let trust =
             trust.map_err(|why| Error::invalid_input(format!("the root certificates {why}")))?;
+        self.change().common.network.trust = trust;
         Ok(self)
     }
 
@@ -330,7 +340,7 @@ impl Session {
     /// could tell whether a booking without a response was made. A connection that was idle for 30
     /// seconds is closed at the next call, and all of them with the last clone.
     pub fn idle_connections(mut self, n: usize) -> Session {
-        self.settings.network.idle_connections = n;
+        self.change().common.network.idle_connections = n;
         self
     }
 
@@ -338,7 +348,7 @@ impl Session {
     /// waiting for a token to the last byte of the content that the caller reads. With zero,
     /// every call fails at once. For one call, `session.clone().timeout(...)` has the same token.
     pub fn timeout(mut self, timeout: Duration) -> Session {
-        self.timeout = timeout;
+        self.change().timeout = timeout;
         self
     }
 
@@ -349,7 +359,7 @@ impl Session {
     /// and in 2 seconds at most. If that fails, the calls go on with the token as long as it is
     /// good, and the next try is made 10 seconds later.
     pub fn renew_before(mut self, margin: Duration) -> Session {
-        self.settings.renew_before = margin;
+        self.change().common.renew_before = margin;
         self
     }
 
@@ -367,7 +377,7 @@ impl Session {
     /// no more than half of their time. Those that were not refused themselves wait a quarter
     /// longer.
     pub fn retries(mut self, n: u32) -> Session {
-        self.settings.retries = n;
+        self.change().common.retries = n;
         self
     }
 
@@ -483,10 +493,10 @@ impl Session {
     /// [`Timeout`](ErrorKind::Timeout), [`Exchange`](ErrorKind::Exchange),
     /// [`InvalidToken`](ErrorKind::InvalidToken) or [`Status`](ErrorKind::Status).
     pub fn access_token(&self) -> Result<String, Error> {
-        let deadline = Deadline::after(self.timeout);
-        let token = self.tokens.token(&self.settings, deadline)?;
+        let deadline = Deadline::after(self.settings.timeout);
+        let token = self.tokens.token(&self.settings.common, deadline)?;
         // At once, since the token leaves.
-        self.tokens.renew_if_due(&self.settings, deadline);
+        self.tokens.renew_if_due(&self.settings.common, deadline);
         let held = self.tokens.held().map(|(held, _)| held);
         Ok(held.unwrap_or_else(|| token.value().to_owned()))
     }
@@ -530,7 +540,7 @@ impl Session {
     pub fn counts(&self) -> Counts {
         Counts {
             tokens: self.tokens.received(),
-            connections: self.settings.network.addresses.connected(),
+            connections: self.settings.common.network.addresses.connected(),
             retries: self.retried.load(Ordering::Relaxed) as u64,
         }
     }
@@ -541,20 +551,24 @@ impl Session {
         self.tokens.invalidate(refused);
     }
 
+    fn change(&mut self) -> &mut Settings {
+        Arc::make_mut(&mut self.settings)
+    }
+
     /// One call. `content` with its media type makes it a POST.
     fn call(
         &self, path: &str, content: Option<(&str, &[u8])>, is_idempotent: bool,
     ) -> Result<Response, Error> {
-        let url = self.base.join(path)?;
+        let url = self.settings.base.join(path)?;
         if let Some((media_type, _)) = content {
             check_media_type(media_type)?;
         }
-        let deadline = Deadline::after(self.timeout);
+        let deadline = Deadline::after(self.settings.timeout);
         let result = self.attempts(&url, content, is_idempotent, deadline);
         // Not before, so that no call waits for a token endpoint while its token is good.
         let error = result.as_ref().err();
         if error.is_none_or(|error| error.status().is_some()) {
-            self.tokens.renew_if_due(&self.settings, deadline);
+            self.tokens.renew_if_due(&self.settings.common, deadline);
         }
         result
     }
@@ -563,12 +577,12 @@ impl Session {
     fn attempts(
         &self, url: &Url, content: Option<(&str, &[u8])>, is_idempotent: bool, deadline: Deadline,
     ) -> Result<Response, Error> {
-        let mut attempt = Attempt { is_idempotent, ..Attempt::first(self.settings.retries) };
+        let mut attempt = Attempt { is_idempotent, ..Attempt::first(self.settings.common.retries) };
         // Of all attempts so far: what one may have done, a later one does not undo.
         let mut may_have_executed = false;
         let mut was_given = false;
         self.wait_for_rate_limit(false, deadline);
-        let mut token = self.tokens.token(&self.settings, deadline)?;
+        let mut token = self.tokens.token(&self.settings.common, deadline)?;
         loop {
             let (error, token_refused) =
                 match self.send(url, content, &token, deadline, is_idempotent) {
@@ -583,9 +597,10 @@ impl Session {
             self.rate_limit.note(&error);
             may_have_executed |= error.may_have_executed();
             attempt.time_left = deadline.left();
+            attempt.jitter = random();
             let next = match decide(attempt, &error, token_refused) {
                 Next::Return => Err(error),
-                Next::Renew => match self.tokens.replace(&token, &self.settings, deadline) {
+                Next::Renew => match self.tokens.replace(&token, &self.settings.common, deadline) {
                     Ok(Some((token, is_new))) => {
                         // One that was there already may be refused as well: for once.
                         attempt.was_renewed = is_new || was_given;
@@ -600,7 +615,7 @@ impl Session {
                     std::thread::sleep(pause);
                     attempt.retried += 1;
                     self.wait_for_rate_limit(true, deadline);
-                    self.tokens.token(&self.settings, deadline)
+                    self.tokens.token(&self.settings.common, deadline)
                 }
             };
             token = next.map_err(|error| {
@@ -617,6 +632,9 @@ impl Session {
 
     /// Waits for at most half of the time that is left.
     fn wait_for_rate_limit(&self, was_refused: bool, deadline: Deadline) {
+        if self.rate_limit.is_none() {
+            return;
+        }
         let deadline = deadline.within(deadline.left() / 2);
         loop {
             let wait = self.rate_limit.wait(deadline.left(), was_refused);
@@ -632,18 +650,19 @@ impl Session {
         &self, url: &Url, content: Option<(&str, &[u8])>, token: &Token, deadline: Deadline,
         is_repeatable: bool,
     ) -> Result<http::Response, Error> {
+        let Settings { fields: own, common, .. } = &*self.settings;
         let authorization = ["Bearer ", token.value()].concat();
-        let mut fields = Vec::with_capacity(8 + self.fields.len());
+        let mut fields = Vec::with_capacity(8 + own.len());
         fields.push(("Authorization", &*authorization));
-        fields.extend(self.settings.api_key.as_deref().map(|key| ("x-api-key", key)));
-        fields.extend(self.fields.iter().map(|(name, value)| (&**name, &**value)));
+        fields.extend(common.api_key.as_deref().map(|key| ("x-api-key", key)));
+        fields.extend(own.iter().map(|(name, value)| (&**name, &**value)));
         // An absent `Accept-Encoding` would allow any coding.
         fields.push(("Accept-Encoding", "identity"));
         fields.extend(content.map(|(media_type, _)| ("Content-Type", media_type)));
         let (method, accept) =
             content.map_or(("GET ", "*/*"), |(media_type, _)| ("POST ", media_type));
         for (name, value) in [("Accept", accept), ("User-Agent", USER_AGENT)] {
-            if field(&self.fields, name).is_none() {
+            if field(own, name).is_none() {
                 fields.push((name, value));
             }
         }
@@ -653,7 +672,7 @@ impl Session {
             fields: &fields,
             content: content.map(|(_, content)| content),
             is_repeatable,
-            network: &self.settings.network,
+            network: &common.network,
         })
     }
 
@@ -669,7 +688,7 @@ impl Session {
             }
             _ if token_refused => ": the access token was refused",
             403 if received.retry_after.is_some() => advice(429),
-            403 if self.settings.api_key.is_none() => {
+            403 if self.settings.common.api_key.is_none() => {
                 ": no API key (x-api-key) was sent: set it with Session::api_key, or JAS_API_KEY"
             }
             403 => {
@@ -687,10 +706,10 @@ impl Session {
 
     /// What the response to a call may echo, and no message may show.
     fn secrets(&self, token: &Token) -> Vec<String> {
-        let mut secrets = self.tokens.secrets(&self.settings);
+        let mut secrets = self.tokens.secrets(&self.settings.common);
         secrets.push(token.value().to_owned());
         // Some gateways want a key in a field of their own.
-        let own = self.fields.iter().map(|(_, value)| value);
+        let own = self.settings.fields.iter().map(|(_, value)| value);
         secrets.extend(own.filter(|value| value.len() >= LIKE_A_KEY).cloned());
         secrets
     }
@@ -710,14 +729,15 @@ fn check_tls(url: &Url) -> Result<(), Error> {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings { base, timeout, common, .. } = &*self.settings;
         f.debug_struct("Session")
-            .field("base_url", &self.base.to_string())
+            .field("base_url", &base.to_string())
             .field("token_endpoint", &self.tokens.client.endpoint.to_string())
             .field("client_id", &self.tokens.client.id)
-            .field("proxy", &self.settings.network.proxy.as_ref().map(ToString::to_string))
-            .field("timeout", &self.timeout)
-            .field("renew_before", &self.settings.renew_before)
-            .field("retries", &self.settings.retries)
+            .field("proxy", &common.network.proxy.as_ref().map(ToString::to_string))
+            .field("timeout", timeout)
+            .field("renew_before", &common.renew_before)
+            .field("retries", &common.retries)
             .finish_non_exhaustive()
     }
 }

@@ -16,7 +16,7 @@ pub(crate) use request::Client;
 
 use crate::error::{Error, ErrorKind};
 use crate::http::{Deadline, Network, Proxy};
-use crate::retry::{decide, Attempt, Next};
+use crate::retry::{decide, random, Attempt, Next};
 
 /// No lifetime is taken for longer than this.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -163,6 +163,7 @@ impl Tokens {
                 Err(error) => error,
             };
             attempt.time_left = deadline.left();
+            attempt.jitter = random();
             let Next::Retry(pause) = decide(attempt, &error, false) else { return Err(error) };
             attempt.retried += 1;
             // Who pauses stands in no line, and holds up nobody.

@@ -26,7 +26,7 @@ pub(super) fn session() -> Result<Session, Error> {
     let (name, key) = secret("JAS_API_KEY")?;
     if !key.is_empty() {
         check_visible(&name, &key)?;
-        session.settings.api_key = Some(key);
+        session.change().common.api_key = Some(key);
     }
     match setting("JAS_TOKEN_ENDPOINT")? {
         (_, endpoint) if endpoint.is_empty() => Ok(session),

@@ -6,7 +6,7 @@ use std::error::Error;
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 pub const ENDPOINT: &str = "/oauth2/token";
-pub const CONTENT: &str = "/content/4096";
+pub const CONTENT: &str = "/content/3700";
 pub const FORM: &str = "grant_type=client_credentials&client_id=id&client_secret=secret";
 pub const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
@@ -18,7 +18,7 @@ pub fn arguments() -> Result<(String, usize)> {
 }
 
 pub fn check(status: u16, content: &[u8]) -> Result<()> {
-    if status != 200 || content.len() != 4096 {
+    if status != 200 || content.len() != 3700 {
         return Err("not the response asked for".into());
     }
     Ok(())
