@@ -1,0 +1,194 @@
+//! A timer's signal every few milliseconds, as profilers send it: every call ends in time and with the
+//! right result.
+//!
+//! `JAS_SESSION_SIGNAL_CALLS` sets how many calls are made with each timer: 12 by default. With 1,000 or
+//! more, uploads have 20 MB and downloads 50 MB.
+#![cfg(unix)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Instant;
+
+use jas_session::{Response, Session};
+
+#[path = "support/wire/site.rs"]
+mod site;
+#[path = "support/wire/mod.rs"]
+mod wire;
+use site::{pattern, Over, Peer, Site, BOTH};
+use wire::{assert_passes, response, this_test_alone, urls, LATE, PATIENCE};
+
+/// How often the signal comes, in microseconds.
+const INTERVALS: [u64; 6] = [200, 500, 1000, 2000, 4000, 6000];
+
+/// In each so many calls, one needs a new token.
+const CALLS_PER_TOKEN: usize = 6;
+
+fn calls() -> usize {
+    let calls = std::env::var("JAS_SESSION_SIGNAL_CALLS");
+    calls.map_or(12, |calls| calls.parse().expect("a number"))
+}
+
+/// What is uploaded and what is downloaded.
+fn contents() -> &'static (Vec<u8>, Vec<u8>) {
+    static CONTENTS: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    let lengths = if calls() < 1000 { (200_000, 500_000) } else { (20_000_000, 50_000_000) };
+    CONTENTS.get_or_init(|| (pattern(lengths.0), pattern(lengths.1)))
+}
+
+fn serve(mut peer: Peer) {
+    let (upload, download) = contents();
+    while let Some(request) = peer.request() {
+        match &*request.line {
+            "POST /upload" => {
+                assert!(&request.content == upload, "something else was uploaded");
+                peer.respond(&response("201 Created", "", "uploaded"));
+            }
+            "GET /download" => {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", download.len());
+                peer.respond(&[head.as_bytes(), download].concat());
+            }
+            _ => peer.serve(&request),
+        }
+    }
+}
+
+fn run(test: &str, over: Over) {
+    if let [url] = &urls()[..] {
+        thread::spawn(watch);
+        let session = site::trusting(Session::new(url, "id", "secret").unwrap());
+        for is_restarting in [false, true] {
+            for interval in INTERVALS {
+                for threads in [1, 4] {
+                    let what =
+                        format!("{interval} µs, restarting {is_restarting}, {threads} threads");
+                    let start = Instant::now();
+                    timer::set(interval, is_restarting);
+                    make_calls(&session.clone().retries(0).timeout(PATIENCE), threads, &what);
+                    timer::set(0, is_restarting);
+                    println!("{what}: {:?}", start.elapsed());
+                }
+            }
+        }
+        return;
+    }
+    let site = Site::start(over, serve);
+    assert_passes(timer::held_back(site::trusted_by(this_test_alone(test, &[site.url()]))));
+}
+
+/// How many calls have ended.
+static ENDED: AtomicUsize = AtomicUsize::new(0);
+
+/// Ends the process when a call never does.
+fn watch() {
+    let mut ended = 0;
+    loop {
+        thread::sleep(PATIENCE * 2);
+        let before = std::mem::replace(&mut ended, ENDED.load(Ordering::SeqCst));
+        if before == ended {
+            eprintln!("a call never ends");
+            std::process::exit(1);
+        }
+    }
+}
+
+#[test]
+fn signals_delay_no_call_over_plain_http() {
+    run("signals_delay_no_call_over_plain_http", Over::Plain);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn signals_delay_no_call_over_tls() {
+    run("signals_delay_no_call_over_tls", BOTH[1]);
+}
+
+fn make_calls(session: &Session, threads: usize, what: &str) {
+    thread::scope(|scope| {
+        for number in 0..threads {
+            let (upload, download) = contents();
+            scope.spawn(move || {
+                timer::let_in();
+                let in_time = |call: &dyn Fn() -> Vec<u8>, expected: &[u8]| {
+                    let start = Instant::now();
+                    let content = call();
+                    assert!(start.elapsed() < PATIENCE + LATE, "{what}");
+                    assert!(content == expected, "{what}: another content");
+                    ENDED.fetch_add(1, Ordering::SeqCst);
+                };
+                let bytes = |response: Response| response.limit(1 << 30).bytes().unwrap();
+                let post = || bytes(session.post("/upload", "text/plain", upload).unwrap());
+                in_time(&post, b"uploaded");
+                in_time(&|| bytes(session.get("/download").unwrap()), download);
+                for call in 0..calls().div_ceil(threads) {
+                    if call % CALLS_PER_TOKEN == 0 {
+                        session.invalidate("new");
+                    }
+                    let path = format!("/{number}/{call}");
+                    if call % 3 == 0 {
+                        let post = || bytes(session.post(&path, "text/plain", "create").unwrap());
+                        in_time(&post, format!("POST {path}").as_bytes());
+                    } else {
+                        let get = || bytes(session.get(&path).unwrap());
+                        in_time(&get, format!("GET {path}").as_bytes());
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The timer. Its signal comes to those threads only that let it in: it must not always find the same
+/// idle one.
+#[allow(unsafe_code, reason = "the standard library has no signals")]
+mod timer {
+    use std::mem::zeroed;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::Command;
+    use std::ptr::null_mut;
+
+    extern "C" fn ignore(_: libc::c_int) {}
+
+    /// The child holds the signal back in all of its threads.
+    pub(super) fn held_back(mut child: Command) -> Command {
+        // SAFETY: it makes one system call, on memory of its own.
+        unsafe {
+            child.pre_exec(|| {
+                mask(libc::SIG_BLOCK);
+                Ok(())
+            })
+        };
+        child
+    }
+
+    /// Lets the signal in to this thread, and to those that it starts.
+    pub(super) fn let_in() {
+        mask(libc::SIG_UNBLOCK);
+    }
+
+    fn mask(how: libc::c_int) {
+        // SAFETY: the set is valid for each call.
+        unsafe {
+            let mut set = zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGALRM);
+            assert_eq!(libc::pthread_sigmask(how, &raw const set, null_mut()), 0);
+        }
+    }
+
+    /// Sends the signal every so many microseconds; 0 ends that. With `is_restarting`, the system
+    /// restarts what it interrupts, where it can.
+    pub(super) fn set(microseconds: u64, is_restarting: bool) {
+        let time = libc::timeval { tv_sec: 0, tv_usec: microseconds.try_into().unwrap() };
+        let times = libc::itimerval { it_interval: time, it_value: time };
+        // SAFETY: the handler does nothing, and the structures are valid for each call.
+        unsafe {
+            let mut action: libc::sigaction = zeroed();
+            action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            action.sa_flags = if is_restarting { libc::SA_RESTART } else { 0 };
+            assert_eq!(libc::sigaction(libc::SIGALRM, &raw const action, null_mut()), 0);
+            assert_eq!(libc::setitimer(libc::ITIMER_REAL, &raw const times, null_mut()), 0);
+        }
+    }
+}
