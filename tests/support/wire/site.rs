@@ -30,6 +30,8 @@ pub enum Over {
     Plain,
     #[cfg(feature = "tls")]
     Tls,
+    #[cfg(feature = "tls")]
+    Tls12,
 }
 
 pub const BOTH: &[Over] = &[
@@ -121,21 +123,23 @@ fn url(over: Over, address: SocketAddr) -> String {
     match over {
         Over::Plain => format!("http://{address}"),
         #[cfg(feature = "tls")]
-        Over::Tls => format!("https://{address}"),
+        Over::Tls | Over::Tls12 => format!("https://{address}"),
     }
 }
 
-/// The certificate that the sites of this process show, and that of its issuer.
+/// How the sites of this process speak TLS, of any version and of 1.2, and the certificate of their
+/// issuer.
 #[cfg(feature = "tls")]
-fn trusted() -> &'static (Arc<ServerConfig>, String) {
-    static TRUSTED: OnceLock<(Arc<ServerConfig>, String)> = OnceLock::new();
+fn trusted() -> &'static ([Arc<ServerConfig>; 2], String) {
+    static TRUSTED: OnceLock<([Arc<ServerConfig>; 2], String)> = OnceLock::new();
     TRUSTED.get_or_init(|| {
         // Each session that trusts more reads all of the system's roots again. Here are none.
         #[cfg(feature = "system-roots")]
         std::env::set_var(ROOTS, "/nonexistent");
         let authority = Authority::new();
-        let config = authority.config("127.0.0.1", Days::Now);
-        (config, authority.pem.clone())
+        let configs = [rustls::ALL_VERSIONS, &[&rustls::version::TLS12]];
+        let configs = configs.map(|versions| authority.config_of("127.0.0.1", Days::Now, versions));
+        (configs, authority.pem.clone())
     })
 }
 
@@ -188,8 +192,8 @@ impl Peer {
         match over {
             Over::Plain => {}
             #[cfg(feature = "tls")]
-            Over::Tls => {
-                let config = Arc::clone(&trusted().0);
+            Over::Tls | Over::Tls12 => {
+                let config = Arc::clone(&trusted().0[usize::from(over == Over::Tls12)]);
                 peer.tls = Some(Box::new(ServerConnection::new(config).unwrap()));
                 while peer.tls.as_ref()?.is_handshaking() {
                     peer.flush().ok()?;

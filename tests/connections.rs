@@ -1,0 +1,194 @@
+//! How many connections a session holds, how it closes them, and what it does not take for an idle one.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{mpsc, Barrier, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use jas_session::{Response, Session};
+
+#[path = "support/wire/site.rs"]
+mod site;
+#[path = "support/wire/mod.rs"]
+mod wire;
+use site::{good, Site, BOTH};
+#[cfg(feature = "tls")]
+use site::{Over, Peer};
+use wire::{assert_in_time, request, respond, PATIENCE, TIMEOUT};
+
+fn get(session: &Session, path: &str) -> String {
+    session.get(path).and_then(Response::text).unwrap()
+}
+
+fn post(session: &Session, path: &str) -> String {
+    session.post(path, "text/plain", "create").and_then(Response::text).unwrap()
+}
+
+#[test]
+fn a_server_that_serves_one_connection_at_a_time_makes_no_call_wait() {
+    const CALLS: usize = 9;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // As Apache does with one process: it serves a connection until the client closes it.
+    let server = thread::spawn(move || {
+        let mut lines = Vec::new();
+        while lines.len() < CALLS {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            loop {
+                let request = String::from_utf8(request(&mut stream)).unwrap();
+                let Some((line, _)) = request.split_once(" HTTP/1.1\r\n") else { break };
+                lines.push(line.to_owned());
+                respond(&mut stream, &good(line));
+            }
+        }
+        lines
+    });
+    let session = wire::session(&url);
+    let start = Instant::now();
+    assert_eq!(get(&session, "/1"), "GET /1");
+    assert_eq!(post(&session, "/2"), "POST /2");
+    assert_eq!(post(&session, "/3"), "POST /3");
+    session.invalidate("token");
+    assert_eq!(post(&session, "/4"), "POST /4");
+    session.invalidate("new");
+    assert_eq!(session.access_token().unwrap(), "new");
+    assert_eq!(get(&session, "/5"), "GET /5");
+    assert_eq!(get(&session.clone(), "/6"), "GET /6");
+    assert_eq!(post(&session, "/7"), "POST /7");
+    assert!(start.elapsed() < PATIENCE / 4);
+    drop(session);
+    assert_eq!(server.join().unwrap().len(), CALLS);
+}
+
+#[test]
+fn a_connection_is_made_when_the_broken_one_before_it_is_closed() {
+    for &over in BOTH {
+        // The second connection is served when the first is closed by both.
+        let (first_is_closed, closed) = mpsc::channel();
+        let (first_is_closed, closed) = (Mutex::new(first_is_closed), Mutex::new(closed));
+        let site = Site::start(over, move |mut peer| {
+            if peer.number == 0 {
+                let request = peer.request().unwrap();
+                peer.serve(&request);
+                peer.close();
+                peer.drain();
+                return first_is_closed.lock().unwrap().send(()).unwrap();
+            }
+            closed.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            peer.serve_all();
+        });
+        assert_eq!(get(&site.session, "/1"), "GET /1");
+        assert_eq!(get(&site.session, "/2"), "GET /2");
+        assert_eq!(site.requests(), [["GET /1"], ["GET /2"]], "{over:?}");
+    }
+}
+
+#[test]
+fn a_call_that_times_out_on_an_idle_connection_closes_the_others() {
+    const IDLE: usize = 4;
+    for &over in BOTH {
+        // Connections that a firewall has forgotten: nobody hears what is sent.
+        let together = Barrier::new(IDLE);
+        let site = Site::start(over, move |mut peer| {
+            if peer.number >= IDLE {
+                return peer.serve_all();
+            }
+            let request = peer.request().unwrap();
+            together.wait();
+            peer.serve(&request);
+            peer.drain();
+        });
+        let session = &site.session;
+        thread::scope(|scope| {
+            for _ in 0..IDLE {
+                scope.spawn(|| get(session, "/first"));
+            }
+        });
+        let start = Instant::now();
+        let error = session.clone().timeout(TIMEOUT).get("/second").unwrap_err();
+        assert_in_time(start, &error);
+        assert_eq!(get(session, "/third"), "GET /third", "{over:?}");
+        assert_eq!(session.counts().connections, IDLE as u64 + 1);
+        site.requests();
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_connection_is_closed_with_close_notify() {
+    /// Serves, and returns how the client has ended TLS.
+    fn end(mut peer: Peer) -> std::io::Result<usize> {
+        let request = peer.request().unwrap();
+        let long = wire::response("200 OK", "", &"x".repeat(100_000));
+        peer.respond(if request.line == "GET /long" { &long } else { b"HTTP/1.1 204\r\n\r\n" });
+        peer.read(&mut [0])
+    }
+    let uses: [fn(&Session); 4] = [
+        // Idle until the session goes, or another connection is made.
+        |session| drop(session.get("/")),
+        |session| drop((session.get("/"), session.post("/", "text/plain", "create"))),
+        |session| drop(session.clone().idle_connections(0).get("/")),
+        // Not read to its end.
+        |session| drop(session.get("/long")),
+    ];
+    for (number, call) in uses.into_iter().enumerate() {
+        let site = Site::start(Over::Tls, move |peer| match end(peer) {
+            Ok(0) => {}
+            // What was not read makes a close a reset.
+            Err(error) if number == 3 && error.kind() == ErrorKind::ConnectionReset => {}
+            other => panic!("{number}: {other:?}"),
+        });
+        call(&site.session);
+        site.requests();
+    }
+}
+
+/// Part of a TLS record that the server sends beside a good response, with it or just after.
+#[cfg(feature = "tls")]
+#[test]
+fn a_part_of_a_tls_record_is_no_quiet_connection() {
+    for over in [Over::Tls, Over::Tls12] {
+        for bytes in 1..=60 {
+            for is_glued in [false, true] {
+                let (is_read, reading) = mpsc::channel();
+                let (was_written, written) = mpsc::channel();
+                let ends = Mutex::new((reading, was_written));
+                let site = Site::start(over, move |mut peer| {
+                    let Some(request) = peer.request() else { return };
+                    if request.line != "GET /first" {
+                        peer.serve(&request);
+                        return peer.drain();
+                    }
+                    let good = peer.sealed(&good(&request.line));
+                    let stray = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray";
+                    let stray = peer.sealed(stray);
+                    let (begin, rest) = stray.split_at(bytes);
+                    if is_glued {
+                        peer.tcp().write_all(&[&good, begin].concat()).unwrap();
+                    } else {
+                        let ends = ends.lock().unwrap();
+                        peer.tcp().write_all(&good).unwrap();
+                        ends.0.recv().unwrap();
+                        peer.tcp().write_all(begin).unwrap();
+                        ends.1.send(()).unwrap();
+                    }
+                    // What is read next is the end of the connection, or a request.
+                    if peer.tcp().read(&mut [0]).is_ok_and(|length| length > 0) {
+                        let _ = peer.tcp().write_all(rest);
+                    }
+                    peer.drain();
+                });
+                assert_eq!(get(&site.session, "/first"), "GET /first");
+                if !is_glued {
+                    is_read.send(()).unwrap();
+                    written.recv().unwrap();
+                }
+                let what = format!("{over:?}, {bytes} bytes, {is_glued}");
+                assert_eq!(get(&site.session, "/second"), "GET /second", "{what}");
+                drop(site.requests());
+            }
+        }
+    }
+}
