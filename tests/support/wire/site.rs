@@ -202,6 +202,8 @@ impl Peer {
                         return None;
                     }
                 }
+                // In TLS 1.2 the server's message is the last.
+                peer.flush().ok()?;
             }
         }
         Some(peer)
