@@ -136,7 +136,7 @@ fn a_process_out_of_descriptors_gets_errors_and_no_panic() {
         return;
     }
     let server = Server::responding(&response("200 OK", "", TOKEN));
-    assert_passes(with_few_descriptors(this_test_alone(test, &[server.url()])));
+    assert_passes(with_few_descriptors(&this_test_alone(test, &[server.url()])));
 }
 
 #[cfg(unix)]
@@ -181,7 +181,7 @@ fn idle_connections_make_room_for_a_call_without_descriptors() {
     });
     let other = Server::keeping_open(&response("200 OK", "", TOKEN));
     let urls = [server.url(), other.url()];
-    assert_passes(with_few_descriptors(this_test_alone(test, &urls)));
+    assert_passes(with_few_descriptors(&this_test_alone(test, &urls)));
 }
 
 /// All descriptors that this process may open, but so many.
@@ -194,7 +194,7 @@ fn all_descriptors_but(free: usize) -> Vec<std::fs::File> {
 }
 
 #[cfg(unix)]
-fn with_few_descriptors(alone: std::process::Command) -> std::process::Command {
+fn with_few_descriptors(alone: &std::process::Command) -> std::process::Command {
     let mut child = std::process::Command::new("sh");
     child.args(["-c", r#"ulimit -n 64; exec "$0" "$@""#]);
     child.arg(alone.get_program()).args(alone.get_args());

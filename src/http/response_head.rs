@@ -50,7 +50,7 @@ impl From<io::Error> for Trouble {
 pub(super) fn read_head(
     reader: &mut dyn BufRead, budget: &mut usize, head: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
-    let mut lines = head.iter().filter(|&&byte| byte == b'\n').count();
+    let mut lines = head.split(|&byte| byte == b'\n').count() - 1;
     let mut line = match head[..] {
         [.., b'\n'] => Line::Empty,
         [.., b'\n', b'\r'] => Line::Return,

@@ -240,9 +240,9 @@ mod tests {
 
     /// Has minreq come behind these strangers, and gives it a response.
     fn meet_behind(strangers: Vec<TcpStream>, port: Port, what: &str) {
-        let (mut socket, head, thread) = meet(port, &FIELDS, &call(LONG)).expect(what);
+        let (mut socket, written, thread) = meet(port, &FIELDS, &call(LONG)).expect(what);
         let fields = "\r\nAccept: */*\r\nUser-Agent: x\r\nContent-Length: 0\r\n\r\n";
-        assert!(head.ends_with(fields), "{what}: {head}");
+        assert!(written.ends_with(fields), "{what}: {written}");
         socket.write_all(b"HTTP/1.1 429\r\ndate: now\r\n\r\n").unwrap();
         let (status, fields) = thread.join().unwrap().unwrap();
         assert_eq!((status, &*fields), (429, &[("date".to_owned(), "now".to_owned())][..]));
@@ -278,7 +278,9 @@ mod tests {
                 let port = Port::open(&call(LONG)).unwrap();
                 let strangers = strangers(&port, says, crowd);
                 if is_leaving {
-                    strangers.iter().for_each(|s| s.shutdown(Shutdown::Both).unwrap_or_default());
+                    for stranger in &strangers {
+                        let _ = stranger.shutdown(Shutdown::Both);
+                    }
                 }
                 let what = format!("{} of {:?}", strangers.len(), says.get(..40).unwrap_or(says));
                 meet_behind(strangers, port, &what);
