@@ -32,21 +32,27 @@ fn server(serve: fn(TcpStream)) -> (String, Receiver<String>) {
 
 fn session(url: &str) -> Session {
     let session = Session::new(url, "id", "hush").unwrap();
-    let session = session.resume("token", Duration::from_secs(600)).unwrap();
     session.retries(0).timeout(Duration::from_secs(2))
 }
 
 /// One test, because it changes the environment.
 #[test]
-fn a_proxy_of_the_environment_gets_no_secret_and_the_error_names_the_feature() {
+fn a_proxy_of_the_environment_stops_token_requests_alone_and_the_error_names_the_feature() {
     let (api, at_api) = server(|mut stream| {
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood");
+        let token = r#"{"access_token":"token","token_type":"Bearer","expires_in":600}"#;
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{token}", token.len());
+        let _ = stream.write_all(response.as_bytes());
     });
-    let call = || session(&api).post("/a%20b?c=%41", "text/plain", "create");
-    assert_eq!(call().unwrap().text().unwrap(), "good");
-    // The feature `urlencoding` has not encoded it a second time.
-    let request = at_api.recv().unwrap();
-    assert!(request.starts_with("POST /a%20b?c=%41 HTTP/1.1\r\n"), "{request}");
+    let good = session(&api);
+    assert_eq!(good.access_token().unwrap(), "token");
+    assert!(at_api.recv().unwrap().starts_with("POST /oauth2/token HTTP/1.1\r\n"));
+    let call = || {
+        good.post("/a%20b?c=%41", "text/plain", "create").unwrap();
+        // The feature `urlencoding` has not encoded it a second time.
+        let request = at_api.recv().unwrap();
+        assert!(request.starts_with("POST /a%20b?c=%41 HTTP/1.1\r\n"), "{request}");
+    };
+    call();
 
     let refusing = |mut stream: TcpStream| {
         let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n");
@@ -59,15 +65,16 @@ fn a_proxy_of_the_environment_gets_no_secret_and_the_error_names_the_feature() {
         [(refusing, at_refusing, ErrorKind::Exchange), (silent, at_silent, ErrorKind::Timeout)]
     {
         std::env::set_var("http_proxy", proxy);
+        call();
         let start = Instant::now();
-        let error = call().unwrap_err();
+        let error = session(&api).post("/", "text/plain", "create").unwrap_err();
         assert!(start.elapsed() < Duration::from_millis(2500));
         assert_eq!(error.kind(), kind);
         assert!(error.to_string().ends_with(HINT), "{error}");
         assert!(!error.may_have_executed());
         let seen = seen.recv().unwrap();
         assert!(seen.starts_with("CONNECT 127.0.0.1:"), "{seen}");
-        assert!(!seen.contains("token") && !seen.contains("create"), "{seen}");
+        assert!(!seen.contains("hush") && !seen.contains("create"), "{seen}");
     }
     // It was connected to, and sent nothing.
     assert!(at_api.try_iter().all(|request| request.is_empty()));
