@@ -152,8 +152,7 @@ fn know_no_name(socket: &UdpSocket) {
 /// - `least=MS`, `most=MS`: it takes that long.
 /// - `get`: a GET is sent instead.
 /// - `warm`: after a call that succeeds; `then=COMMAND`: and after this.
-/// - `idle=N`: so many connections are idle then, each with a socket at which minreq is awaited.
-///   Without this option one is if the call succeeds, and one more with `fresh`.
+/// - `idle=N`: so many connections are idle then. Without this option one is if the call succeeds.
 /// - `leaves=N`: each of N calls leaves a thread and a socket of the system's, which go when that
 ///   gives up.
 /// - `cold`: a token has to be requested, of an endpoint whose link dies.
@@ -215,7 +214,7 @@ fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) 
         let is_timeout = matches!(&result, Err(error) if error.kind() == ErrorKind::Timeout);
         let (outcome, executed) = match result {
             Ok(text) => {
-                idle = 1 + usize::from(options.contains(&"fresh"));
+                idle = 1;
                 (format!("ok, {} bytes", text.len()), false)
             }
             Err(error) => (told(&error), error.may_have_executed()),
@@ -237,7 +236,7 @@ fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) 
     }
 
     let idle = number("idle=").unwrap_or(idle);
-    let expected_now = (leaves, leaves + 2 * idle);
+    let expected_now = (leaves, leaves + idle);
     let (threads_now, sockets_now) = held_more(before, expected_now, LATE);
     if (threads_now, sockets_now) != expected_now {
         faults.push("left");
