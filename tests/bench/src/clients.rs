@@ -14,10 +14,17 @@ pub struct Client {
     /// The feature of `clients/Cargo.toml` that builds it.
     feature: &'static str,
     program: &'static str,
+    /// Of the checkout that `BENCH_BEFORE` names, not of this one.
+    is_earlier: bool,
 }
 
 pub const OURS: Client = client("jas-session", "jas-session", "jas-session");
-/// What jas-session is built on, by hand: the floor for ours, and no peer.
+/// What jas-session was before, if `BENCH_BEFORE` names a checkout of it: no peer.
+const EARLIER: Client = Client { name: "jas-session before", is_earlier: true, ..OURS };
+const EARLIER_LOAD: Client = Client { name: EARLIER.name, is_earlier: true, ..OUR_LOAD };
+/// The floor, and no peer.
+pub const RUSTLS: Client = client("rustls alone", "rustls-alone", "rustls");
+/// What requests the tokens, by hand: no peer.
 pub const MINREQ: Client = client("minreq, ring installed", "minreq-ring", "minreq");
 /// Without gzip, which none of the others has.
 pub const UREQ: Client = client("ureq 3, without gzip", "ureq", "ureq");
@@ -34,24 +41,53 @@ pub const REQWEST_LOAD: Client = client("reqwest", "reqwest", "reqwest-load");
 pub const MINREQ_LOAD: Client = client("minreq", "minreq-ring", "minreq-load");
 
 const fn client(name: &'static str, feature: &'static str, program: &'static str) -> Client {
-    Client { name, feature, program }
+    Client { name, feature, program, is_earlier: false }
+}
+
+/// This job and this load of an earlier jas-session, if one is to be measured.
+pub fn earlier() -> Option<[Client; 2]> {
+    env::var_os("BENCH_BEFORE").map(|_| [EARLIER, EARLIER_LOAD])
 }
 
 impl Client {
     /// Where its program is once it is built.
     pub fn path(&self, directory: &Path) -> PathBuf {
-        let programs = directory.join("programs").join(self.feature);
+        let before = if self.is_earlier { "before" } else { "" };
+        let programs = directory.join("programs").join(before).join(self.feature);
         programs.join(self.program)
     }
 
-    fn cargo(&self, bench: &Bench, command: &str) -> Command {
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/Cargo.toml");
+    fn cargo(&self, bench: &Bench, command: &str) -> Result<Command> {
+        let own = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/clients"));
+        let directory = match env::var_os("BENCH_BEFORE") {
+            Some(checkout) if self.is_earlier => of_checkout(own, bench, Path::new(&checkout))?,
+            _ => own.to_owned(),
+        };
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args([command, "--manifest-path", manifest]);
+        cargo.arg(command).arg("--manifest-path").arg(directory.join("Cargo.toml"));
         cargo.args(["--features", self.feature]);
         cargo.env("BENCH_ROOTS", bench.directory.join("roots.rs"));
-        cargo
+        Ok(cargo)
     }
+}
+
+/// The same clients, with the jas-session of another checkout.
+fn of_checkout(own: &Path, bench: &Bench, checkout: &Path) -> Result<PathBuf> {
+    let copy = bench.directory.join("before");
+    fs::create_dir_all(&copy)?;
+    for file in fs::read_dir(own)? {
+        let file = file?.path();
+        if file.is_file() {
+            fs::copy(&file, copy.join(file.file_name().ok_or("no name")?))?;
+        }
+    }
+    let manifest = fs::read_to_string(own.join("Cargo.toml"))?;
+    let paths = [("../../..", checkout.to_owned()), ("../roots", own.join("../roots"))];
+    let manifest = paths.iter().fold(manifest, |manifest, (path, other)| {
+        manifest.replace(&format!("\"{path}\""), &format!("{:?}", other.display().to_string()))
+    });
+    fs::write(copy.join("Cargo.toml"), manifest)?;
+    Ok(copy)
 }
 
 impl Bench {
@@ -59,7 +95,7 @@ impl Bench {
     /// the same name.
     pub fn build(&self, client: &Client) -> Result<PathBuf> {
         progress(format_args!("building {} ({})", client.program, client.feature));
-        let mut cargo = client.cargo(self, "build");
+        let mut cargo = client.cargo(self, "build")?;
         cargo.args(["--release", "--bin", client.program, "--target-dir"]);
         output(cargo.arg(&self.directory))?;
         let program = client.path(&self.directory);
@@ -70,7 +106,7 @@ impl Bench {
 
     /// The crates that a client is linked from, without itself, each with its version.
     pub fn crates(&self, client: &Client) -> Result<Vec<String>> {
-        let mut cargo = client.cargo(self, "tree");
+        let mut cargo = client.cargo(self, "tree")?;
         let tree = output(cargo.args(["--edges=normal", "--prefix=none"]))?.0;
         let mut crates: Vec<String> = tree
             .lines()

@@ -2,6 +2,7 @@
 //! `README.md` tells what and how.
 
 mod clients;
+mod further;
 mod jobs;
 mod link;
 mod measure;
@@ -23,8 +24,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 type Part = fn(&mut Bench) -> Result<()>;
 
 /// What can be asked for by name.
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("jobs", jobs::measure),
+    ("further", further::measure),
     ("streaming", streaming::measure),
     ("memory", memory::measure),
     ("threads", threads::measure),

@@ -56,8 +56,8 @@ pub fn print_usage(program: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-pub fn has_valgrind() -> bool {
-    Command::new("valgrind").arg("--version").output().is_ok()
+pub fn has(tool: &str) -> bool {
+    Command::new(tool).arg("--version").output().is_ok()
 }
 
 /// The user-space instructions of a run, by callgrind.
