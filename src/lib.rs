@@ -220,7 +220,7 @@
 //! `system-roots` instead.
 //!
 //! If another crate turns on minreq's feature `proxy`, leave the variables `http_proxy` and
-//! `all_proxy` unset. If one is set, calls fail, and the error says so.
+//! `all_proxy` unset. If one is set, token requests fail, and the error says so.
 //!
 //! # Your own tests
 //!
@@ -345,13 +345,13 @@
 //!
 //! - **Connections** stay open for later calls: see [`Session::idle_connections`]. A `post` uses
 //!   none of them. If an idle connection broke, nobody could tell whether the booking was made.
-//! - **Threads.** Each call starts one short-lived thread. A host name is looked up in another.
+//! - **Threads.** A call starts none, unless it connects to a host name, which is looked up in a
+//!   thread.
+//! - **Token requests.** minreq requests the tokens. It runs in a thread of its own, and passes its
+//!   heads, without secrets, over a port of 127.0.0.1 that is open until it has connected. The
+//!   loopback interface must be up for that.
 //! - **Stack.** A thread that makes calls needs 100 KiB of stack in a debug build, and 50 KiB in a
 //!   release build.
-//! - **Loopback.** minreq, the HTTP library of this crate, opens its own connections, but this
-//!   crate needs connections that stay open, obey the timeout and reveal truncated responses. So
-//!   minreq writes and reads only the heads, through a port of 127.0.0.1, where no secret and no
-//!   content passes. The loopback interface must be up.
 //!
 //! # Features
 //!

@@ -334,11 +334,15 @@ impl Session {
     /// Sets how many idle connections are kept open for the next calls, at most: 8 by default. With
     /// 0, none is kept, and each call makes a connection of its own.
     ///
-    /// The clones of a session share them. [`get`](Session::get),
-    /// [`post_idempotent`](Session::post_idempotent) and token requests use them. `post` and
-    /// `post_json` never do: the server may just have closed an idle connection, and then nobody
-    /// could tell whether a booking without a response was made. A connection that was idle for 30
-    /// seconds is closed at the next call, and all of them with the last clone.
+    /// The clones of a session share them. [`get`](Session::get) and
+    /// [`post_idempotent`](Session::post_idempotent) use them. `post` and `post_json` never do: the
+    /// server may just have closed an idle connection, and then nobody could tell whether a booking
+    /// without a response was made. Nor do token requests. All of them leave their connection to
+    /// later calls.
+    ///
+    /// A session never holds more connections to a server than it had calls in flight at once: a
+    /// call that opens one closes an idle one first. A connection that was idle for 30 seconds, or
+    /// is five minutes old, is closed at the next call, and all of them with the last clone.
     pub fn idle_connections(mut self, n: usize) -> Session {
         self.change().common.network.idle_connections = n;
         self
@@ -364,8 +368,9 @@ impl Session {
     }
 
     /// Sets how many times a request that may be retried is retried: 2 by default. The token
-    /// request and the call are counted separately. The one that follows a refused token is not
-    /// counted.
+    /// request and the call are counted separately. Two are not counted: the one that follows a
+    /// refused token, and the one on a fresh connection when an idle one breaks before a byte of the
+    /// response has come.
     ///
     /// The pause before a retry is what the response's `Retry-After` asks for. Without that it is
     /// 250 ms, doubled each time, a quarter more or less; for a 429, four times as much. A pause
