@@ -249,7 +249,12 @@ impl From<Error> for io::Error {
             ErrorKind::Exchange | ErrorKind::Status => error
                 .source()
                 .and_then(|source| source.downcast_ref::<io::Error>())
-                .map_or(io::ErrorKind::Other, io::Error::kind),
+                .map(io::Error::kind)
+                // Readers would try again, without end.
+                .filter(|kind| {
+                    !matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+                })
+                .unwrap_or(io::ErrorKind::Other),
         };
         let below = Below(error.clone());
         io::Error::new(kind, error.with_source(below))

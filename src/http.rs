@@ -19,8 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use addresses::is_out_of_files;
-pub(crate) use addresses::Addresses;
+pub(crate) use addresses::{is_out_of_files, Addresses};
 use connection::{Connection, Route};
 use exchange::{Exchange, PART};
 pub(crate) use idle::Idle;
@@ -77,8 +76,8 @@ pub(crate) struct Request<'a> {
     /// The header fields but `Host` and `Content-Length`.
     pub(crate) fields: &'a [(&'a str, &'a str)],
     pub(crate) content: Option<&'a [u8]>,
-    /// It may be sent more than once, and so on an idle connection: if that breaks, nobody can tell
-    /// whether the server received the request.
+    /// It may be sent more than once. So it may go out on an idle connection: if that breaks, it is
+    /// sent again.
     pub(crate) is_repeatable: bool,
     pub(crate) network: &'a Network,
 }
@@ -148,7 +147,7 @@ impl Network {
     /// connections, which held some, have been closed.
     pub(crate) fn makes_room(&self, error: &Error) -> bool {
         let cause = error.source().and_then(|source| source.downcast_ref());
-        cause.is_some_and(is_out_of_files) && self.idle.close_all()
+        cause.is_some_and(is_out_of_files) && !self.idle.close_all().is_empty()
     }
 }
 
@@ -162,9 +161,9 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let origin = Arc::clone(&request.url.origin);
     let route = Route { origin, proxy, trust: network.trust.clone() };
     let (head, connection) = request.exchange(&route)?;
-    let keep = head.is_persistent.then(|| (network.idle.clone(), network.idle_connections));
+    let most = if head.is_persistent { network.idle_connections } else { 0 };
     let is_repeatable = request.is_repeatable;
-    let content = Content::new(request.call, head.framing, connection, keep);
+    let content = Content::new(request.call, head.framing, connection, network.idle.clone(), most);
     let mut response = Response { status: head.status, fields: head.fields, content };
     response.read_small(is_repeatable)?;
     Ok(response)
@@ -183,7 +182,7 @@ impl Request<'_> {
             let is_stale = exchange.is_stale(&received);
             if is_stale || received.is_err() {
                 // What broke this connection may have broken the other idle ones.
-                self.network.idle.close_route(route);
+                drop(self.network.idle.close_route(route));
             }
             if !is_stale || self.call.deadline.left().is_zero() {
                 return self.outcome(received, connection);
@@ -228,7 +227,8 @@ impl Request<'_> {
             return None;
         }
         loop {
-            let mut connection = self.network.idle.take(route)?;
+            let (found, _) = self.network.idle.take(route);
+            let mut connection = found?;
             connection.socket().deadline = self.call.deadline;
             if connection.is_open() {
                 return Some(connection);
@@ -239,13 +239,17 @@ impl Request<'_> {
     /// Opens a connection, and closes an idle one before: a server with few workers may serve
     /// nobody else while a connection is idle.
     fn open(&self, route: &Route) -> Result<Connection, Error> {
-        self.network.idle.close_one(route);
-        loop {
+        drop(self.network.idle.close_one(route));
+        let connection = loop {
             match Connection::open(route, &self.network.addresses, &self.call) {
                 Err(error) if self.network.makes_room(&error) => {}
-                opened => return opened,
+                opened => break opened?,
             }
+        };
+        if self.call.deadline.left().is_zero() {
+            return Err(self.call.late("before the request was sent"));
         }
+        Ok(connection)
     }
 
     /// What came of an exchange on this connection.

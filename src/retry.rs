@@ -84,9 +84,9 @@ pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Ne
     }
 }
 
-/// A number that nobody can guess, another one each time.
+/// A number that nobody can guess, another one each time, and after a fork in each process.
 pub(crate) fn random() -> u64 {
-    RandomState::new().hash_one(0)
+    RandomState::new().hash_one(std::process::id())
 }
 
 /// How long the server asks to wait. To retry a 429 at once would only be refused again.

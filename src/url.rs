@@ -246,18 +246,13 @@ pub(crate) fn is_token(text: &[u8]) -> bool {
 }
 
 fn is_token_character(byte: u8) -> bool {
-    #[rustfmt::skip]
-    let is_sign = matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.'
-        | b'^' | b'_' | b'`' | b'|' | b'~');
-    byte.is_ascii_alphanumeric() || is_sign
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Checks that `text` holds characters of a URI only ([RFC 3986, section
 /// 2](https://www.rfc-editor.org/rfc/rfc3986#section-2)) and no fragment.
 pub(crate) fn check_uri(what: &str, text: &str) -> Result<(), Error> {
-    #[rustfmt::skip]
-    let is_sign = |byte| matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b'?' | b'[' | b']'
-        | b'@' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b'%');
+    let is_sign = |byte| b"-._~:/?[]@!$&'()*+,;=%".contains(&byte);
     check(what, text, |byte| byte.is_ascii_alphanumeric() || is_sign(byte))?;
     let bytes = text.as_bytes();
     for (i, _) in text.match_indices('%') {

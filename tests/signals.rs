@@ -16,7 +16,7 @@ use jas_session::{Response, Session};
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
-use site::{pattern, Over, Peer, Site, BOTH};
+use site::{pattern, Over, Peer, Site};
 use wire::{assert_passes, response, this_test_alone, urls, LATE, PATIENCE};
 
 /// How often the signal comes, in microseconds.
@@ -106,7 +106,7 @@ fn signals_delay_no_call_over_plain_http() {
 #[cfg(feature = "tls")]
 #[test]
 fn signals_delay_no_call_over_tls() {
-    run("signals_delay_no_call_over_tls", BOTH[1]);
+    run("signals_delay_no_call_over_tls", Over::Tls);
 }
 
 fn make_calls(session: &Session, threads: usize) {

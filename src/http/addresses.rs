@@ -144,7 +144,7 @@ fn connect(
 }
 
 /// Neither this process nor this host may open more.
-pub(super) fn is_out_of_files(error: &io::Error) -> bool {
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
     // ENFILE and EMFILE; WSAEMFILE and WSAENOBUFS.
     let codes = if cfg!(windows) { [10024, 10055] } else { [23, 24] };
     error.raw_os_error().is_some_and(|code| codes.contains(&code))

@@ -35,6 +35,8 @@ pub(super) struct Connection {
     pub(super) route: Route,
     /// After a fork, two processes would speak on one connection.
     process: u32,
+    /// It was idle before the request that it carries.
+    pub(super) was_idle: bool,
     opened: Moment,
     last_used: Moment,
 }
@@ -59,7 +61,8 @@ impl Connection {
         };
         let now = Moment::now();
         let process = std::process::id();
-        Ok(Connection { stream, route: route.clone(), process, opened: now, last_used: now })
+        let route = route.clone();
+        Ok(Connection { stream, route, process, was_idle: false, opened: now, last_used: now })
     }
 
     pub(super) fn stream(&mut self) -> &mut dyn Stream {
@@ -90,6 +93,7 @@ impl Connection {
     /// It is idle from now on.
     pub(super) fn mark_idle(&mut self) {
         self.last_used = Moment::now();
+        self.was_idle = true;
     }
 
     /// Whether it belongs to this process, has not been idle for too long, and is not too old.
@@ -105,6 +109,8 @@ impl Drop for Connection {
         // After a fork, the other process may still use it.
         if self.process == std::process::id() {
             self.stream.close();
+            // To close the descriptor would not be enough: a forked process may hold it, too.
+            self.socket().shut_down();
         }
     }
 }
@@ -148,9 +154,9 @@ mod tests {
         let idle = Idle::default();
         let fresh = connection(&server);
         let route = fresh.route.clone();
-        idle.keep(fresh, 8);
-        assert!(idle.take(&route).is_some());
-        assert!(idle.take(&route).is_none());
+        assert!(idle.keep(fresh, 8).is_empty());
+        assert!(idle.take(&route).0.is_some());
+        assert!(idle.take(&route).0.is_none());
 
         let changed = |change: fn(&mut Connection)| {
             let mut changed = connection(&server);
@@ -169,20 +175,28 @@ mod tests {
             (changed(|c| c.process += 1), false),
         ] {
             idle.connections().push(connection);
-            assert_eq!(idle.take(&route).is_some(), is_reusable);
+            assert_eq!(idle.take(&route).0.is_some(), is_reusable);
             assert!(idle.connections().is_empty());
         }
     }
 
     #[test]
-    fn an_expired_connection_of_another_route_is_closed_too() {
+    fn expired_connections_are_closed_whatever_is_called_next() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let idle = Idle::default();
-        let mut expired = connection(&server);
-        expired.last_used.1 -= IDLE;
-        idle.connections().push(expired);
+        let route = connection(&server).route.clone();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(idle.take(&connection(&other).route).is_none());
-        assert!(idle.connections().is_empty());
+        let others = connection(&other).route.clone();
+        for close in [|idle: &Idle, route: &Route| idle.take(route).1, Idle::close_one] {
+            // The one that was used last is too old.
+            for aged in [false, true] {
+                let mut expired = connection(&server);
+                let field = if aged { &mut expired.opened } else { &mut expired.last_used };
+                field.1 -= if aged { AGE } else { IDLE };
+                idle.connections().extend([connection(&server), expired]);
+                assert_eq!(close(&idle, &others).len(), 1);
+                assert_eq!(idle.close_route(&route).len(), 1);
+            }
+        }
     }
 }

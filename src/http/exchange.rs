@@ -35,13 +35,12 @@ impl Exchange<'_> {
             Some(received) => received,
             None => self.final_head(),
         };
-        match (received, sent) {
-            (Ok(head), sent) => {
+        match received {
+            Ok(head) => {
                 let is_persistent = head.is_persistent && matches!(sent, Ok(true));
                 Ok(Head { is_persistent, ..head })
             }
-            (Err(_), Err(cause)) => Err(cause.into()),
-            (trouble, Ok(_)) => trouble,
+            Err(trouble) => Err(sent.err().map_or(trouble, Trouble::from)),
         }
     }
 

@@ -27,8 +27,9 @@ pub(crate) struct Content {
     is_truncated: bool,
     /// Gone when the end has been reached.
     connection: Option<Connection>,
-    /// Where the connection goes then, if it may be used again, and how many are kept there.
-    idle: Option<(Idle, usize)>,
+    /// Where the connection goes then, and how many are kept there: none if it must not be used again.
+    idle: Idle,
+    most_idle: usize,
 }
 
 /// Where a reader of chunks ([RFC 9112, section
@@ -42,7 +43,7 @@ struct Chunks {
 
 impl Content {
     pub(super) fn new(
-        call: Call, framing: Framing, connection: Connection, idle: Option<(Idle, usize)>,
+        call: Call, framing: Framing, connection: Connection, idle: Idle, most_idle: usize,
     ) -> Content {
         let mut content = Content {
             call,
@@ -53,6 +54,7 @@ impl Content {
             is_truncated: false,
             connection: Some(connection),
             idle,
+            most_idle,
         };
         if framing == Framing::Length(0) {
             content.end();
@@ -185,7 +187,10 @@ impl Content {
             Err(trouble) => {
                 // Later reads must fail, too.
                 self.is_truncated = true;
-                self.connection = None;
+                if let Some(connection) = self.connection.take().filter(|c| c.was_idle) {
+                    // What broke this connection may have broken the other idle ones.
+                    drop(self.idle.close_route(&connection.route));
+                }
                 Err(self.error(trouble))
             }
         }
@@ -193,8 +198,8 @@ impl Content {
 
     /// All has been read.
     fn end(&mut self) {
-        if let (Some(connection), Some((idle, most))) = (self.connection.take(), self.idle.take()) {
-            idle.keep(connection, most);
+        if let Some(connection) = self.connection.take() {
+            drop(self.idle.keep(connection, self.most_idle));
         }
     }
 

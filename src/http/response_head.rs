@@ -178,15 +178,15 @@ fn fields(head: &[u8]) -> (Fields, Option<&'static str>) {
     let (mut fields, mut fault) = (Fields::with_capacity(16), None);
     let lines = head.split(|&byte| byte == b'\n').skip(1);
     for line in lines.map(without_return).take_while(|line| !line.is_empty()) {
-        let is_folded = is_blank(line[0]);
-        match (fields.last_mut(), field(line)) {
+        let folded = fields.last_mut().filter(|_| is_blank(line[0]));
+        if let Some((_, value)) = folded {
             // RFC 9112, section 5.2: the field goes on.
-            (Some((_, value)), _) if is_folded => {
-                let whole = [value, " ", &*text(trim(line))].concat();
-                whole.trim_matches([' ', '\t']).clone_into(value);
-            }
-            (_, Some(field)) if !is_folded => fields.push(field),
-            _ => fault = Some("has a header field without a valid name"),
+            let whole = [value, " ", &*text(trim(line))].concat();
+            whole.trim_matches([' ', '\t']).clone_into(value);
+        } else if let Some(field) = field(line) {
+            fields.push(field);
+        } else {
+            fault = Some("has a header field without a valid name");
         }
     }
     (fields, fault)
@@ -195,7 +195,7 @@ fn fields(head: &[u8]) -> (Fields, Option<&'static str>) {
 /// The name and the value in a line.
 fn field(line: &[u8]) -> Option<(String, String)> {
     let colon = line.iter().position(|&byte| byte == b':')?;
-    let name = trim(&line[..colon]);
+    let name = trim_end(&line[..colon]);
     let mut name = is_token(name).then(|| text(name))?;
     name.make_ascii_lowercase();
     Some((name, text(trim(&line[colon + 1..]))))
@@ -205,20 +205,14 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-fn trim(mut bytes: &[u8]) -> &[u8] {
-    while let [first, rest @ ..] = bytes {
-        if !is_blank(*first) {
-            break;
-        }
-        bytes = rest;
-    }
-    while let [rest @ .., last] = bytes {
-        if !is_blank(*last) {
-            break;
-        }
-        bytes = rest;
-    }
-    bytes
+fn trim(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().position(|&byte| !is_blank(byte));
+    trim_end(&bytes[start.unwrap_or(bytes.len())..])
+}
+
+fn trim_end(bytes: &[u8]) -> &[u8] {
+    let last = bytes.iter().rposition(|&byte| !is_blank(byte));
+    &bytes[..last.map_or(0, |last| last + 1)]
 }
 
 fn without_return(line: &[u8]) -> &[u8] {

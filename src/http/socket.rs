@@ -2,7 +2,7 @@
 //! `proxy` and `tls`, and by `exchange` when it must not wait. Knows nothing of HTTP.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::Deadline;
@@ -69,8 +69,13 @@ impl Socket {
         if cfg!(not(windows)) {
             tcp.set_write_timeout(Some(WRITE_PART))?;
         }
-        let socket = Socket { tcp, deadline, waits: true, timeout: Duration::ZERO };
+        let socket = Socket { tcp, deadline, waits: true, timeout: Duration::MAX };
         Ok(BufReader::with_capacity(BUFFER, socket))
+    }
+
+    /// Ends the connection for every process that holds it.
+    pub(super) fn shut_down(&self) {
+        let _ = self.tcp.shutdown(Shutdown::Both);
     }
 
     pub(super) fn peer(&self) -> io::Result<SocketAddr> {
@@ -185,7 +190,7 @@ impl Write for Socket {
         }
         self.time_left()?;
         match self.write_part(bytes) {
-            // Some systems report a write timeout as `TimedOut`.
+            // Windows reports a write timeout as `TimedOut`.
             Err(error) if is_passing(&error) => Err(io::ErrorKind::WouldBlock.into()),
             result => result,
         }
@@ -211,8 +216,10 @@ pub(super) fn write_all(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<
 
 /// Whether a read or a write only took longer than it may at a time.
 pub(super) fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-    )
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => true,
+        // Elsewhere the peer has gone.
+        io::ErrorKind::TimedOut => cfg!(windows),
+        _ => false,
+    }
 }

@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, SupportedCipherSuite};
 
-use super::socket::{BufferedSocket, Socket};
+use super::socket::{BufferedSocket, Socket, Stream as _};
 use super::Call;
 use crate::error::Error;
 
@@ -181,7 +181,9 @@ impl super::socket::Stream for Stream {
 
     fn has_unread_data(&self) -> bool {
         // While it holds plaintext, TLS wants to read no more.
-        self.socket.is_within_record() || !self.tls.wants_read()
+        self.socket.is_within_record()
+            || self.socket.socket.has_unread_data()
+            || !self.tls.wants_read()
     }
 
     fn close(&mut self) {
@@ -189,8 +191,19 @@ impl super::socket::Stream for Stream {
             return;
         }
         self.tls.send_close_notify();
-        self.socket().waits = false;
-        let _ = self.flush();
+        self.flush_at_once();
+    }
+}
+
+impl Stream {
+    /// Sends what TLS wants to send, such as new keys or an alert, as far as that takes no waiting.
+    /// The server may have responded before it closed, so that a failure is no matter.
+    fn flush_at_once(&mut self) {
+        if self.tls.wants_write() {
+            let waits = std::mem::replace(&mut self.socket().waits, false);
+            let _ = self.flush();
+            self.socket().waits = waits;
+        }
     }
 }
 
@@ -205,11 +218,9 @@ impl BufRead for Stream {
                 Ok(_) => return self.tls.reader().into_first_chunk(),
             }
             // A failure comes back each time; content may stand before it.
-            let state = self.tls.process_new_packets();
+            let state = self.tls.process_new_packets().map(drop);
+            self.flush_at_once();
             state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            // What TLS wants to send, such as new keys. The server may have responded before it
-            // closed, so that a failure to write is no matter.
-            let _ = self.flush();
             self.tls.read_tls(&mut self.socket)?;
             let _ = self.tls.process_new_packets();
         }

@@ -162,10 +162,9 @@ impl TokenFile {
         let mut options = OpenOptions::new();
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.write(true).create_new(true).open(&part);
-        let written = file
-            .and_then(|mut file| file.write_all(to_string(&kept).as_bytes()))
-            .and_then(|()| fs::rename(&part, &self.0));
+        let mut file = options.write(true).create_new(true).open(&part)?;
+        let written = file.write_all(to_string(&kept).as_bytes());
+        let written = written.and_then(|()| fs::rename(&part, &self.0));
         if written.is_err() {
             let _ = fs::remove_file(&part);
         }

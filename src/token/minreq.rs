@@ -5,7 +5,7 @@
 //! tokens.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread::{self, sleep, JoinHandle};
 use std::time::Duration;
 use std::{env, iter, mem};
@@ -13,7 +13,7 @@ use std::{env, iter, mem};
 use minreq::{Error::IoError, Method, Request};
 
 use crate::error::Error;
-use crate::http::{self, Call};
+use crate::http::{self, is_out_of_files, Call};
 use crate::retry::random;
 
 /// The header field that minreq is known by: its value is made for one request.
@@ -81,14 +81,15 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
     if let Ok(http::Response { status, fields, .. }) = &response {
         let fields = fields.iter().filter(|field| is_harmless(field));
         let fields: String = fields.flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
-        // Should that fail, minreq knows why.
         let _ = socket.write_all(format!("HTTP/1.1 {status}\r\n{fields}\r\n").as_bytes());
     }
-    drop(socket);
-    let ended = thread.join();
+    // To close it would not be enough: a forked process may hold it, too.
+    let _ = socket.shutdown(Shutdown::Both);
+    let read = thread.join().ok().and_then(Result::ok);
     let mut response = response?;
-    let Ok(Ok((status, fields))) = ended else { return Err(failure(Some(ended), &call)) };
-    response.status = status;
+    // Without a head, minreq makes up a status.
+    let read = read.filter(|(status, _)| *status == response.status);
+    let (_, fields) = read.ok_or_else(|| failure(None, &call))?;
     response.fields.retain(|field| !is_harmless(field));
     response.fields.extend(fields);
     Ok(response)
@@ -98,6 +99,7 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
 /// system, where a signal could begin the wait anew.
 fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Met, Error> {
     let refused = |cause| call.refused_by_host(cause);
+    let late = || call.late("before the request was sent").and(hint());
     let start = |port: &Port| port.start(fields, call).map_err(refused);
     let mut thread = start(&port)?;
     let mut pauses = iter::repeat_n(PAUSE, LOOKS);
@@ -105,14 +107,12 @@ fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Met, Err
         match port.look() {
             Ok(Some((socket, head))) => return Ok((socket, head, thread)),
             Err(cause) => break Some(refused(cause)),
-            Ok(None) if call.deadline.left().is_zero() => {
-                let hint = if is_told_of_proxy() { PROXY } else { "" };
-                break Some(call.late(&format!("before the request was sent{hint}")));
-            }
-            Ok(None) if !thread.is_finished() => sleep(pauses.next().unwrap_or(LONG_PAUSE)),
+            Ok(None) if call.deadline.left().is_zero() => break Some(late()),
+            Ok(None) if !thread.is_finished() => {}
             Ok(None) if mem::take(&mut port.has_closed_some) => thread = start(&port)?,
             Ok(None) => break None,
         }
+        sleep(pauses.next().unwrap_or(LONG_PAUSE));
     };
     drop(port);
     // It ends at once, unless a proxy keeps it.
@@ -143,7 +143,7 @@ impl Port {
             .with_header(FIELD, &*self.password)
             .with_headers(fields.iter().copied());
         // minreq would take a timeout from its own variable, and a proxy may keep it for ever.
-        if is_told_of_proxy() || env::var_os("MINREQ_TIMEOUT").is_some() {
+        if !hint().is_empty() || env::var_os("MINREQ_TIMEOUT").is_some() {
             // It starts a thread for that, and would panic if this host refused it.
             thread::Builder::new().spawn(|| ())?;
             request = request.with_timeout(call.deadline.left().as_secs() + 1);
@@ -162,11 +162,8 @@ impl Port {
                     socket.set_nonblocking(true)?;
                     self.callers.push((socket, String::new()));
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // A stranger that has gone already: some systems tell.
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) if !is_out_of_files(&error) => break,
                 Err(error) if self.callers.is_empty() => return Err(error),
-                // No descriptor is left.
                 Err(_) => is_full = true,
             }
             is_full |= self.callers.len() == STRANGERS;
@@ -199,20 +196,21 @@ impl Port {
 fn failure(ended: Option<thread::Result<Read>>, call: &Call) -> Error {
     let unusable = call.failed(format_args!("minreq can't be used{PROXY}"));
     match ended {
-        Some(Ok(Err(IoError(cause)))) if !is_told_of_proxy() => call.refused_by_host(cause),
+        Some(Ok(Err(IoError(cause)))) => call.refused_by_host(cause).and(hint()),
         Some(Ok(Err(cause))) => unusable.with_source(cause),
         _ => unusable,
     }
 }
 
 /// With minreq's feature `proxy`, which another crate may have turned on, these variables count.
-fn is_told_of_proxy() -> bool {
-    ["http_proxy", "all_proxy", "ALL_PROXY"].iter().any(|name| env::var_os(name).is_some())
+fn hint() -> &'static str {
+    let names = ["http_proxy", "all_proxy", "ALL_PROXY"];
+    let set = names.iter().find(|name| env::var_os(name).is_some());
+    set.map_or("", |_| PROXY)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Shutdown;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
