@@ -89,8 +89,9 @@ fn a_connection_is_made_when_the_broken_one_before_it_is_closed() {
 #[test]
 fn a_call_that_times_out_on_an_idle_connection_closes_the_others() {
     const IDLE: usize = 4;
-    for &over in BOTH {
-        // Connections that a firewall has forgotten: nobody hears what is sent.
+    const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf";
+    // Connections that a firewall has forgotten, at once or within a response.
+    for (over, begin) in BOTH.iter().flat_map(|over| [(*over, ""), (*over, HALF)]) {
         let together = Barrier::new(IDLE);
         let site = Site::start(over, move |mut peer| {
             if peer.number >= IDLE {
@@ -99,6 +100,9 @@ fn a_call_that_times_out_on_an_idle_connection_closes_the_others() {
             let request = peer.request().unwrap();
             together.wait();
             peer.serve(&request);
+            if peer.request().is_some() {
+                peer.respond(begin.as_bytes());
+            }
             peer.drain();
         });
         let session = &site.session;
