@@ -1,7 +1,7 @@
 //! TLS by rustls: whom it trusts, the handshake, the stream, and what its refusals mean. Called by
 //! `http`. Knows nothing of HTTP.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -258,7 +258,11 @@ impl Write for Stream {
 }
 
 impl Records {
-    fn of(socket: BufferedSocket) -> Records {
+    fn of(mut socket: BufferedSocket) -> Records {
+        // TLS has a buffer of its own. This one may hold what has come behind a proxy's response.
+        if !socket.has_unread_data() {
+            socket = BufReader::with_capacity(0, socket.into_inner());
+        }
         Records { socket, header: 0, header_length: 0, left: 0 }
     }
 
