@@ -345,11 +345,12 @@
 //!
 //! - **Connections** stay open for later calls: see [`Session::idle_connections`]. A `post` uses
 //!   none of them. If an idle connection broke, nobody could tell whether the booking was made.
-//! - **Threads.** A call starts none, unless it connects to a host name, which is looked up in a
-//!   thread.
-//! - **Token requests.** minreq requests the tokens. It runs in a thread of its own, and passes its
-//!   heads, without secrets, over a port of 127.0.0.1 that is open until it has connected. The
-//!   loopback interface must be up for that.
+//! - **Threads.** A new connection to a host name starts one, for the look-up. A token request starts
+//!   one, for minreq. Nothing else does.
+//! - **Token requests.** minreq requests the tokens, over 127.0.0.1: it writes the header fields of
+//!   the request and reads the status of the response. This crate adds the credentials and exchanges
+//!   both with the server, within the timeout, through the proxy, and with the roots of the session.
+//!   So the loopback interface must be up for a token request. A call that has a token does without.
 //! - **Stack.** A thread that makes calls needs 100 KiB of stack in a debug build, and 50 KiB in a
 //!   release build.
 //!

@@ -337,12 +337,14 @@ impl Session {
     /// The clones of a session share them. [`get`](Session::get) and
     /// [`post_idempotent`](Session::post_idempotent) use them. `post` and `post_json` never do: the
     /// server may just have closed an idle connection, and then nobody could tell whether a booking
-    /// without a response was made. Nor do token requests. All of them leave their connection to
-    /// later calls.
+    /// without a response was made. Token requests never do, either. Each of them leaves its
+    /// connection to a later `get`.
     ///
-    /// A session never holds more connections to a server than it had calls in flight at once: a
-    /// call that opens one closes an idle one first. A connection that was idle for 30 seconds, or
-    /// is five minutes old, is closed at the next call, and all of them with the last clone.
+    /// A call that opens a connection closes an idle one first, so a session never holds more
+    /// connections to a server than it had calls in flight at once. A connection that was idle for
+    /// 30 seconds, or is five minutes old, is closed at the next call, and all of them with the last
+    /// clone. If a server may have fewer workers than you have threads, take 0: the connection that
+    /// one thread has left idle could keep a worker from another thread's call.
     pub fn idle_connections(mut self, n: usize) -> Session {
         self.change().common.network.idle_connections = n;
         self
