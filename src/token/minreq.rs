@@ -57,6 +57,8 @@ struct Port {
     password: String,
     /// The connections to it, and what has come on each.
     callers: Vec<(TcpStream, String)>,
+    /// More may be waiting than were let in at the last look.
+    is_full: bool,
     /// Some were closed to make room, minreq's perhaps.
     has_closed_some: bool,
 }
@@ -112,7 +114,7 @@ fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Met, Err
             Ok(None) if mem::take(&mut port.has_closed_some) => thread = start(&port)?,
             Ok(None) => break None,
         }
-        sleep(pauses.next().unwrap_or(LONG_PAUSE));
+        sleep(if port.is_full { Duration::ZERO } else { pauses.next().unwrap_or(LONG_PAUSE) });
     };
     drop(port);
     // It ends at once, unless a proxy keeps it.
@@ -129,7 +131,7 @@ impl Port {
         // Where nothing passes the loopback interface, minreq would wait for as long as the system
         // does, and could not be stopped.
         TcpStream::connect_timeout(&listener.local_addr()?, call.deadline.left().max(LONG_PAUSE))?;
-        Ok(Port { listener, password, callers: Vec::new(), has_closed_some: false })
+        Ok(Port { listener, password, callers: Vec::new(), is_full: false, has_closed_some: false })
     }
 
     /// Starts minreq on a thread of its own.
@@ -155,8 +157,8 @@ impl Port {
     /// Looks once at all connections, without waiting. Returns minreq's socket, and the head that it
     /// has written.
     fn look(&mut self) -> io::Result<Option<(TcpStream, String)>> {
-        let mut is_full = false;
-        while !is_full {
+        self.is_full = false;
+        while !self.is_full {
             match self.listener.accept() {
                 Ok((socket, _)) => {
                     socket.set_nonblocking(true)?;
@@ -164,9 +166,9 @@ impl Port {
                 }
                 Err(error) if !is_out_of_files(&error) => break,
                 Err(error) if self.callers.is_empty() => return Err(error),
-                Err(_) => is_full = true,
+                Err(_) => self.is_full = true,
             }
-            is_full |= self.callers.len() == STRANGERS;
+            self.is_full |= self.callers.len() == STRANGERS;
         }
         let mut buffer = [0; HEAD_LIMIT];
         self.callers.retain_mut(|(socket, said)| match socket.read(&mut buffer) {
@@ -183,7 +185,7 @@ impl Port {
             socket.set_nonblocking(false)?;
             return Ok(Some((socket, head)));
         }
-        if is_full {
+        if self.is_full {
             // Those who have been there for the longest time make room.
             self.callers.drain(..self.callers.len().div_ceil(2));
             self.has_closed_some = true;
@@ -204,9 +206,8 @@ fn failure(ended: Option<thread::Result<Read>>, call: &Call) -> Error {
 
 /// With minreq's feature `proxy`, which another crate may have turned on, these variables count.
 fn hint() -> &'static str {
-    let names = ["http_proxy", "all_proxy", "ALL_PROXY"];
-    let set = names.iter().find(|name| env::var_os(name).is_some());
-    set.map_or("", |_| PROXY)
+    let mut names = ["http_proxy", "all_proxy", "ALL_PROXY"].iter();
+    names.find(|name| env::var_os(name).is_some()).map_or("", |_| PROXY)
 }
 
 #[cfg(test)]
