@@ -27,7 +27,7 @@ fn post(session: &Session, path: &str) -> String {
 }
 
 #[test]
-fn a_server_that_serves_one_connection_at_a_time_makes_no_call_wait() {
+fn a_server_with_one_worker_makes_no_call_wait() {
     const CALLS: usize = 9;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -87,7 +87,7 @@ fn a_connection_is_made_when_the_broken_one_before_it_is_closed() {
 }
 
 #[test]
-fn a_call_that_times_out_on_an_idle_connection_closes_the_others() {
+fn a_timeout_on_an_idle_connection_closes_the_others() {
     const IDLE: usize = 4;
     const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf";
     // Connections that a firewall has forgotten, at once or within a response.

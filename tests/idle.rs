@@ -417,7 +417,7 @@ fn a_connection_is_kept_only_if_the_request_was_sent_to_its_end() {
 }
 
 #[test]
-fn a_call_with_a_refused_token_is_repeated_on_the_connection_of_the_token_request() {
+fn a_refused_call_is_repeated_on_the_token_request_s_connection() {
     let refusals = [
         response("401 Unauthorized", "WWW-Authenticate: Bearer\r\n", "expired"),
         b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"

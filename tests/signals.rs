@@ -182,8 +182,8 @@ mod timer {
         }
     }
 
-    /// Sends the signal every so many microseconds. With `is_restarting`, the system
-    /// restarts what it interrupts, where it can.
+    /// Sends the signal every so many microseconds. With `is_restarting`, the system restarts what
+    /// it interrupts, where it can.
     pub(super) fn set(microseconds: u64, is_restarting: bool) {
         let time = libc::timeval { tv_sec: 0, tv_usec: microseconds.try_into().unwrap() };
         let times = libc::itimerval { it_interval: time, it_value: time };

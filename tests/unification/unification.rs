@@ -37,7 +37,7 @@ fn session(url: &str) -> Session {
 
 /// One test, because it changes the environment.
 #[test]
-fn a_proxy_of_the_environment_stops_token_requests_alone_and_the_error_names_the_feature() {
+fn a_proxy_variable_stops_token_requests_alone() {
     let (api, at_api) = server(|mut stream| {
         let token = r#"{"access_token":"token","token_type":"Bearer","expires_in":600}"#;
         let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{token}", token.len());
