@@ -275,14 +275,14 @@ impl Suite {
         self.scene(
             "tokens of 4 s, calls for 9 s",
             "ok, 90 calls",
-            "token 200 ×4-9, GET 200 ×90, connection",
+            "token 200 ×4-9, GET 200 ×90, connection ×4-9",
             |_| calls_for(&session, 90),
         );
         let session = self.briefest.session().renew_before(Duration::ZERO);
         self.scene(
             "tokens of 2 s, used until their end, calls for 5 s",
             "ok, 50 calls",
-            "token 200 ×3-9, GET 200 ×50, GET 401 ×0-9, connection",
+            "token 200 ×3-9, GET 200 ×50, GET 401 ×0-9, connection ×3-9",
             |_| calls_for(&session, 50),
         );
 
@@ -292,7 +292,7 @@ impl Suite {
         self.scene(
             "the token in use is revoked: the next call, a create",
             "ok: booking ",
-            "token 200 ×2, POST 201 ×2, POST 401, connection ×4",
+            "token 200 ×2, POST 201 ×2, POST 401, connection ×5",
             |_| {
                 let first = booking(&session)?;
                 let token = session.access_token()?;
@@ -308,7 +308,7 @@ impl Suite {
         self.scene(
             "a token carried over that was revoked meanwhile",
             "ok: job",
-            "token 200, GET 401, GET 200, connection",
+            "token 200, GET 401, GET 200, connection ×2",
             |_| {
                 let (token, left) = session.held_token().unwrap();
                 revoke(&client, &token);
@@ -323,7 +323,7 @@ impl Suite {
         self.scene(
             "the authorization server restarts in the middle of a job of 4 threads",
             "ok, 120 calls",
-            "token 200 ×2, GET 200 ×120, GET 401 ×1-4, GET 503 ×0-24, connection ×1-4",
+            "token 200 ×2, GET 200 ×120, GET 401 ×1-4, GET 503 ×0-24, connection ×1-32",
             |auth| {
                 let (done, calls) = mpsc::channel();
                 thread::scope(|scope| {
@@ -350,7 +350,7 @@ impl Suite {
         self.scene(
             "... is down while a token is requested",
             "ok: job",
-            "token 200, token 502 ×1-6, GET 200",
+            "token 200, token 502 ×1-6, GET 200, connection ×2-7",
             |auth| {
                 session.invalidate(&session.access_token()?);
                 auth.stop();
@@ -364,7 +364,7 @@ impl Suite {
             "... is down for all of a call that needs a token",
             "Status: status 502: the server, or one behind it, is down or overloaded: try again \
              later",
-            "token 502 ×2",
+            "token 502 ×2, connection ×2",
             |auth| {
                 session.invalidate(&session.access_token()?);
                 auth.stop();
@@ -377,7 +377,7 @@ impl Suite {
             "... is down while the API checks the token of a create",
             "Status, may have executed: status 503: the server, or one behind it, is down or \
              overloaded: try again later; the response says: tokens can't be checked now",
-            "token 200, POST 503, connection",
+            "token 200, POST 503, connection ×2",
             |auth| {
                 session.access_token()?;
                 auth.stop();
@@ -576,14 +576,14 @@ impl Suite {
                 "/down",
                 "Status, may have executed: status 502: the server, or one behind it, is down or \
                  overloaded: try again later; the response says: 502 Bad Gateway nginx",
-                "GET 502 ×3",
+                "GET 502 ×3, connection ×2",
             ),
             (
                 "... 504: the API is silent",
                 "/silent",
                 "Status, may have executed: status 504: the server, or one behind it, is down or \
                  overloaded: try again later; the response says: 504 Gateway Time-out nginx",
-                "GET 504 ×3",
+                "GET 504 ×3, connection ×3",
             ),
         ] {
             self.scene(name, expected, seen, |_| session.get(path)?.text());
@@ -592,7 +592,7 @@ impl Suite {
         self.scene(
             "... 429: one call a second, and three at once",
             "ok, 3 calls",
-            "GET 200 ×3, GET 429 ×1-8",
+            "GET 200 ×3, GET 429 ×1-8, connection",
             |_| {
                 let session = session.clone().retries(4);
                 for _ in 0..3 {
@@ -625,7 +625,7 @@ impl Suite {
             "... 400: a field of 40 kB",
             "Status: status 400: the server could not read the request: check its content and its \
              media type; the response says: 400 Bad Request Request Header Or Cookie Too Large",
-            "GET 400",
+            "GET 400, connection",
             |_| session.clone().header("x-long", &long)?.get("/whoami")?.text(),
         );
     }
