@@ -1,7 +1,7 @@
 //! A connection to a server, along its route: directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `idle`. Knows nothing of requests.
 
-use std::io::BufRead;
+use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -65,12 +65,12 @@ impl Connection {
         Ok(Connection { stream, route, process, was_idle: false, opened: now, last_used: now })
     }
 
-    pub(super) fn stream(&mut self) -> &mut dyn Stream {
-        &mut *self.stream
-    }
-
     pub(super) fn reader(&mut self) -> &mut dyn BufRead {
         self.stream.reader()
+    }
+
+    pub(super) fn writer(&mut self) -> &mut dyn Write {
+        self.stream.writer()
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {

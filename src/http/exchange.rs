@@ -55,12 +55,12 @@ impl Exchange<'_> {
 
     /// Sends the request; `false` if the server has refused it before its end.
     fn send(&mut self, beginning: &[u8], mut rest: &[u8]) -> io::Result<bool> {
-        write_all(self.connection.stream().writer(), beginning)?;
+        write_all(self.connection.writer(), beginning)?;
         let is_small = rest.is_empty();
         let mut blocked = Duration::ZERO;
         while is_small || !self.is_refused(blocked) {
             let start = Instant::now();
-            let writer = self.connection.stream().writer();
+            let writer = self.connection.writer();
             let written = match rest.len() {
                 // What TLS still holds.
                 0 => writer.flush().map(|()| 0),
