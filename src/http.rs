@@ -190,7 +190,11 @@ impl Request<'_> {
             was_sent = true;
         }
         let mut connection = self.open(route).map_err(|error| error.or_executed(was_sent))?;
-        let received = Exchange::on(&mut connection).run(&beginning, rest);
+        let mut exchange = Exchange::on(&mut connection);
+        let received = exchange.run(&beginning, rest);
+        if received.is_err() && exchange.is_stale(&received) {
+            connection.forget_session();
+        }
         self.outcome(received, connection)
     }
 

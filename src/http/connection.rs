@@ -50,14 +50,14 @@ impl Connection {
         route: &Route, addresses: &Addresses, call: &Call,
     ) -> Result<Connection, Error> {
         let Route { origin, proxy, .. } = route;
-        let socket = match proxy {
-            Some(proxy) => proxy.connect(origin, addresses, call)?,
-            None => addresses.connect(origin, "", call)?,
+        let connect = || match proxy {
+            Some(proxy) => proxy.connect(origin, addresses, call),
+            None => addresses.connect(origin, "", call),
         };
         let stream: Box<dyn Stream> = match origin.https {
             #[cfg(feature = "tls")]
-            true => Box::new(super::tls::Stream::open(&origin.host, &route.trust, socket, call)?),
-            _ => Box::new(socket),
+            true => Box::new(super::tls::Stream::open(&origin.host, &route.trust, call, connect)?),
+            _ => Box::new(connect()?),
         };
         let now = Moment::now();
         let process = std::process::id();
@@ -88,6 +88,11 @@ impl Connection {
     /// Whether more has come than was read: content, or a part of a TLS record.
     pub(super) fn has_unread_data(&self) -> bool {
         self.stream.has_unread_data()
+    }
+
+    /// Forgets the TLS session that it has resumed: the server may not be able to go on with it.
+    pub(super) fn forget_session(&self) {
+        self.stream.forget_session();
     }
 
     /// It is idle from now on.

@@ -28,6 +28,9 @@ pub(super) trait Stream: Send + Sync {
 
     /// Says that nothing more will be sent, if that takes no waiting.
     fn close(&mut self) {}
+
+    /// Forgets the TLS session if this connection has resumed it.
+    fn forget_session(&self) {}
 }
 
 /// A socket that is read through a buffer.

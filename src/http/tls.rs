@@ -2,16 +2,21 @@
 //! `http`. Knows nothing of HTTP.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use httpdate::HttpDate;
-use rustls::client::Resumption;
+use rustls::client::{
+    ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue,
+    Tls13ClientSessionValue,
+};
 use rustls::crypto::ring::{self, cipher_suite as suites};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, SupportedCipherSuite};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, SupportedCipherSuite};
 
 use super::socket::{BufferedSocket, Socket, Stream as _};
 use super::Call;
@@ -46,8 +51,14 @@ const CIPHER_SUITES: &[SupportedCipherSuite] = &[
 pub(crate) struct Trust(Option<Arc<Extended>>);
 
 struct Extended {
-    config: Arc<ClientConfig>,
+    client: Arc<Client>,
     roots: Vec<CertificateDer<'static>>,
+}
+
+/// The settings of rustls, and the sessions that it may resume.
+struct Client {
+    config: ClientConfig,
+    sessions: Arc<ClientSessionMemoryCache>,
 }
 
 impl Trust {
@@ -63,23 +74,23 @@ impl Trust {
         if roots.len() == before {
             return Err("hold no certificate (-----BEGIN CERTIFICATE-----)".to_owned());
         }
-        let config = config(&roots).map_err(|cause| format!("can't be used: {cause}"))?;
-        Ok(Trust(Some(Arc::new(Extended { config, roots }))))
+        let client = Client::trusting(&roots).map_err(|cause| format!("can't be used: {cause}"))?;
+        Ok(Trust(Some(Arc::new(Extended { client: Arc::new(client), roots }))))
     }
 
-    fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
-        static BUILT_IN: Mutex<Option<Arc<ClientConfig>>> = Mutex::new(None);
+    fn client(&self) -> Result<Arc<Client>, rustls::Error> {
+        static BUILT_IN: Mutex<Option<Arc<Client>>> = Mutex::new(None);
         if let Some(own) = &self.0 {
-            return Ok(Arc::clone(&own.config));
+            return Ok(Arc::clone(&own.client));
         }
         // Others wait meanwhile: to read the system's roots takes a while.
         let mut built_in = BUILT_IN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(config) = &*built_in {
-            return Ok(Arc::clone(config));
+        if let Some(client) = &*built_in {
+            return Ok(Arc::clone(client));
         }
-        let config = config(&[])?;
-        *built_in = Some(Arc::clone(&config));
-        Ok(config)
+        let client = Arc::new(Client::trusting(&[])?);
+        *built_in = Some(Arc::clone(&client));
+        Ok(client)
     }
 }
 
@@ -97,9 +108,9 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// Trusts the built-in roots and these.
-fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, rustls::Error> {
+fn config(roots: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
     let provider = provider();
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = ClientConfig::builder_with_details(Arc::clone(&provider), Arc::new(Clock));
     let builder = builder.with_safe_default_protocol_versions()?;
     #[cfg(feature = "system-roots")]
     let builder = {
@@ -120,15 +131,93 @@ fn config(roots: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, rustls
         }
         builder.with_root_certificates(store)
     };
-    let mut config = builder.with_no_client_auth();
-    config.resumption = Resumption::in_memory_sessions(SESSIONS);
-    Ok(Arc::new(config))
+    Ok(builder.with_no_client_auth())
+}
+
+impl Client {
+    fn trusting(roots: &[CertificateDer<'static>]) -> Result<Client, rustls::Error> {
+        let sessions = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
+        Ok(Client { config: config(roots)?, sessions })
+    }
+
+    /// The settings for one connection.
+    fn config(&self, resumption: Resumption) -> Arc<ClientConfig> {
+        let mut config = self.config.clone();
+        config.resumption = resumption;
+        Arc::new(config)
+    }
+
+    fn forget_sessions(&self, server: &ServerName<'static>) {
+        self.sessions.remove_tls12_session(server);
+        while self.sessions.take_tls13_ticket(server).is_some() {}
+    }
+}
+
+/// The sessions as one connection sees them. rustls does not tell whether it offered one.
+#[derive(Debug)]
+struct Offer {
+    sessions: Arc<ClientSessionMemoryCache>,
+    was_made: AtomicBool,
+}
+
+impl Offer {
+    fn take_note<T>(&self, session: Option<T>) -> Option<T> {
+        self.was_made.fetch_or(session.is_some(), Ordering::Relaxed);
+        session
+    }
+}
+
+impl ClientSessionStore for Offer {
+    fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
+        self.sessions.set_kx_hint(server, group);
+    }
+
+    fn kx_hint(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
+        self.sessions.kx_hint(server)
+    }
+
+    fn set_tls12_session(&self, server: ServerName<'static>, session: Tls12ClientSessionValue) {
+        self.sessions.set_tls12_session(server, session);
+    }
+
+    fn tls12_session(&self, server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.take_note(self.sessions.tls12_session(server))
+    }
+
+    fn remove_tls12_session(&self, server: &ServerName<'static>) {
+        self.sessions.remove_tls12_session(server);
+    }
+
+    fn insert_tls13_ticket(&self, server: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.sessions.insert_tls13_ticket(server, ticket);
+    }
+
+    fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.take_note(self.sessions.take_tls13_ticket(server))
+    }
+}
+
+/// The system's clock. rustls would panic before 1970.
+#[derive(Debug)]
+struct Clock;
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(since_1970()))
+    }
+}
+
+/// The time since 1970 by the system's clock; zero if it says an earlier time.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A TLS connection whose every read and write ends by the deadline of its socket.
 pub(super) struct Stream {
     tls: ClientConnection,
     socket: Records,
+    client: Arc<Client>,
+    server: ServerName<'static>,
 }
 
 /// A socket, and where within TLS's records the bytes that were read from it end.
@@ -142,28 +231,50 @@ struct Records {
 }
 
 impl Stream {
-    /// Does the handshake with this host.
+    /// Connects to this host and does the handshake. If the handshake fails and has offered an
+    /// earlier session, the sessions with the host are forgotten, and a full handshake is done on
+    /// another connection.
     pub(super) fn open(
-        host: &str, trust: &Trust, socket: BufferedSocket, call: &Call,
+        host: &str, trust: &Trust, call: &Call, connect: impl Fn() -> Result<BufferedSocket, Error>,
     ) -> Result<Stream, Error> {
-        let refused =
-            |cause: rustls::Error| call.failed(reason(&cause)).with_source(cause).finally(true);
-        let config = trust
-            .config()
+        let client = trust
+            .client()
             .map_err(|cause| call.failed(NOT_SET_UP).with_source(cause).finally(true))?;
-        let name = ServerName::try_from(host.to_owned());
-        let name = name.map_err(|cause| call.failed(NO_NAME).with_source(cause).finally(true))?;
-        let tls = ClientConnection::new(config, name).map_err(refused)?;
-        let mut stream = Stream { tls, socket: Records::of(socket) };
-        while stream.tls.is_handshaking() {
-            match stream.tls.complete_io(&mut stream.socket) {
-                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
-                Err(cause) => return Err(failure(call, cause)),
-                Ok(_) => {}
+        let server = ServerName::try_from(host.to_owned());
+        let server =
+            server.map_err(|cause| call.failed(NO_NAME).with_source(cause).finally(true))?;
+        let sessions = Arc::clone(&client.sessions);
+        let offer = Arc::new(Offer { sessions, was_made: AtomicBool::new(false) });
+        let config = client.config(Resumption::store(Arc::clone(&offer) as _));
+        let mut opened = handshake(config, &server, connect()?, call);
+        if opened.is_err() && offer.was_made.load(Ordering::Relaxed) {
+            client.forget_sessions(&server);
+            if !call.deadline.left().is_zero() {
+                let config = client.config(Resumption::disabled());
+                opened = handshake(config, &server, connect()?, call);
             }
         }
-        Ok(stream)
+        let (tls, socket) = opened?;
+        Ok(Stream { tls, socket, client, server })
     }
+}
+
+fn handshake(
+    config: Arc<ClientConfig>, server: &ServerName<'static>, socket: BufferedSocket, call: &Call,
+) -> Result<(ClientConnection, Records), Error> {
+    let tls = ClientConnection::new(config, server.clone());
+    let refused =
+        |cause: rustls::Error| call.failed(reason(&cause)).with_source(cause).finally(true);
+    let mut tls = tls.map_err(refused)?;
+    let mut socket = Records::of(socket);
+    while tls.is_handshaking() {
+        match tls.complete_io(&mut socket) {
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+            Err(cause) => return Err(failure(call, cause)),
+            Ok(_) => {}
+        }
+    }
+    Ok((tls, socket))
 }
 
 impl super::socket::Stream for Stream {
@@ -192,6 +303,12 @@ impl super::socket::Stream for Stream {
         }
         self.tls.send_close_notify();
         self.flush_at_once();
+    }
+
+    fn forget_session(&self) {
+        if self.tls.handshake_kind() == Some(HandshakeKind::Resumed) {
+            self.client.forget_sessions(&self.server);
+        }
     }
 }
 
@@ -328,8 +445,7 @@ fn reason(refusal: &rustls::Error) -> String {
     use rustls::CertificateError as C;
     let clock = |what: &str| {
         // A date before 1970 would panic, and so would one that has more than four digits.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = HttpDate::from(UNIX_EPOCH + now.min(YEAR_9999));
+        let now = HttpDate::from(UNIX_EPOCH + since_1970().min(YEAR_9999));
         format!("the server's certificate {what}, or this device's clock is wrong: it says {now}")
     };
     let rustls::Error::InvalidCertificate(certificate) = refusal else {

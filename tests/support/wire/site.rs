@@ -310,6 +310,13 @@ impl Peer {
         self.flush().unwrap();
     }
 
+    /// Whether the handshake resumed an earlier TLS session.
+    #[cfg(feature = "tls")]
+    pub fn is_resumed(&self) -> bool {
+        let kind = self.tls.as_ref().and_then(|tls| tls.handshake_kind());
+        kind == Some(rustls::HandshakeKind::Resumed)
+    }
+
     /// What passes the wire, without TLS.
     pub fn tcp(&mut self) -> &mut TcpStream {
         &mut self.tcp

@@ -106,7 +106,10 @@ impl Authority {
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone(); 1 + more], key);
-        Arc::new(config.unwrap())
+        let mut config = config.unwrap();
+        // Both versions of TLS then resume by tickets.
+        config.ticketer = ring::Ticketer::new().unwrap();
+        Arc::new(config)
     }
 
     /// In a child: an authority that it trusts from now on. It must not have called before.

@@ -1,0 +1,181 @@
+//! Servers that can't resume a TLS session: each call succeeds all the same, or at least the next one.
+#![cfg(feature = "tls")]
+
+use std::io::Write as _;
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use jas_session::{ErrorKind, Response, Session};
+
+#[path = "support/wire/site.rs"]
+mod site;
+#[path = "support/wire/mod.rs"]
+mod wire;
+use site::{Over, Peer, Site};
+use wire::{assert_in_time, until_closed, TIMEOUT};
+
+const VERSIONS: [Over; 2] = [Over::Tls, Over::Tls12];
+
+/// Extensions of a ClientHello (RFC 5077 and RFC 8446).
+const SESSION_TICKET: u16 = 35;
+const PRE_SHARED_KEY: u16 = 41;
+
+/// Whether the client offers an earlier session, by its first message, which stays to be read.
+fn offers_session(tcp: &TcpStream) -> bool {
+    let mut hello = vec![0; 4096];
+    let length = loop {
+        let length = tcp.peek(&mut hello).unwrap();
+        let record = usize::from(u16::from_be_bytes([hello[3], hello[4]]));
+        if length == 0 || length >= 5 + record {
+            break length;
+        }
+    };
+    // Behind the headers of record and message, the version and the random bytes.
+    let mut rest = hello[..length].get(5 + 4 + 2 + 32..).unwrap_or_default();
+    // Session id, cipher suites and compression methods: each with its length before it.
+    for size in [1, 2, 1, 2] {
+        let Some((length, after)) = rest.split_at_checked(size) else { return false };
+        let length = length.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+        rest = if rest.len() == size + length { after } else { &after[length..] };
+    }
+    while let [a, b, c, d, after @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*c, *d]));
+        match u16::from_be_bytes([*a, *b]) {
+            SESSION_TICKET if length > 0 => return true,
+            PRE_SHARED_KEY => return true,
+            _ => rest = &after[length..],
+        }
+    }
+    false
+}
+
+/// A server that does this in place of a handshake that would resume a session.
+fn refusing(over: Over, refuse: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Site {
+    let greet = move |tcp: &mut TcpStream| {
+        if offers_session(tcp) {
+            refuse(tcp);
+            let _ = until_closed(tcp);
+            let _ = tcp.shutdown(Shutdown::Both);
+        }
+    };
+    Site::behind(over, greet, |mut peer| peer.serve_all())
+}
+
+/// Sends a fatal alert (RFC 8446, section 6), or closes without one.
+fn alert(tcp: &mut TcpStream, description: Option<u8>) {
+    if let Some(description) = description {
+        tcp.write_all(&[21, 3, 3, 0, 2, 2, description]).unwrap();
+    }
+    tcp.shutdown(Shutdown::Write).unwrap();
+}
+
+fn post(session: &Session, path: &str) -> String {
+    session.post(path, "text/plain", "create").and_then(Response::text).unwrap()
+}
+
+#[test]
+fn a_refused_tls_session_costs_a_handshake_and_no_call() {
+    // unexpected_message, handshake_failure, illegal_parameter, decrypt_error, internal_error
+    for description in [None, Some(10), Some(40), Some(47), Some(51), Some(80)] {
+        for over in VERSIONS {
+            let site = refusing(over, move |tcp| alert(tcp, description));
+            let session = &site.session;
+            assert_eq!(post(session, "/1"), "POST /1");
+            let connections = session.counts().connections;
+            for n in 2..6 {
+                assert_eq!(post(session, &format!("/{n}")), format!("POST /{n}"));
+            }
+            let connections = session.counts().connections - connections;
+            // Each session that is offered costs a connection.
+            assert!((5..=8).contains(&connections), "{over:?} {description:?}: {connections}");
+            let requests = site.requests().concat();
+            assert_eq!(requests, [1, 2, 3, 4, 5].map(|n| format!("POST /{n}")), "{over:?}");
+        }
+    }
+}
+
+#[test]
+fn threads_share_refused_tls_sessions_without_a_fault() {
+    for over in VERSIONS {
+        let site = refusing(over, |tcp| alert(tcp, Some(40)));
+        thread::scope(|scope| {
+            for thread in 0..8 {
+                let session = &site.session;
+                scope.spawn(move || {
+                    for n in 0..10 {
+                        let path = format!("/{thread}/{n}");
+                        assert_eq!(post(session, &path), format!("POST {path}"));
+                    }
+                });
+            }
+        });
+        assert_eq!(site.requests().concat().len(), 80);
+    }
+}
+
+#[test]
+fn a_silent_server_is_offered_no_tls_session_again() {
+    for over in VERSIONS {
+        let site = refusing(over, |_| ());
+        let session = &site.session;
+        assert_eq!(post(session, "/1"), "POST /1");
+        let start = Instant::now();
+        let call = session.clone().timeout(TIMEOUT).post("/2", "text/plain", "create");
+        let error = call.unwrap_err();
+        assert_in_time(start, &error);
+        assert!(!error.may_have_executed());
+        assert_eq!(post(session, "/3"), "POST /3");
+        assert_eq!(site.requests().concat(), ["POST /1", "POST /3"], "{over:?}");
+    }
+}
+
+#[test]
+fn a_resumed_connection_that_breaks_harms_one_call() {
+    let serve = |mut peer: Peer| {
+        if peer.is_resumed() {
+            peer.close();
+            return peer.drain();
+        }
+        peer.serve_all();
+    };
+    for over in VERSIONS {
+        let site = Site::start(over, serve);
+        let session = &site.session;
+        assert_eq!(post(session, "/1"), "POST /1");
+        let error = session.post("/2", "text/plain", "create").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exchange, "{error:#}");
+        assert!(error.may_have_executed());
+        assert_eq!(post(session, "/3"), "POST /3");
+        // It may be retried, and then succeeds at once.
+        let text = session.clone().idle_connections(0).retries(1).get("/4");
+        assert_eq!(text.and_then(Response::text).unwrap(), "GET /4");
+        assert_eq!(session.counts().retries, 1);
+        drop(site.requests());
+    }
+}
+
+#[test]
+fn an_idle_connection_that_breaks_forgets_no_tls_session() {
+    for over in VERSIONS {
+        let site = Site::start(over, |mut peer| {
+            if peer.number == 1 {
+                assert!(peer.is_resumed());
+                let first = peer.request().unwrap();
+                peer.serve(&first);
+                drop(peer.request());
+                return peer.close();
+            }
+            assert_eq!(peer.is_resumed(), peer.number > 0);
+            peer.serve_all();
+        });
+        let session = &site.session;
+        assert_eq!(post(session, "/1"), "POST /1");
+        assert_eq!(post(session, "/2"), "POST /2");
+        let text = session.get("/3").and_then(Response::text);
+        assert_eq!(text.unwrap(), "GET /3");
+        let requests = site.requests();
+        let expected: [&[_]; 3] = [&["POST /1"], &["POST /2", "GET /3"], &["GET /3"]];
+        assert_eq!(requests, expected);
+    }
+}
