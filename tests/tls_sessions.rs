@@ -17,7 +17,7 @@ use wire::{assert_in_time, until_closed, TIMEOUT};
 
 const VERSIONS: [Over; 2] = [Over::Tls, Over::Tls12];
 
-/// Extensions of a ClientHello (RFC 5077 and RFC 8446).
+/// Extensions of the client's first message (RFC 5077 and RFC 8446).
 const SESSION_TICKET: u16 = 35;
 const PRE_SHARED_KEY: u16 = 41;
 

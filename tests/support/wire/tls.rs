@@ -12,7 +12,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use super::{until_closed, Server, ROOT};
 
 #[path = "../scratch/mod.rs"]
-mod scratch;
+pub mod scratch;
 use scratch::Directory;
 
 pub type Stream = StreamOwned<ServerConnection, TcpStream>;
