@@ -192,10 +192,14 @@ impl Request<'_> {
         let mut connection = self.open(route).map_err(|error| error.or_executed(was_sent))?;
         let mut exchange = Exchange::on(&mut connection);
         let received = exchange.run(&beginning, rest);
-        if received.is_err() && exchange.is_stale(&received) {
-            connection.forget_session();
+        let has_nothing = exchange.is_stale(&received);
+        match received {
+            Err(Trouble::Io(cause)) if has_nothing => {
+                connection.forget_session();
+                Err(self.unanswered(cause).or_executed(was_sent))
+            }
+            received => self.outcome(received, connection),
         }
-        self.outcome(received, connection)
     }
 
     /// The head of the request, followed by the first part of its content.
@@ -254,6 +258,17 @@ impl Request<'_> {
             return Err(self.call.late("before the request was sent"));
         }
         Ok(connection)
+    }
+
+    /// Why the connection ended before a byte of the response.
+    fn unanswered(&self, cause: io::Error) -> Error {
+        match tls::refusal_of_request(&cause) {
+            Some((why, may_have_executed)) => {
+                let error = self.call.failed(why).with_source(cause);
+                error.or_executed(may_have_executed).finally(true)
+            }
+            None => self.call.incomplete("the response", cause.into()).or_executed(true),
+        }
     }
 
     /// What came of an exchange on this connection.

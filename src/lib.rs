@@ -354,6 +354,19 @@
 //! - **Stack.** A thread that makes calls needs 100 KiB of stack in a debug build, and 50 KiB in a
 //!   release build.
 //!
+//! # Limits
+//!
+//! - **TLS.** Versions 1.2 and 1.3, with AES-GCM or ChaCha20-Poly1305, and a key exchange by X25519,
+//!   P-256 or P-384. A server that only has CBC, a key exchange by RSA or DHE, or a P-521 key can't be
+//!   reached.
+//! - **Client certificates** are not supported. The error names a server that requires one.
+//! - **Renegotiation** of TLS 1.2 is not supported. Apache needs it where a `Location` or `Directory`
+//!   has its own `SSLVerifyClient` or `SSLCipherSuite`: there, calls fail, and the error says so.
+//! - **The year 2038.** The standard library aborts a 32-bit program for musl once the clock is past
+//!   19 January 2038. It does not abort a 64-bit program, or one for glibc.
+//! - **The clock.** A certificate can be checked only if the device's clock is right. If it is not, a
+//!   call fails, and the error says what the clock says.
+//!
 //! # Features
 //!
 //! | feature | effect |

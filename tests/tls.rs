@@ -85,7 +85,10 @@ fn a_stalled_handshake_ends_in_time_and_leaves_nothing_behind() {
 #[test]
 fn a_response_that_is_not_tls_is_final() {
     let no_tls = "the server does not speak TLS: check the port, and what stands in between";
-    let no_agreement = "the server and this device don't agree on TLS (1.2 or 1.3)";
+    let no_agreement = "the server and this device don't agree on TLS: this crate speaks 1.2 and \
+                        1.3, with AES-GCM or ChaCha20 and ECDHE (X25519, P-256 or P-384), and has \
+                        no client certificate";
+    let no_host = "the server does not serve this host name (SNI): check the host in the URL";
     for (garbage, why) in [
         (&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], no_tls),
         (b"SSH-2.0-OpenSSH_9.2\r\n", no_tls),
@@ -94,6 +97,7 @@ fn a_response_that_is_not_tls_is_final() {
         // A peer that speaks TLS 1.1 only, and says so in one way or the other.
         (&[21, 3, 2, 0, 2, 2, 70], no_agreement), // alert: protocol_version
         (&tls_1_1_hello(), no_agreement),
+        (&[21, 3, 3, 0, 2, 2, 112], no_host), // alert: unrecognized_name
     ] {
         let garbage = garbage.to_vec();
         let server = Server::start(move |stream| {
@@ -215,6 +219,37 @@ fn a_refusal_of_a_large_request_is_seen_although_the_server_has_gone() {
         let error = trusts(&authority, &server).post("/", "text/plain", &content).unwrap_err();
         assert_eq!(error.status(), Some(413), "{error:?}");
         assert_eq!(error.content(), Some(&b"at most 1 MB"[..]));
+    }
+}
+
+#[test]
+fn a_required_client_certificate_is_named_and_final() {
+    let authority = Authority::new();
+    let certificate = "the server requires a client certificate, which this crate does not support";
+    // In TLS 1.3 the server says so in place of a response.
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = authority.config_for_certified("localhost", version);
+        let server = tls(config, |_| unreachable!("the handshake fails"));
+        let session = trusts(&authority, &server).retries(2);
+        // A token request fails in the same way.
+        session.invalidate("token");
+        let small = session.post("/", "text/plain", "booking");
+        let session = session.resume("token", PATIENCE).unwrap();
+        let large = vec![b'x'; 8 << 20];
+        for result in [
+            small,
+            session.get("/"),
+            session.post("/", "text/plain", "booking"),
+            session.post("/", "text/plain", &large),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Exchange);
+            assert!(error.to_string().ends_with(certificate), "{error:#}");
+            assert!(!error.may_have_executed());
+        }
+        assert_eq!(session.counts().connections, 4);
+        drop(session);
+        server.ended();
     }
 }
 

@@ -40,6 +40,10 @@ impl Exchange<'_> {
                 let is_persistent = head.is_persistent && matches!(sent, Ok(true));
                 Ok(Head { is_persistent, ..head })
             }
+            // TLS has an alert of the server.
+            Err(Trouble::Io(alert)) if alert.kind() == io::ErrorKind::InvalidData => {
+                Err(alert.into())
+            }
             Err(trouble) => Err(sent.err().map_or(trouble, Trouble::from)),
         }
     }

@@ -16,6 +16,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
+use rustls::AlertDescription as Alert;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, SupportedCipherSuite};
 
 use super::socket::{BufferedSocket, Socket, Stream as _};
@@ -270,11 +271,22 @@ fn handshake(
     while tls.is_handshaking() {
         match tls.complete_io(&mut socket) {
             Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
-            Err(cause) => return Err(failure(call, cause)),
+            Err(cause) => {
+                // The server may have sent an alert before it closed.
+                socket.socket.get_mut().waits = false;
+                let _ = tls.read_tls(&mut socket);
+                let alert = tls.process_new_packets().err();
+                return Err(failure(call, alert.map_or(cause, invalid)));
+            }
             Ok(_) => {}
         }
     }
     Ok((tls, socket))
+}
+
+/// What reads fail with once TLS has failed.
+fn invalid(cause: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, cause)
 }
 
 impl super::socket::Stream for Stream {
@@ -337,7 +349,7 @@ impl BufRead for Stream {
             // A failure comes back each time; content may stand before it.
             let state = self.tls.process_new_packets().map(drop);
             self.flush_at_once();
-            state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            state.map_err(invalid)?;
             self.tls.read_tls(&mut self.socket)?;
             let _ = self.tls.process_new_packets();
         }
@@ -423,6 +435,11 @@ impl Write for Records {
     }
 }
 
+const CERTIFICATE_REQUIRED: &str =
+    "the server requires a client certificate, which this crate does not support";
+const RENEGOTIATION: &str =
+    "the server refused the request within TLS: it may require a client certificate or other \
+     ciphers for this path (renegotiation), which this crate does not support";
 const NO_NAME: &str = "the host is no name that a certificate can have: check the host in the URL";
 const NOT_SET_UP: &str = if cfg!(feature = "system-roots") {
     "TLS can't be set up: has this system root certificates? SSL_CERT_FILE can name a file of them"
@@ -435,10 +452,26 @@ fn failure(call: &Call, cause: io::Error) -> Error {
     if cause.kind() == io::ErrorKind::TimedOut {
         return call.late("before the request was sent");
     }
-    let refusal = cause.get_ref().and_then(|inner| inner.downcast_ref());
+    let refusal = refusal(&cause);
     let why = refusal.map_or("the connection was lost in the TLS handshake".into(), reason);
     let is_final = refusal.is_some();
     call.failed(why).with_source(cause).finally(is_final)
+}
+
+fn refusal(cause: &io::Error) -> Option<&rustls::Error> {
+    cause.get_ref()?.downcast_ref()
+}
+
+/// Why the server ended TLS in place of a response, and whether it may have executed the request.
+pub(super) fn refusal_of_request(cause: &io::Error) -> Option<(&'static str, bool)> {
+    match refusal(cause)? {
+        // In TLS 1.3 the client's handshake ends before the server has asked for its certificate.
+        rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate) => {
+            Some((CERTIFICATE_REQUIRED, false))
+        }
+        rustls::Error::AlertReceived(Alert::HandshakeFailure) => Some((RENEGOTIATION, true)),
+        _ => None,
+    }
 }
 
 fn reason(refusal: &rustls::Error) -> String {
@@ -454,7 +487,17 @@ fn reason(refusal: &rustls::Error) -> String {
             rustls::Error::InvalidMessage(_) => {
                 "the server does not speak TLS: check the port, and what stands in between"
             }
-            _ => "the server and this device don't agree on TLS (1.2 or 1.3)",
+            rustls::Error::AlertReceived(Alert::UnrecognisedName) => {
+                "the server does not serve this host name (SNI): check the host in the URL"
+            }
+            rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate) => {
+                CERTIFICATE_REQUIRED
+            }
+            _ => {
+                "the server and this device don't agree on TLS: this crate speaks 1.2 and 1.3, with \
+                 AES-GCM or ChaCha20 and ECDHE (X25519, P-256 or P-384), and has no client \
+                 certificate"
+            }
         }
         .to_owned();
     };
@@ -491,6 +534,20 @@ mod tests {
     use rustls::{CertificateError, OtherError};
 
     use super::*;
+
+    #[test]
+    fn an_alert_in_place_of_a_response_says_what_it_means() {
+        for (alert, expected) in [
+            (Alert::CertificateRequired, Some((CERTIFICATE_REQUIRED, false))),
+            (Alert::BadCertificate, Some((CERTIFICATE_REQUIRED, false))),
+            (Alert::HandshakeFailure, Some((RENEGOTIATION, true))),
+            (Alert::InternalError, None),
+        ] {
+            let cause = invalid(rustls::Error::AlertReceived(alert));
+            assert_eq!(refusal_of_request(&cause), expected);
+        }
+        assert_eq!(refusal_of_request(&io::ErrorKind::InvalidData.into()), None);
+    }
 
     #[test]
     fn what_windows_says_of_an_unknown_issuer_is_known() {

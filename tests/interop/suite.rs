@@ -403,7 +403,7 @@ impl Suite {
 
         self.scene(
             "... 1.1 only",
-            "Exchange: the server and this device don't agree on TLS (1.2 or 1.3)",
+            "Exchange: the server and this device don't agree on TLS: this crate speaks 1.2 and 1.3, ",
             "no handshake",
             |_| with_token("https://old.test").get("/")?.text(),
         );

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::{until_closed, Server, ROOT};
@@ -90,6 +92,39 @@ impl Authority {
         &self, host: &str, days: Days, versions: &[&'static rustls::SupportedProtocolVersion],
         more: usize,
     ) -> Arc<ServerConfig> {
+        let (certificate, key) = self.certificate(host, days);
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate; 1 + more], key);
+        let mut config = config.unwrap();
+        // Both versions of TLS then resume by tickets.
+        config.ticketer = ring::Ticketer::new().unwrap();
+        Arc::new(config)
+    }
+
+    /// Of a server that requires a certificate of its client, by this authority.
+    pub fn config_for_certified(
+        &self, host: &str, version: &'static rustls::SupportedProtocolVersion,
+    ) -> Arc<ServerConfig> {
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+        let (certificate, key) = self.certificate(host, Days::Now);
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(vec![certificate], key);
+        Arc::new(config.unwrap())
+    }
+
+    fn certificate(
+        &self, host: &str, days: Days,
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let (first, last) = match days {
             Days::Past => (2001, 2002),
             Days::Now => (2001, 2999),
@@ -101,15 +136,7 @@ impl Authority {
         params.not_after = rcgen::date_time_ymd(last, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone(); 1 + more], key);
-        let mut config = config.unwrap();
-        // Both versions of TLS then resume by tickets.
-        config.ticketer = ring::Ticketer::new().unwrap();
-        Arc::new(config)
+        (certificate.der().clone(), key)
     }
 
     /// In a child: an authority that it trusts from now on. It must not have called before.
