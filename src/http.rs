@@ -249,7 +249,7 @@ impl Request<'_> {
     fn open(&self, route: &Route) -> Result<Connection, Error> {
         drop(self.network.idle.close_one(route));
         let connection = loop {
-            match Connection::open(route, &self.network.addresses, &self.call) {
+            match Connection::open(route, self.network, &self.call) {
                 Err(error) if self.network.makes_room(&error) => {}
                 opened => break opened?,
             }

@@ -5,11 +5,11 @@ use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::addresses::Addresses;
+use super::idle::Waiting;
 use super::proxy::Proxy;
-use super::socket::{is_passing, Socket, Stream};
+use super::socket::{is_passing, OnSilence, Socket, Stream};
 use super::tls::Trust;
-use super::Call;
+use super::{Call, Network};
 use crate::error::Error;
 use crate::url::Origin;
 
@@ -18,6 +18,10 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The maximum age of an idle connection: the name may have moved to another address.
 const AGE: Duration = Duration::from_secs(300);
+
+/// How long a server may take to respond at all on a new connection, besides four times the time
+/// that it took to connect. Then it may have no worker that is free.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// Where a connection leads to, and whom it trusts to be there. It may be used again for the very
 /// same only.
@@ -46,13 +50,19 @@ pub(super) struct Connection {
 pub(super) struct Moment(Instant, SystemTime);
 
 impl Connection {
-    pub(super) fn open(
-        route: &Route, addresses: &Addresses, call: &Call,
-    ) -> Result<Connection, Error> {
+    pub(super) fn open(route: &Route, network: &Network, call: &Call) -> Result<Connection, Error> {
         let Route { origin, proxy, .. } = route;
-        let connect = || match proxy {
-            Some(proxy) => proxy.connect(origin, addresses, call),
-            None => addresses.connect(origin, "", call),
+        let connect = || {
+            let start = Instant::now();
+            let mut socket = match proxy {
+                Some(proxy) => proxy.connect(origin, &network.addresses, call),
+                None => network.addresses.connect(origin, "", call),
+            }?;
+            let mut waiting = Waiting::new(&network.idle, route);
+            let patience = SILENCE + start.elapsed() * 4;
+            let act = move || waiting.announce();
+            socket.get_mut().on_silence = Some(OnSilence::after(patience, act));
+            Ok(socket)
         };
         let stream: Box<dyn Stream> = match origin.https {
             #[cfg(feature = "tls")]
@@ -99,6 +109,10 @@ impl Connection {
     pub(super) fn mark_idle(&mut self) {
         self.last_used = Moment::now();
         self.was_idle = true;
+    }
+
+    pub(super) fn is_for(&self, route: &Route, process: u32) -> bool {
+        self.process == process && self.route == *route
     }
 
     /// Whether it belongs to this process, has not been idle for too long, and is not too old.
@@ -150,7 +164,7 @@ mod tests {
             proxy: None,
             trust: Trust::default(),
         };
-        Connection::open(&route, &Addresses::default(), &call()).unwrap()
+        Connection::open(&route, &Network::default(), &call()).unwrap()
     }
 
     #[test]
@@ -179,9 +193,9 @@ mod tests {
             }),
             (changed(|c| c.process += 1), false),
         ] {
-            idle.connections().push(connection);
+            idle.state().connections.push(connection);
             assert_eq!(idle.take(&route).0.is_some(), is_reusable);
-            assert!(idle.connections().is_empty());
+            assert!(idle.state().connections.is_empty());
         }
     }
 
@@ -198,7 +212,7 @@ mod tests {
                 let mut expired = connection(&server);
                 let field = if aged { &mut expired.opened } else { &mut expired.last_used };
                 field.1 -= if aged { AGE } else { IDLE };
-                idle.connections().extend([connection(&server), expired]);
+                idle.state().connections.extend([connection(&server), expired]);
                 assert_eq!(close(&idle, &others).len(), 1);
                 assert_eq!(idle.close_route(&route).len(), 1);
             }

@@ -11,16 +11,31 @@ use super::connection::{Connection, Moment, Route};
 /// Closing a connection takes system calls, so each method that removes some returns them, to be
 /// dropped without the lock.
 #[derive(Clone, Default)]
-pub(crate) struct Idle(Arc<Mutex<Vec<Connection>>>);
+pub(crate) struct Idle(Arc<Mutex<State>>);
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) connections: Vec<Connection>,
+    /// The routes, and the processes, of the calls that wait for a server to respond at all.
+    waiting: Vec<(Route, u32)>,
+}
 
 type Closed = Vec<Connection>;
+
+/// A call that the server has not responded to on a new connection: perhaps idle connections hold
+/// all of the server's workers. While it exists, no connection of its route is kept.
+pub(super) struct Waiting {
+    idle: Idle,
+    route: Route,
+    is_announced: bool,
+}
 
 impl Idle {
     /// The connection of this route that was used last. The server may have closed it:
     /// [`Connection::is_open`] tells.
     pub(super) fn take(&self, route: &Route) -> (Option<Connection>, Closed) {
-        let mut connections = self.connections();
-        let closed = expired(&mut connections);
+        let connections = &mut self.state().connections;
+        let closed = expired(connections);
         let found = connections.iter().rposition(|c| c.route == *route);
         (found.map(|i| connections.remove(i)), closed)
     }
@@ -31,16 +46,19 @@ impl Idle {
             return vec![connection];
         }
         connection.mark_idle();
-        let mut connections = self.connections();
-        connections.push(connection);
-        let surplus = connections.len().saturating_sub(most);
-        connections.drain(..surplus).collect()
+        let state = &mut *self.state();
+        if state.waiting.iter().any(|(route, process)| connection.is_for(route, *process)) {
+            return vec![connection];
+        }
+        state.connections.push(connection);
+        let surplus = state.connections.len().saturating_sub(most);
+        state.connections.drain(..surplus).collect()
     }
 
     /// Removes the connection of this route that was not used for the longest time.
     pub(super) fn close_one(&self, route: &Route) -> Closed {
-        let mut connections = self.connections();
-        let mut closed = expired(&mut connections);
+        let connections = &mut self.state().connections;
+        let mut closed = expired(connections);
         let found = connections.iter().position(|c| c.route == *route);
         closed.extend(found.map(|i| connections.remove(i)));
         closed
@@ -48,16 +66,42 @@ impl Idle {
 
     /// Removes all connections of this route.
     pub(super) fn close_route(&self, route: &Route) -> Closed {
-        remove(&mut self.connections(), |c| c.route == *route)
+        remove(&mut self.state().connections, |c| c.route == *route)
     }
 
     /// Removes all connections.
     pub(super) fn close_all(&self) -> Closed {
-        take(&mut self.connections())
+        take(&mut self.state().connections)
     }
 
-    pub(super) fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    pub(super) fn new(idle: &Idle, route: &Route) -> Waiting {
+        Waiting { idle: idle.clone(), route: route.clone(), is_announced: false }
+    }
+
+    /// Closes the idle connections of the route, and has no more kept from now on.
+    pub(super) fn announce(&mut self) {
+        if !self.is_announced {
+            self.is_announced = true;
+            let entry = (self.route.clone(), std::process::id());
+            self.idle.state().waiting.push(entry);
+        }
+        drop(self.idle.close_route(&self.route));
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.is_announced {
+            let waiting = &mut self.idle.state().waiting;
+            let own = waiting.iter().position(|(route, _)| *route == self.route);
+            own.map(|i| waiting.swap_remove(i));
+        }
     }
 }
 

@@ -42,8 +42,32 @@ pub(super) struct Socket {
     pub(super) deadline: Deadline,
     /// Reads and writes wait for what can't be done yet; else they fail with `WouldBlock`.
     pub(super) waits: bool,
+    /// Until the first byte comes that is read.
+    pub(super) on_silence: Option<OnSilence>,
     /// The read timeout that is set: setting it costs a system call.
     timeout: Duration,
+}
+
+/// What to do each time that nothing has come for so long.
+pub(super) struct OnSilence {
+    patience: Duration,
+    next: Deadline,
+    act: Box<dyn FnMut() + Send + Sync>,
+}
+
+impl OnSilence {
+    pub(super) fn after(
+        patience: Duration, act: impl FnMut() + Send + Sync + 'static,
+    ) -> OnSilence {
+        OnSilence { patience, next: Deadline::after(patience), act: Box::new(act) }
+    }
+
+    fn act_in_time(&mut self) {
+        if self.next.left().is_zero() {
+            (self.act)();
+            self.next = Deadline::after(self.patience);
+        }
+    }
 }
 
 impl Stream for BufferedSocket {
@@ -72,7 +96,8 @@ impl Socket {
         if cfg!(not(windows)) {
             tcp.set_write_timeout(Some(WRITE_PART))?;
         }
-        let socket = Socket { tcp, deadline, waits: true, timeout: Duration::MAX };
+        let socket =
+            Socket { tcp, deadline, waits: true, on_silence: None, timeout: Duration::MAX };
         Ok(BufReader::with_capacity(BUFFER, socket))
     }
 
@@ -172,17 +197,23 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.waits {
-            self.time_left()?;
-            return self.at_once(|tcp| tcp.read(buffer));
-        }
-        loop {
+        let result = loop {
             let left = self.time_left()?;
-            match self.read_part(left, buffer) {
-                Err(error) if is_passing(&error) => {}
-                result => return result,
+            if !self.waits {
+                break self.at_once(|tcp| tcp.read(buffer));
             }
+            let next = self.on_silence.as_ref().map_or(left, |silence| silence.next.left());
+            match self.read_part(left.min(next), buffer) {
+                Err(error) if is_passing(&error) => {
+                    self.on_silence.iter_mut().for_each(OnSilence::act_in_time);
+                }
+                result => break result,
+            }
+        };
+        if result.is_ok() {
+            self.on_silence = None;
         }
+        result
     }
 }
 
