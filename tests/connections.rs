@@ -3,6 +3,7 @@
 #[cfg(feature = "tls")]
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc, Barrier, Condvar, Mutex};
 use std::thread;
 use std::time::Instant;
@@ -13,8 +14,8 @@ use jas_session::{Response, Session};
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
-use site::{good, Over, Site, BOTH};
-use wire::{assert_in_time, request, respond, PATIENCE, TIMEOUT};
+use site::{good, Over, Site, BOTH, TOKEN_REQUEST};
+use wire::{assert_in_time, request, respond, response, PATIENCE, TIMEOUT};
 
 fn get(session: &Session, path: &str) -> String {
     session.get(path).and_then(Response::text).unwrap()
@@ -186,6 +187,50 @@ fn a_timeout_on_an_idle_connection_closes_the_others() {
         assert_eq!(get(session, "/third"), "GET /third", "{over:?}");
         assert_eq!(session.counts().connections, IDLE as u64 + 1);
         site.requests();
+    }
+}
+
+/// A server that sends a refusal beside a good response, once: as a gateway does that has given up
+/// waiting, or that could not read what it took for a request.
+#[test]
+fn a_stray_refusal_is_the_response_to_no_later_request() {
+    const LATER: usize = 10;
+    let statuses = [400, 408, 413, 414, 431, 500, 501, 502, 503, 504, 505, 507, 511, 520, 599];
+    for (over, status) in BOTH.iter().flat_map(|over| statuses.map(|status| (*over, status))) {
+        for at in ["GET /2", TOKEN_REQUEST] {
+            let has_come = AtomicBool::new(false);
+            let site = Site::start(over, move |mut peer| {
+                while let Some(request) = peer.request() {
+                    let good = good(&request.line);
+                    if request.line == at && !has_come.swap(true, Ordering::SeqCst) {
+                        let stray = response(&format!("{status} Stray"), "", "stray");
+                        peer.respond(&[stray, good].concat());
+                    } else {
+                        peer.respond(&good);
+                    }
+                }
+            });
+            let session = &site.session;
+            if at == TOKEN_REQUEST {
+                session.invalidate("token");
+            } else {
+                assert_eq!(get(session, "/1"), "GET /1");
+            }
+            // It may get the stray one: nobody can tell them apart.
+            match session.get("/2").and_then(Response::text) {
+                Ok(text) => assert_eq!(text, "GET /2"),
+                Err(error) => assert_eq!(error.status(), Some(status)),
+            }
+            // A refusal of the credentials is remembered.
+            let session = match at {
+                TOKEN_REQUEST => &session.clone().resume("token", PATIENCE).unwrap(),
+                _ => session,
+            };
+            for n in 0..LATER {
+                let path = format!("/{n}");
+                assert_eq!(get(session, &path), format!("GET {path}"), "{over:?} {status} {at}");
+            }
+        }
     }
 }
 

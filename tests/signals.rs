@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::OnceLock;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jas_session::{Response, Session};
 
@@ -21,6 +21,9 @@ use wire::{assert_passes, response, this_test_alone, urls, LATE, PATIENCE};
 
 /// How often the signal comes, in microseconds.
 const INTERVALS: [u64; 6] = [200, 500, 1000, 2000, 4000, 6000];
+
+/// What is sent to a server that responds at once and reads later: more than the system buffers.
+const EARLY: usize = 8 << 20;
 
 /// In each so many calls, one needs a new token, and one is a POST with a connection of its own.
 const CALLS_PER_TOKEN: usize = 24;
@@ -40,8 +43,17 @@ fn contents() -> &'static (Vec<u8>, Vec<u8>) {
 
 fn serve(mut peer: Peer) {
     let (upload, download) = contents();
-    while let Some(request) = peer.request() {
+    while let Some(head) = peer.head() {
+        let is_early = head.line == "POST /early";
+        if is_early {
+            peer.respond(&response("201 Created", "", "early"));
+            // Much longer than it takes the signals to count for a quarter of the timeout, if each
+            // counted as the longest wait.
+            thread::sleep(Duration::from_millis(800));
+        }
+        let Some(request) = peer.rest_of(head) else { return assert!(!is_early, "a part came") };
         match &*request.line {
+            "POST /early" => assert!(request.content.len() == EARLY),
             "POST /upload" => {
                 assert!(&request.content == upload, "something else was uploaded");
                 peer.respond(&response("201 Created", "", "uploaded"));
@@ -57,30 +69,6 @@ fn serve(mut peer: Peer) {
 
 /// Where a child finds how often the signal comes, and whether the system restarts what it interrupts.
 const TIMER: &str = "JAS_SESSION_TEST_TIMER";
-
-fn run(test: &str, over: Over) {
-    if let [url] = &urls()[..] {
-        thread::spawn(watch);
-        let timer = std::env::var(TIMER).unwrap();
-        let (interval, is_restarting) = timer.split_once(' ').unwrap();
-        timer::set(interval.parse().unwrap(), is_restarting == "true");
-        let session = site::trusting(Session::new(url, "id", "secret").unwrap());
-        for threads in [1, 4] {
-            let start = Instant::now();
-            make_calls(&session.clone().retries(0).timeout(PATIENCE), threads);
-            println!("{timer}, {threads} threads: {:?}", start.elapsed());
-        }
-        return;
-    }
-    for is_restarting in [false, true] {
-        for interval in INTERVALS {
-            let site = Site::start(over, serve);
-            let mut child = site::trusted_by(this_test_alone(test, &[site.url()]));
-            child.env(TIMER, format!("{interval} {is_restarting}"));
-            assert_passes(timer::held_back(child));
-        }
-    }
-}
 
 /// How many calls have ended.
 static ENDED: AtomicUsize = AtomicUsize::new(0);
@@ -98,15 +86,66 @@ fn watch() {
     }
 }
 
+/// Makes the calls by one thread, then by four.
+fn run(test: &str, over: Over) {
+    with_timers(test, over, &INTERVALS, |session| {
+        for threads in [1, 4] {
+            let start = Instant::now();
+            make_calls(session, threads);
+            println!("{threads} threads: {:?}", start.elapsed());
+        }
+    });
+}
+
 #[test]
 fn signals_delay_no_call_over_plain_http() {
     run("signals_delay_no_call_over_plain_http", Over::Plain);
+}
+
+#[test]
+fn signals_truncate_no_request_over_plain_http() {
+    early("signals_truncate_no_request_over_plain_http", Over::Plain);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn signals_truncate_no_request_over_tls() {
+    early("signals_truncate_no_request_over_tls", Over::Tls);
+}
+
+/// The server's `assert` tells whether all of the content has come.
+fn early(test: &str, over: Over) {
+    with_timers(test, over, &[1000, 10_000], |session| {
+        timer::let_in();
+        let response = session.post("/early", "text/plain", vec![b'x'; EARLY]);
+        assert_eq!(response.and_then(Response::text).unwrap(), "early");
+    });
 }
 
 #[cfg(feature = "tls")]
 #[test]
 fn signals_delay_no_call_over_tls() {
     run("signals_delay_no_call_over_tls", Over::Tls);
+}
+
+/// Has each timer send signals to calls of this process's child.
+fn with_timers(test: &str, over: Over, intervals: &[u64], calls: impl Fn(&Session)) {
+    if let [url] = &urls()[..] {
+        thread::spawn(watch);
+        let timer = std::env::var(TIMER).unwrap();
+        let (interval, is_restarting) = timer.split_once(' ').unwrap();
+        timer::set(interval.parse().unwrap(), is_restarting == "true");
+        let session = site::trusting(Session::new(url, "id", "secret").unwrap());
+        return calls(&session.retries(0).timeout(PATIENCE));
+    }
+    for is_restarting in [false, true] {
+        for interval in intervals {
+            let site = Site::start(over, serve);
+            let mut child = site::trusted_by(this_test_alone(test, &[site.url()]));
+            child.env(TIMER, format!("{interval} {is_restarting}"));
+            assert_passes(timer::held_back(child));
+        }
+    }
 }
 
 fn make_calls(session: &Session, threads: usize) {
