@@ -310,3 +310,24 @@ pub(crate) fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'
         .find(|(field, _)| field.eq_ignore_ascii_case(name))
         .map(|(_, value)| value.as_str())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_never_asks_to_try_the_same_again() {
+        let passing = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+        for kind in [ErrorKind::Exchange, ErrorKind::Status, ErrorKind::Timeout, ErrorKind::Content]
+        {
+            for cause in passing {
+                let error =
+                    Error::new(kind, "a thread was refused").with_source(io::Error::from(cause));
+                assert!(!passing.contains(&io::Error::from(error).kind()), "{kind:?} {cause:?}");
+            }
+        }
+        let error = Error::new(ErrorKind::Exchange, "")
+            .with_source(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -115,11 +115,22 @@ impl Call {
         Error::new(ErrorKind::Exchange, format!("{}: {message}", self.label))
     }
 
+    /// This device refused something that is needed.
     pub(crate) fn refused_by_host(&self, cause: io::Error) -> Error {
-        let message =
-            "this device refused a thread, a socket or its loopback interface: check its \
-                       memory and its limit of open files";
-        self.failed(message).with_source(cause)
+        let why = match cause.kind() {
+            _ if is_out_of_files(&cause) => {
+                "too many files are open, and each connection counts as one: raise the limit of open \
+                 files, or keep fewer responses that are not read to their end"
+            }
+            io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => {
+                "this device refused a thread: check its memory and its limit of threads"
+            }
+            _ => {
+                "127.0.0.1 can't be reached, over which tokens are requested: check the loopback \
+                 interface and the firewall"
+            }
+        };
+        self.failed(why).with_source(cause)
     }
 
     /// Why `what` is not there, or not whole.

@@ -105,8 +105,8 @@ fn a_process_out_of_descriptors_gets_errors_and_no_panic() {
     let test = "a_process_out_of_descriptors_gets_errors_and_no_panic";
     if let [url] = &urls()[..] {
         let refused =
-            "this device refused a thread, a socket or its loopback interface: check its memory and its \
-             limit of open files";
+            "too many files are open, and each connection counts as one: raise the limit of \
+                       open files, or keep fewer responses that are not read to their end";
         let session = session(url).timeout(TIMEOUT).idle_connections(0);
         let before = held();
         // For a token: a port, both ends of minreq's connection to it, and the connection.
@@ -182,6 +182,35 @@ fn idle_connections_make_room_for_a_call_without_descriptors() {
     let other = Server::keeping_open(&response("200 OK", "", TOKEN));
     let urls = [server.url(), other.url()];
     assert_passes(with_few_descriptors(&this_test_alone(test, &urls)));
+}
+
+#[cfg(unix)]
+#[test]
+fn one_thread_that_reads_and_books_needs_one_descriptor() {
+    let test = "one_thread_that_reads_and_books_needs_one_descriptor";
+    if let [url] = &urls()[..] {
+        let session = session(url).resume("token", PATIENCE).unwrap().retries(0);
+        let open = all_descriptors_but(1);
+        for _ in 0..20 {
+            assert_eq!(session.get("/").unwrap().text().unwrap(), "done");
+            let booking = session.post("/", "text/plain", "create");
+            assert_eq!(booking.unwrap().text().unwrap(), "done");
+        }
+        drop(open);
+        return;
+    }
+    let server = Server::start(|stream| {
+        let mut received = Vec::new();
+        loop {
+            let request = request(stream);
+            if request.is_empty() {
+                return received;
+            }
+            received.extend(request);
+            respond(stream, &response("200 OK", "", "done"));
+        }
+    });
+    assert_passes(with_few_descriptors(&this_test_alone(test, &[server.url()])));
 }
 
 /// All descriptors that this process may open, but so many.

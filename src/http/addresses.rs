@@ -94,13 +94,13 @@ fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>,
         Ok(Ok(addresses)) => Ok(addresses.collect()),
         // The resolver does not tell that it could not open a file or a socket.
         Ok(Err(cause)) => Err(match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
-            Ok(_) => call
+            Err(refused) if is_out_of_files(&refused) => call.refused_by_host(refused),
+            _ => call
                 .failed(format_args!(
                     "the host name{whose} was not found: check its spelling, and the name server \
                      of this network"
                 ))
                 .with_source(cause),
-            Err(refused) => call.refused_by_host(refused),
         }),
         Err(_) => Err(call.late(&format!("before the host name{whose} was resolved"))),
     }
@@ -126,12 +126,9 @@ fn connect(
             }
             let most = if is_alone { left } else { patience.min(left) };
             let start = Instant::now();
-            match TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1))) {
-                Ok(tcp) => {
-                    let socket = Socket::buffered(tcp, call.deadline);
-                    let socket = socket.map_err(|cause| call.refused_by_host(cause))?;
-                    return Ok((socket, start.elapsed()));
-                }
+            let tcp = TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1)));
+            match tcp.and_then(|tcp| Socket::buffered(tcp, call.deadline)) {
+                Ok(socket) => return Ok((socket, start.elapsed())),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),
                 Err(error) if is_out_of_files(&error) => return Err(call.refused_by_host(error)),
                 Err(error) => last = error,
