@@ -16,6 +16,7 @@ mod tls;
 use std::error::Error as _;
 use std::fmt;
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -131,6 +132,12 @@ impl Call {
             }
         };
         self.failed(why).with_source(cause)
+    }
+
+    /// The error if no file can be opened now: what needs files in a library may not say so.
+    fn refused_files(&self) -> Option<Error> {
+        let refused = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).err().filter(is_out_of_files);
+        refused.map(|cause| self.refused_by_host(cause))
     }
 
     /// Why `what` is not there, or not whole.

@@ -3,7 +3,7 @@
 //! Knows nothing of what is sent.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -92,16 +92,13 @@ fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>,
     spawned.map_err(|cause| call.refused_by_host(cause))?;
     match addresses.recv_timeout(call.deadline.left()) {
         Ok(Ok(addresses)) => Ok(addresses.collect()),
-        // The resolver does not tell that it could not open a file or a socket.
-        Ok(Err(cause)) => Err(match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
-            Err(refused) if is_out_of_files(&refused) => call.refused_by_host(refused),
-            _ => call
-                .failed(format_args!(
-                    "the host name{whose} was not found: check its spelling, and the name server \
-                     of this network"
-                ))
-                .with_source(cause),
-        }),
+        Ok(Err(cause)) => Err(call.refused_files().unwrap_or_else(|| {
+            call.failed(format_args!(
+                "the host name{whose} was not found: check its spelling, and the name server \
+                 of this network"
+            ))
+            .with_source(cause)
+        })),
         Err(_) => Err(call.late(&format!("before the host name{whose} was resolved"))),
     }
 }

@@ -238,9 +238,10 @@ impl Stream {
     pub(super) fn open(
         host: &str, trust: &Trust, call: &Call, connect: impl Fn() -> Result<BufferedSocket, Error>,
     ) -> Result<Stream, Error> {
-        let client = trust
-            .client()
-            .map_err(|cause| call.failed(NOT_SET_UP).with_source(cause).finally(true))?;
+        let client = trust.client().map_err(|cause| {
+            let other = || call.failed(NOT_SET_UP).with_source(cause).finally(true);
+            call.refused_files().unwrap_or_else(other)
+        })?;
         let server = ServerName::try_from(host.to_owned());
         let server =
             server.map_err(|cause| call.failed(NO_NAME).with_source(cause).finally(true))?;
