@@ -63,17 +63,24 @@ fn a_server_with_one_worker_makes_no_call_wait() {
 }
 
 /// A server that serves so many connections at a time, each until the client closes it. The others
-/// wait, before their handshake. It responds to `GET /slow` after `is_released`.
-fn with_workers(over: Over, workers: usize, is_released: mpsc::Receiver<()>) -> Site {
+/// wait, before their handshake, or, if it is a proxy, before the tunnel is open. It responds to `GET
+/// /slow` after `is_released`.
+fn with_workers(
+    over: Over, workers: usize, is_proxy: bool, is_released: mpsc::Receiver<()>,
+) -> Site {
     let free = Arc::new((Mutex::new(workers), Condvar::new()));
     let shared = Arc::clone(&free);
     let is_released = Mutex::new(is_released);
-    let take_worker = move |_: &mut TcpStream| {
+    let take_worker = move |tcp: &mut TcpStream| {
         let (free, changed) = &*shared;
         let mut free = changed.wait_while(free.lock().unwrap(), |free| *free == 0).unwrap();
         *free -= 1;
+        if is_proxy {
+            assert!(request(tcp).starts_with(b"CONNECT "));
+            respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
+        }
     };
-    Site::behind(over, take_worker, move |mut peer| {
+    let mut site = Site::behind(over, take_worker, move |mut peer| {
         while let Some(request) = peer.request() {
             if request.line == "GET /slow" {
                 is_released.lock().unwrap().recv().unwrap();
@@ -82,14 +89,25 @@ fn with_workers(over: Over, workers: usize, is_released: mpsc::Receiver<()>) -> 
         }
         *free.0.lock().unwrap() += 1;
         free.1.notify_one();
-    })
+    });
+    if is_proxy {
+        site.session = site.session.clone().proxy(&site.address.to_string()).unwrap();
+    }
+    site
+}
+
+/// Servers, and proxies before them.
+fn with_proxy() -> Vec<(Over, bool)> {
+    let mut all = BOTH.iter().map(|over| (*over, false)).collect::<Vec<_>>();
+    all.extend(BOTH.get(1).map(|over| (*over, true)));
+    all
 }
 
 #[test]
 fn a_waiting_call_gets_the_worker_of_an_idle_connection() {
-    for &over in BOTH {
+    for (over, is_proxy) in with_proxy() {
         let (release, is_released) = mpsc::channel();
-        let site = with_workers(over, 1, is_released);
+        let site = with_workers(over, 1, is_proxy, is_released);
         let session = &site.session;
         let start = Instant::now();
         thread::scope(|scope| {
@@ -112,8 +130,9 @@ fn a_waiting_call_gets_the_worker_of_an_idle_connection() {
 #[test]
 fn more_threads_than_workers_do_not_wait_for_each_other() {
     const THREADS: usize = 8;
-    for (over, workers) in BOTH.iter().flat_map(|over| [1, 3, THREADS].map(|n| (*over, n))) {
-        let site = with_workers(over, workers, mpsc::channel().1);
+    let workers = |over| [1, 3, THREADS].map(|workers| (over, workers));
+    for ((over, is_proxy), workers) in with_proxy().into_iter().flat_map(workers) {
+        let site = with_workers(over, workers, is_proxy, mpsc::channel().1);
         let session = &site.session;
         let start = Instant::now();
         thread::scope(|scope| {
@@ -127,7 +146,7 @@ fn more_threads_than_workers_do_not_wait_for_each_other() {
                 });
             }
         });
-        println!("{over:?}, {workers} workers: {:?}", start.elapsed());
+        println!("{over:?}, {is_proxy}, {workers} workers: {:?}", start.elapsed());
         assert!(start.elapsed() < PATIENCE / 2, "{over:?}, {workers}");
         assert_eq!(site.requests().concat().len(), THREADS * 4 * 2);
     }

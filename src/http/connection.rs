@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::idle::Waiting;
 use super::proxy::Proxy;
-use super::socket::{is_passing, OnSilence, Socket, Stream};
+use super::socket::{is_passing, BufferedSocket, OnSilence, Socket, Stream};
 use super::tls::Trust;
 use super::{Call, Network};
 use crate::error::Error;
@@ -52,16 +52,18 @@ pub(super) struct Moment(Instant, SystemTime);
 impl Connection {
     pub(super) fn open(route: &Route, network: &Network, call: &Call) -> Result<Connection, Error> {
         let Route { origin, proxy, .. } = route;
+        let watch = |socket: &mut BufferedSocket, patience| {
+            let mut waiting = Waiting::new(&network.idle, route);
+            let act = move || waiting.announce();
+            socket.get_mut().on_silence = Some(OnSilence::after(patience, act));
+        };
         let connect = || {
             let start = Instant::now();
             let mut socket = match proxy {
-                Some(proxy) => proxy.connect(origin, &network.addresses, call),
+                Some(proxy) => proxy.connect(origin, &network.addresses, call, &watch),
                 None => network.addresses.connect(origin, "", call),
             }?;
-            let mut waiting = Waiting::new(&network.idle, route);
-            let patience = SILENCE + start.elapsed() * 4;
-            let act = move || waiting.announce();
-            socket.get_mut().on_silence = Some(OnSilence::after(patience, act));
+            watch(&mut socket, SILENCE + start.elapsed() * 4);
             Ok(socket)
         };
         let stream: Box<dyn Stream> = match origin.https {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
@@ -19,6 +20,12 @@ use crate::url::{check_uri, refused, Origin};
 /// Where a proxy listens if its URL does not tell; curl takes the same.
 const DEFAULT_PORT: u16 = 1080;
 
+/// How long a proxy may be silent while it connects to a server: longer than that mostly takes.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Watches for silence on a connection.
+type Watch<'a> = &'a dyn Fn(&mut BufferedSocket, Duration);
+
 pub(crate) struct Proxy {
     origin: Origin,
     /// What is secret of the credentials: the password, and what stands in
@@ -27,7 +34,7 @@ pub(crate) struct Proxy {
     /// Hosts that are connected to directly: `no_proxy`, as curl reads it.
     exempt: String,
     /// [`tunnel`]. Programs that set no proxy are linked without it.
-    connect: fn(&Proxy, &Origin, &Addresses, &Call) -> Result<BufferedSocket, Error>,
+    connect: fn(&Proxy, &Origin, &Addresses, &Call, Watch) -> Result<BufferedSocket, Error>,
 }
 
 impl Proxy {
@@ -74,9 +81,9 @@ impl Proxy {
 
     /// Connects to `origin`, through the proxy unless `no_proxy` says otherwise.
     pub(super) fn connect(
-        &self, origin: &Origin, addresses: &Addresses, call: &Call,
+        &self, origin: &Origin, addresses: &Addresses, call: &Call, watch: Watch,
     ) -> Result<BufferedSocket, Error> {
-        (self.connect)(self, origin, addresses, call)
+        (self.connect)(self, origin, addresses, call, watch)
     }
 
     /// What the proxy may echo, and no message may show.
@@ -120,12 +127,13 @@ impl fmt::Display for Proxy {
 }
 
 fn tunnel(
-    proxy: &Proxy, origin: &Origin, addresses: &Addresses, call: &Call,
+    proxy: &Proxy, origin: &Origin, addresses: &Addresses, call: &Call, watch: Watch,
 ) -> Result<BufferedSocket, Error> {
     if is_exempt(&proxy.exempt, origin) {
         return addresses.connect(origin, "", call);
     }
     let mut socket = addresses.connect(&proxy.origin, &format!(" of the proxy {proxy}"), call)?;
+    watch(&mut socket, SILENCE);
     let target = origin.authority();
     let authorization = match &proxy.credentials {
         Some([_, basic]) => format!("Proxy-Authorization: Basic {basic}\r\n"),
