@@ -202,6 +202,30 @@ mod tests {
     }
 
     #[test]
+    fn none_is_kept_while_a_call_waits_for_a_worker() {
+        let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let idle = Idle::default();
+        let [route, other] = servers.each_ref().map(|server| connection(server).route.clone());
+        let mut waiting = [Waiting::new(&idle, &route), Waiting::new(&idle, &route)];
+        assert!(idle.keep(connection(&servers[0]), 8).is_empty());
+        assert!(idle.keep(connection(&servers[1]), 8).is_empty());
+        waiting.iter_mut().for_each(Waiting::announce);
+        waiting[0].announce();
+        assert!(idle.take(&route).0.is_none());
+        assert!(idle.take(&other).0.is_some());
+        for waiting in waiting {
+            assert_eq!(idle.keep(connection(&servers[0]), 8).len(), 1);
+            assert!(idle.keep(connection(&servers[1]), 8).is_empty());
+            drop(waiting);
+        }
+        assert!(idle.keep(connection(&servers[0]), 8).is_empty());
+
+        // A fork has copied a thread's entry, and not the thread.
+        idle.state().waiting.push((route, std::process::id() + 1));
+        assert!(idle.keep(connection(&servers[0]), 8).is_empty());
+    }
+
+    #[test]
     fn expired_connections_are_closed_whatever_is_called_next() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let idle = Idle::default();

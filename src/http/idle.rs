@@ -17,7 +17,7 @@ pub(crate) struct Idle(Arc<Mutex<State>>);
 pub(super) struct State {
     pub(super) connections: Vec<Connection>,
     /// The routes, and the processes, of the calls that wait for a server to respond at all.
-    waiting: Vec<(Route, u32)>,
+    pub(super) waiting: Vec<(Route, u32)>,
 }
 
 type Closed = Vec<Connection>;
