@@ -13,7 +13,7 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Over, Peer, Site};
-use wire::{assert_in_time, until_closed, TIMEOUT};
+use wire::{assert_in_time, request, respond, until_closed, TIMEOUT};
 
 const VERSIONS: [Over; 2] = [Over::Tls, Over::Tls12];
 
@@ -50,9 +50,15 @@ fn offers_session(tcp: &TcpStream) -> bool {
     false
 }
 
-/// A server that does this in place of a handshake that would resume a session.
+/// A server that does this in place of a handshake that would resume a session. It takes a CONNECT
+/// before, as its own proxy.
 fn refusing(over: Over, refuse: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Site {
     let greet = move |tcp: &mut TcpStream| {
+        let mut first = [0];
+        if tcp.peek(&mut first).unwrap() > 0 && first == *b"C" {
+            request(tcp);
+            respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
+        }
         if offers_session(tcp) {
             refuse(tcp);
             let _ = until_closed(tcp);
@@ -78,8 +84,11 @@ fn post(session: &Session, path: &str) -> String {
 fn a_refused_tls_session_costs_a_handshake_and_no_call() {
     // unexpected_message, handshake_failure, illegal_parameter, decrypt_error, internal_error
     for description in [None, Some(10), Some(40), Some(47), Some(51), Some(80)] {
-        for over in VERSIONS {
-            let site = refusing(over, move |tcp| alert(tcp, description));
+        for (over, is_proxy) in VERSIONS.iter().flat_map(|over| [(*over, false), (*over, true)]) {
+            let mut site = refusing(over, move |tcp| alert(tcp, description));
+            if is_proxy {
+                site.session = site.session.clone().proxy(&site.address.to_string()).unwrap();
+            }
             let session = &site.session;
             assert_eq!(post(session, "/1"), "POST /1");
             let connections = session.counts().connections;
