@@ -1,0 +1,299 @@
+//! Starts real servers, one after the other, and calls them. With small ones it compares the time of
+//! a POST with curl's; larger ones close connections early, or restart. Run by the script beside it,
+//! in /srv, which has the files of `servers` and the certificates.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::process::{Child, Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jas_session::{Response, Session};
+
+const URL: &str = "https://server.test";
+/// Every call, and every wait for a server, is given up after this.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Servers that few connections keep busy: each has a name and a command.
+const SMALL: [(&str, &str); 4] = [
+    ("Apache, 1 process", "MPM=prefork PROCESSES=1 exec apache2 -f /srv/apache.conf -DFOREGROUND"),
+    ("haproxy, 1 connection", "CONNECTIONS=1 exec haproxy -db -f haproxy.cfg"),
+    ("Python, 1 thread", "exec python3 server.py"),
+    (
+        "Apache, 8 processes",
+        "MPM=prefork PROCESSES=8 exec apache2 -f /srv/apache.conf -DFOREGROUND",
+    ),
+];
+const LARGE: [(&str, &str); 6] = [
+    (
+        "nginx",
+        "envsubst '$TLS $IDLE $REQUESTS' <nginx.conf >now.conf
+         exec nginx -p . -c now.conf -g 'daemon off;'",
+    ),
+    ("haproxy", "CONNECTIONS=100 exec haproxy -db -f haproxy.cfg"),
+    ("Apache", "MPM=event PROCESSES=1 exec apache2 -f /srv/apache.conf -DFOREGROUND"),
+    ("lighttpd", "exec lighttpd -D -f lighttpd.conf"),
+    (
+        "Java",
+        "exec java -XX:TieredStopAtLevel=1 -Dsun.net.httpserver.idleInterval=$IDLE \
+         -Dsun.net.httpserver.clockTick=100 -Dsun.net.httpserver.nodelay=true Server",
+    ),
+    ("Node", "exec node server.mjs"),
+];
+
+/// What the threads of a scene do, a letter a step: `G` and `P` are a GET and a POST, `W` waits
+/// until the server has closed idle connections, `R` restarts the server.
+type Threads = Vec<String>;
+
+/// The times of the GETs, then those of the POSTs, each in order of length.
+type Times = [Vec<Duration>; 2];
+
+/// Makes a POST, or else a GET, to a path. Returns the content of the response.
+type Client<'a> = &'a (dyn Fn(bool, &str) -> Result<String, String> + Sync);
+
+fn main() -> ExitCode {
+    let faults = small_servers() + large_servers();
+    ExitCode::from(u8::from(faults > 0))
+}
+
+/// Returns the number of faults.
+fn small_servers() -> usize {
+    // How much longer than curl's slowest a call may take. It would take seconds if the server
+    // waited on an idle connection.
+    let (alone, together) = (Duration::from_millis(200), Duration::from_secs(1));
+    let scenes = [
+        ("GET, 3 POSTs", vec!["GPPP".to_owned()], alone),
+        ("2 threads: 40 GETs, 10 POSTs", vec!["G".repeat(40), "P".repeat(10)], together),
+        ("8 threads, each 4 times GET, POST", vec!["GP".repeat(4); 8], together),
+    ];
+    print!("| server | calls | outcome | connections ");
+    println!("| a GET: median, slowest | curl's | a POST: median, slowest | curl's |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let mut faults = 0;
+    for (name, command) in SMALL {
+        for (calls, threads, slack) in &scenes {
+            let server = Server::start(command, "TLSv1.3", 5, 1000);
+            let (curls, result) = server.run(threads, &curl);
+            result.expect("curl");
+            let (ours, result, connections) = server.run_session(threads);
+            let [gets, posts] = [0, 1].map(|i| (&ours[i], &curls[i]));
+            let is_late =
+                [gets, posts].iter().any(|(our, curl)| slowest(our) > slowest(curl) + *slack);
+            let outcome = match result {
+                Ok(_) if is_late => "**fault:** a call took much longer than curl's".to_owned(),
+                Ok(_) => "ok".to_owned(),
+                Err(why) => format!("**fault:** {why}"),
+            };
+            faults += usize::from(outcome != "ok");
+            print!("| {name} | {calls} | {outcome} | {connections} ");
+            for times in [gets.0, gets.1, posts.0, posts.1] {
+                let median = times.get(times.len() / 2).map_or(0, Duration::as_millis);
+                print!("| {median}, {} ms ", slowest(times).as_millis());
+            }
+            println!("|");
+        }
+    }
+    println!();
+    faults
+}
+
+/// Returns the number of faults.
+fn large_servers() -> usize {
+    let alone = |steps: &str| vec![steps.to_owned()];
+    // The seconds and the requests after which the server closes a connection, the steps, and how
+    // many connections these need at least.
+    let scenes = [
+        (60, 1000, alone(&["G".repeat(50), "P".repeat(20)].concat()), 21),
+        (60, 1000, vec!["GGGGGPP".repeat(2); 8], 33),
+        (1, 1000, alone("GGPGWGGPPWPG"), 6),
+        (60, 3, alone("GGGGGGGPPGGGGG"), 5),
+        (60, 1000, alone("GGPGRGGPGRPPGG"), 6),
+    ];
+    print!("| server | TLS | 50 GETs, 20 POSTs | 8 threads, each 10 GETs, 4 POSTs ");
+    println!("| closes after 1 s | closes after 3 requests | restarts twice |");
+    println!("|---|---|---|---|---|---|---|");
+    let mut faults = 0;
+    for (name, command) in LARGE {
+        for tls in ["TLSv1.2", "TLSv1.3"] {
+            print!("| {name} | {} ", &tls[4..]);
+            for (idle, requests, threads, least) in &scenes {
+                let server = Server::start(command, tls, *idle, *requests);
+                let (_, result, connections) = server.run_session(threads);
+                print!("| {connections} ");
+                let is_closed = connections >= *least;
+                match result {
+                    Ok(0) if is_closed => {}
+                    Ok(resumed) if is_closed => print!("({resumed}) "),
+                    result => {
+                        let why = result.err();
+                        let why = why.unwrap_or_else(|| "the server closed none".to_owned());
+                        print!("**fault:** {why} ");
+                        faults += 1;
+                    }
+                }
+            }
+            println!("|");
+        }
+    }
+    faults
+}
+
+fn slowest(times: &[Duration]) -> Duration {
+    times.last().copied().unwrap_or_default()
+}
+
+fn curl(is_post: bool, path: &str) -> Result<String, String> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--http1.1", "--cacert", "ca.pem"]);
+    if is_post {
+        curl.args(["--data", path]);
+    }
+    let output = curl.arg([URL, path].concat()).output().unwrap();
+    let written = if output.status.success() { Ok(output.stdout) } else { Err(output.stderr) };
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    written.map(text).map_err(text)
+}
+
+/// A running server. Dropping it stops it.
+struct Server {
+    running: Mutex<(Command, Child)>,
+    /// The paths of the POSTs that succeeded.
+    posted: Mutex<Vec<String>>,
+}
+
+impl Server {
+    /// Starts a server that speaks only this version of TLS, and closes a connection after so many
+    /// idle seconds or so many requests. It responds with the path of the request, and logs the
+    /// method, the path, and whether the TLS session was resumed, if it can.
+    fn start(command: &str, tls: &str, idle: u32, requests: u32) -> Server {
+        let _ = fs::remove_file("access.log");
+        let open = |log| File::options().append(true).create(true).open(log).unwrap();
+        // Apache ends its whole process group.
+        let mut shell = Command::new("setsid");
+        shell.args(["sh", "-c", command]).stdout(open("access.log")).stderr(open("errors.log"));
+        shell.env("TLS", tls).env("IDLE", idle.to_string()).env("REQUESTS", requests.to_string());
+        let process = launch(&mut shell);
+        Server { running: Mutex::new((shell, process)), posted: Mutex::default() }
+    }
+
+    /// Makes the calls with a session, and checks the log. Returns the times, how many POSTs resumed
+    /// a TLS session or why a call failed, and how many connections were made.
+    fn run_session(&self, threads: &Threads) -> (Times, Result<usize, String>, u64) {
+        let session = Session::new(URL, "id", "secret").unwrap();
+        let session = session.root_certificates(&fs::read("ca.pem").unwrap()).unwrap();
+        // No server checks the token.
+        let session = session.resume("token", Duration::from_secs(600)).unwrap().timeout(PATIENCE);
+        let (times, result) = self.run(threads, &|is_post, path| {
+            let response =
+                if is_post { session.post(path, "text/plain", path) } else { session.get(path) };
+            response.and_then(Response::text).map_err(|error| format!("{error:#}"))
+        });
+        (times, result.and_then(|()| self.check_log()), session.counts().connections)
+    }
+
+    /// Makes the calls. A thread ends when one fails. Returns the times, and why a call failed.
+    fn run(&self, threads: &Threads, client: Client) -> (Times, Result<(), String>) {
+        let times = Mutex::new(Times::default());
+        let take_step = |step| {
+            match step {
+                'W' => thread::sleep(Duration::from_millis(1100)),
+                'R' => self.restart(),
+                _ => {
+                    let is_post = step == 'P';
+                    let (took, result) = self.call(is_post, client);
+                    times.lock().unwrap()[usize::from(is_post)].push(took);
+                    return result;
+                }
+            }
+            Ok(())
+        };
+        let result = thread::scope(|scope| {
+            let run = |steps: &str| steps.chars().try_for_each(take_step);
+            let threads: Vec<_> =
+                threads.iter().map(|steps| scope.spawn(move || run(steps))).collect();
+            let results: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+            results.into_iter().collect()
+        });
+        let mut times = times.into_inner().unwrap();
+        for times in &mut times {
+            times.sort_unstable();
+        }
+        (times, result)
+    }
+
+    /// Makes one call, with a path of its own.
+    fn call(&self, is_post: bool, client: Client) -> (Duration, Result<(), String>) {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let path = format!("/{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let start = Instant::now();
+        let content = client(is_post, &path);
+        let took = start.elapsed();
+        let result = content.and_then(|content| {
+            let is_own = content.trim_end() == path;
+            is_own.then_some(()).ok_or_else(|| format!("the response to {path} says {content}"))
+        });
+        if is_post && result.is_ok() {
+            self.posted.lock().unwrap().push(path);
+        }
+        (took, result)
+    }
+
+    /// Waits until the log has each POST, and checks that it has none twice. Returns how many
+    /// resumed a TLS session.
+    fn check_log(&self) -> Result<usize, String> {
+        let posted = self.posted.lock().unwrap();
+        let start = Instant::now();
+        loop {
+            let log = fs::read_to_string("access.log").unwrap();
+            let lines = log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            let posts = lines.filter_map(|line| line.strip_prefix("POST ")?.split_once(' '));
+            let mut seen = HashMap::new();
+            let mut resumed = 0;
+            for (path, reused) in posts {
+                *seen.entry(path).or_insert(0) += 1;
+                resumed += usize::from(["r", "Resumed", "1", "true", "True"].contains(&reused));
+            }
+            if let Some((path, _)) = seen.iter().find(|(_, n)| **n > 1) {
+                return Err(format!("the POST to {path} was executed twice"));
+            }
+            match posted.iter().find(|path| !seen.contains_key(path.as_str())) {
+                None => return Ok(resumed),
+                Some(path) if start.elapsed() > PATIENCE => {
+                    return Err(format!("the POST to {path} is not in the log"));
+                }
+                Some(_) => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    fn restart(&self) {
+        let (shell, process) = &mut *self.running.lock().unwrap();
+        stop(process);
+        *process = launch(shell);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        stop(&mut self.running.get_mut().unwrap().1);
+    }
+}
+
+fn launch(shell: &mut Command) -> Child {
+    let process = shell.spawn().unwrap();
+    let start = Instant::now();
+    while TcpStream::connect("127.0.0.1:443").is_err() {
+        assert!(start.elapsed() < PATIENCE, "a server has not started: {shell:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    process
+}
+
+/// Stops a server and its processes: a signal of `Child` would end only the first of these.
+fn stop(process: &mut Child) {
+    Command::new("kill").arg(process.id().to_string()).status().unwrap();
+    process.wait().unwrap();
+}
