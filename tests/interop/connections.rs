@@ -1,6 +1,6 @@
-//! Starts real servers, one after the other, and calls them. With small ones it compares the time of
-//! a POST with curl's; larger ones close connections early, or restart. Run by the script beside it,
-//! in /srv, which has the files of `servers` and the certificates.
+//! Starts real servers, one after the other, and calls each with a session: small ones, whose times
+//! it compares with curl's, and larger ones, which close connections early or restart. The script
+//! beside it runs it in /srv, with certificates and the files of `servers`.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -17,32 +17,10 @@ const URL: &str = "https://server.test";
 /// Every call, and every wait for a server, is given up after this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Servers that few connections keep busy: each has a name and a command.
-const SMALL: [(&str, &str); 4] = [
-    ("Apache, 1 process", "MPM=prefork PROCESSES=1 exec apache2 -f /srv/apache.conf -DFOREGROUND"),
-    ("haproxy, 1 connection", "CONNECTIONS=1 exec haproxy -db -f haproxy.cfg"),
-    ("Python, 1 thread", "exec python3 server.py"),
-    (
-        "Apache, 8 processes",
-        "MPM=prefork PROCESSES=8 exec apache2 -f /srv/apache.conf -DFOREGROUND",
-    ),
-];
-const LARGE: [(&str, &str); 6] = [
-    (
-        "nginx",
-        "envsubst '$TLS $IDLE $REQUESTS' <nginx.conf >now.conf
-         exec nginx -p . -c now.conf -g 'daemon off;'",
-    ),
-    ("haproxy", "CONNECTIONS=100 exec haproxy -db -f haproxy.cfg"),
-    ("Apache", "MPM=event PROCESSES=1 exec apache2 -f /srv/apache.conf -DFOREGROUND"),
-    ("lighttpd", "exec lighttpd -D -f lighttpd.conf"),
-    (
-        "Java",
-        "exec java -XX:TieredStopAtLevel=1 -Dsun.net.httpserver.idleInterval=$IDLE \
-         -Dsun.net.httpserver.clockTick=100 -Dsun.net.httpserver.nodelay=true Server",
-    ),
-    ("Node", "exec node server.mjs"),
-];
+/// The servers that serve few connections at a time, and the others, by their names in `start`.
+const SMALL: [&str; 4] =
+    ["Apache, 1 process", "haproxy, 1 connection", "Python, 1 thread", "Apache, 8 processes"];
+const LARGE: [&str; 6] = ["nginx", "haproxy", "Apache", "lighttpd", "Java", "Node"];
 
 /// What the threads of a scene do, a letter a step: `G` and `P` are a GET and a POST, `W` waits
 /// until the server has closed idle connections, `R` restarts the server.
@@ -61,8 +39,8 @@ fn main() -> ExitCode {
 
 /// Returns the number of faults.
 fn small_servers() -> usize {
-    // How much longer than curl's slowest a call may take. It would take seconds if the server
-    // waited on an idle connection.
+    // How much longer than curl's slowest call one may take. A server that waits for a request on an
+    // idle connection delays the others by seconds.
     let (alone, together) = (Duration::from_millis(200), Duration::from_secs(1));
     let scenes = [
         ("GET, 3 POSTs", vec!["GPPP".to_owned()], alone),
@@ -73,9 +51,9 @@ fn small_servers() -> usize {
     println!("| a GET: median, slowest | curl's | a POST: median, slowest | curl's |");
     println!("|---|---|---|---|---|---|---|---|");
     let mut faults = 0;
-    for (name, command) in SMALL {
+    for name in SMALL {
         for (calls, threads, slack) in &scenes {
-            let server = Server::start(command, "TLSv1.3", 5, 1000);
+            let server = Server::start(name, "TLSv1.3", 5, 1000);
             let (curls, result) = server.run(threads, &curl);
             result.expect("curl");
             let (ours, result, connections) = server.run_session(threads);
@@ -103,8 +81,8 @@ fn small_servers() -> usize {
 /// Returns the number of faults.
 fn large_servers() -> usize {
     let alone = |steps: &str| vec![steps.to_owned()];
-    // The seconds and the requests after which the server closes a connection, the steps, and how
-    // many connections these need at least.
+    // The idle seconds and the requests after which the server closes a connection, the steps of
+    // the threads, and how many connections these need at least, as the server closes some.
     let scenes = [
         (60, 1000, alone(&["G".repeat(50), "P".repeat(20)].concat()), 21),
         (60, 1000, vec!["GGGGGPP".repeat(2); 8], 33),
@@ -116,20 +94,21 @@ fn large_servers() -> usize {
     println!("| closes after 1 s | closes after 3 requests | restarts twice |");
     println!("|---|---|---|---|---|---|---|");
     let mut faults = 0;
-    for (name, command) in LARGE {
+    for name in LARGE {
         for tls in ["TLSv1.2", "TLSv1.3"] {
             print!("| {name} | {} ", &tls[4..]);
             for (idle, requests, threads, least) in &scenes {
-                let server = Server::start(command, tls, *idle, *requests);
+                let server = Server::start(name, tls, *idle, *requests);
                 let (_, result, connections) = server.run_session(threads);
                 print!("| {connections} ");
-                let is_closed = connections >= *least;
-                match result {
-                    Ok(0) if is_closed => {}
-                    Ok(resumed) if is_closed => print!("({resumed}) "),
-                    result => {
-                        let why = result.err();
-                        let why = why.unwrap_or_else(|| "the server closed none".to_owned());
+                let outcome = match result {
+                    Ok(_) if connections < *least => Err("the server closed none".to_owned()),
+                    result => result,
+                };
+                match outcome {
+                    Ok(0) => {}
+                    Ok(resumed) => print!("({resumed}) "),
+                    Err(why) => {
                         print!("**fault:** {why} ");
                         faults += 1;
                     }
@@ -147,7 +126,7 @@ fn slowest(times: &[Duration]) -> Duration {
 
 fn curl(is_post: bool, path: &str) -> Result<String, String> {
     let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--http1.1", "--cacert", "ca.pem"]);
+    curl.args(["--silent", "--show-error", "--http1.1", "--cacert", "ca.pem", "--max-time", "10"]);
     if is_post {
         curl.args(["--data", path]);
     }
@@ -166,17 +145,16 @@ struct Server {
 
 impl Server {
     /// Starts a server that speaks only this version of TLS, and closes a connection after so many
-    /// idle seconds or so many requests. It responds with the path of the request, and logs the
-    /// method, the path, and whether the TLS session was resumed, if it can.
-    fn start(command: &str, tls: &str, idle: u32, requests: u32) -> Server {
+    /// idle seconds or so many requests.
+    fn start(name: &str, tls: &str, idle: u32, requests: u32) -> Server {
         let _ = fs::remove_file("access.log");
         let open = |log| File::options().append(true).create(true).open(log).unwrap();
         // Apache ends its whole process group.
-        let mut shell = Command::new("setsid");
-        shell.args(["sh", "-c", command]).stdout(open("access.log")).stderr(open("errors.log"));
-        shell.env("TLS", tls).env("IDLE", idle.to_string()).env("REQUESTS", requests.to_string());
-        let process = launch(&mut shell);
-        Server { running: Mutex::new((shell, process)), posted: Mutex::default() }
+        let mut start = Command::new("setsid");
+        start.args(["./start", name]).stdout(open("access.log")).stderr(open("errors.log"));
+        start.env("TLS", tls).env("IDLE", idle.to_string()).env("REQUESTS", requests.to_string());
+        let process = launch(&mut start);
+        Server { running: Mutex::new((start, process)), posted: Mutex::default() }
     }
 
     /// Makes the calls with a session, and checks the log. Returns the times, how many POSTs resumed
@@ -231,10 +209,11 @@ impl Server {
         let start = Instant::now();
         let content = client(is_post, &path);
         let took = start.elapsed();
-        let result = content.and_then(|content| {
-            let is_own = content.trim_end() == path;
-            is_own.then_some(()).ok_or_else(|| format!("the response to {path} says {content}"))
-        });
+        let result = match content {
+            Ok(content) if content.trim_end() == path => Ok(()),
+            Ok(content) => Err(format!("the response to {path} is \"{content}\"")),
+            Err(why) => Err(why),
+        };
         if is_post && result.is_ok() {
             self.posted.lock().unwrap().push(path);
         }
@@ -270,9 +249,9 @@ impl Server {
     }
 
     fn restart(&self) {
-        let (shell, process) = &mut *self.running.lock().unwrap();
+        let (start, process) = &mut *self.running.lock().unwrap();
         stop(process);
-        *process = launch(shell);
+        *process = launch(start);
     }
 }
 
@@ -282,11 +261,11 @@ impl Drop for Server {
     }
 }
 
-fn launch(shell: &mut Command) -> Child {
-    let process = shell.spawn().unwrap();
+fn launch(command: &mut Command) -> Child {
+    let process = command.spawn().unwrap();
     let start = Instant::now();
     while TcpStream::connect("127.0.0.1:443").is_err() {
-        assert!(start.elapsed() < PATIENCE, "a server has not started: {shell:?}");
+        assert!(start.elapsed() < PATIENCE, "a server has not started: {command:?}");
         thread::sleep(Duration::from_millis(5));
     }
     process
