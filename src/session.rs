@@ -343,9 +343,9 @@ impl Session {
     /// A call that opens a connection closes an idle one first, so a session never holds more
     /// connections to a server than it had calls in flight at once. A connection that was idle for
     /// 30 seconds, or is five minutes old, is closed at the next call, and all of them with the last
-    /// clone. While a server does not respond at all on a new connection for a tenth of a second, and
-    /// four times as long as it took to connect, none to it stays idle: idle ones may hold all of its
-    /// workers.
+    /// clone. When a new connection stays silent for a tenth of a second, and four times as long as it
+    /// took to connect, the idle ones to that server are closed, and none is kept until the first byte
+    /// comes: they may hold all of its workers.
     pub fn idle_connections(mut self, n: usize) -> Session {
         self.change().common.network.idle_connections = n;
         self

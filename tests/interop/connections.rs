@@ -1,6 +1,7 @@
 //! Starts real servers, one after the other, and calls each with a session: small ones, whose times
-//! it compares with curl's, and larger ones, which close connections early or restart. The script
-//! beside it runs it in /srv, with certificates and the files of `servers`.
+//! it compares with curl's, larger ones, which close connections early or restart, and some that
+//! refuse a request within TLS. The script beside it runs it in /srv, with certificates and the files
+//! of `servers`.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -33,7 +34,7 @@ type Times = [Vec<Duration>; 2];
 type Client<'a> = &'a (dyn Fn(bool, &str) -> Result<String, String> + Sync);
 
 fn main() -> ExitCode {
-    let faults = small_servers() + large_servers();
+    let faults = small_servers() + large_servers() + refusals();
     ExitCode::from(u8::from(faults > 0))
 }
 
@@ -120,6 +121,48 @@ fn large_servers() -> usize {
     faults
 }
 
+/// Returns the number of faults.
+fn refusals() -> usize {
+    let no_agreement = "the server and this device don't agree on TLS";
+    let certificate = "the server requires a client certificate";
+    let renegotiation = "the server refused the request within TLS";
+    println!("\n| server | TLS | a POST: may have executed |");
+    println!("|---|---|---|");
+    let mut faults = 0;
+    for (name, tls, expected, may_have_executed) in [
+        ("CERTIFICATE", "TLSv1.2", no_agreement, false),
+        ("CERTIFICATE", "TLSv1.3", certificate, false),
+        ("PATH", "TLSv1.2", renegotiation, true),
+        // Here Apache responds with status 403.
+        ("PATH", "TLSv1.3", "status 403", false),
+        ("CIPHERS", "TLSv1.2", renegotiation, true),
+        ("P-521", "TLSv1.3", no_agreement, false),
+        ("CBC", "TLSv1.2", no_agreement, false),
+    ] {
+        let _server = Server::start(name, tls, 60, 1000);
+        let session = session();
+        // Each ends after one connection, whatever is to be sent.
+        for length in [7, 100_000] {
+            let content = vec![b'x'; length];
+            let error = session.post("/", "text/plain", content).unwrap_err();
+            let is_good = error.to_string().contains(expected)
+                && error.may_have_executed() == may_have_executed;
+            let mark = if is_good { "" } else { "**fault:** " };
+            faults += usize::from(!is_good);
+            println!("| {name} | {} | {mark}{error:#}: {} |", &tls[4..], error.may_have_executed());
+        }
+        faults += usize::from(session.counts().connections != 2);
+    }
+    faults
+}
+
+fn session() -> Session {
+    let session = Session::new(URL, "id", "secret").unwrap();
+    let session = session.root_certificates(&fs::read("ca.pem").unwrap()).unwrap();
+    // No server checks the token.
+    session.resume("a-token", Duration::from_secs(600)).unwrap().timeout(PATIENCE)
+}
+
 fn slowest(times: &[Duration]) -> Duration {
     times.last().copied().unwrap_or_default()
 }
@@ -160,10 +203,7 @@ impl Server {
     /// Makes the calls with a session, and checks the log. Returns the times, how many POSTs resumed
     /// a TLS session or why a call failed, and how many connections were made.
     fn run_session(&self, threads: &Threads) -> (Times, Result<usize, String>, u64) {
-        let session = Session::new(URL, "id", "secret").unwrap();
-        let session = session.root_certificates(&fs::read("ca.pem").unwrap()).unwrap();
-        // No server checks the token.
-        let session = session.resume("token", Duration::from_secs(600)).unwrap().timeout(PATIENCE);
+        let session = session();
         let (times, result) = self.run(threads, &|is_post, path| {
             let response =
                 if is_post { session.post(path, "text/plain", path) } else { session.get(path) };
