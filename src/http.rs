@@ -12,6 +12,7 @@ mod response_head;
 mod socket;
 #[cfg_attr(not(feature = "tls"), path = "http/no_tls.rs")]
 mod tls;
+mod workers;
 
 use std::error::Error as _;
 use std::fmt;
@@ -27,10 +28,11 @@ pub(crate) use idle::Idle;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, KEPT};
 use response_head::{is_encoded, Head, Trouble};
+use socket::BufferedSocket;
 pub(crate) use tls::Trust;
 
 use crate::error::{Error, ErrorKind};
-use crate::url::Url;
+use crate::url::{Origin, Url};
 
 /// What requests say they come from, unless `Session::header` replaces it.
 pub(crate) const USER_AGENT: &str = concat!("jas-session/", env!("CARGO_PKG_VERSION"));
@@ -41,6 +43,10 @@ const SMALL: u64 = 16 * 1024;
 
 /// Bytes of a request's head besides path, host and fields, at most.
 const LINES: usize = 80;
+
+/// How long a new connection may be silent, plus four times what connecting took. A server that is
+/// silent for longer may have no free worker.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// Longer timeouts are as good as none, and would overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -116,20 +122,19 @@ impl Call {
         Error::new(ErrorKind::Exchange, format!("{}: {message}", self.label))
     }
 
-    /// This device refused something that is needed.
+    pub(crate) fn refused_thread(&self, cause: io::Error) -> Error {
+        let why = "this device refused a thread: check its memory and its limit of threads";
+        self.failed(why).with_source(cause)
+    }
+
+    /// This device refused a socket, or a connection to itself.
     pub(crate) fn refused_by_host(&self, cause: io::Error) -> Error {
-        let why = match cause.kind() {
-            _ if is_out_of_files(&cause) => {
-                "too many files are open, and each connection counts as one: raise the limit of open \
-                 files, or keep fewer responses that are not read to their end"
-            }
-            io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => {
-                "this device refused a thread: check its memory and its limit of threads"
-            }
-            _ => {
-                "127.0.0.1 can't be reached, over which tokens are requested: check the loopback \
-                 interface and the firewall"
-            }
+        let why = if is_out_of_files(&cause) {
+            "too many files are open, and each connection counts as one: raise the limit of open \
+             files, or keep fewer responses that are not read to their end"
+        } else {
+            "127.0.0.1 can't be reached, over which tokens are requested: check the loopback \
+             interface and the firewall"
         };
         self.failed(why).with_source(cause)
     }
@@ -159,6 +164,19 @@ impl Network {
     /// the same way.
     pub(crate) fn is_same_way(&self, other: &Network) -> bool {
         self.proxy == other.proxy && self.trust == other.trust
+    }
+
+    /// Connects to a server or a proxy. `whose` tells in messages that it is not the server (" of the
+    /// proxy ..."); else it is empty.
+    fn connect(&self, to: &Arc<Origin>, whose: &str, call: &Call) -> Result<BufferedSocket, Error> {
+        let (mut socket, took) = self.addresses.connect(to, whose, call)?;
+        self.watch(&mut socket, to, took);
+        Ok(socket)
+    }
+
+    /// Watches for silence on a new connection that took so long to make.
+    fn watch(&self, socket: &mut BufferedSocket, to: &Arc<Origin>, took: Duration) {
+        self.idle.watch(socket.get_mut(), to, SILENCE + took * 4);
     }
 
     /// Whether to try again at once after this error: the system refused a descriptor, and idle
@@ -214,7 +232,14 @@ impl Request<'_> {
         match received {
             Err(Trouble::Io(cause)) if has_nothing => {
                 connection.forget_session();
-                Err(self.unanswered(cause).or_executed(was_sent))
+                let error = match connection.refusal(&cause) {
+                    Some((why, may_have_executed)) => {
+                        let error = self.call.failed(why).with_source(cause);
+                        error.or_executed(may_have_executed).finally(true)
+                    }
+                    None => self.call.incomplete("the response", cause.into()).or_executed(true),
+                };
+                Err(error.or_executed(was_sent))
             }
             received => self.outcome(received, connection),
         }
@@ -276,17 +301,6 @@ impl Request<'_> {
             return Err(self.call.late("before the request was sent"));
         }
         Ok(connection)
-    }
-
-    /// Why the connection ended before a byte of the response.
-    fn unanswered(&self, cause: io::Error) -> Error {
-        match tls::refusal_of_request(&cause) {
-            Some((why, may_have_executed)) => {
-                let error = self.call.failed(why).with_source(cause);
-                error.or_executed(may_have_executed).finally(true)
-            }
-            None => self.call.incomplete("the response", cause.into()).or_executed(true),
-        }
     }
 
     /// What came of an exchange on this connection.

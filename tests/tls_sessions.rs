@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Instant;
 
-use jas_session::{ErrorKind, Response, Session};
+use jas_session::{Response, Session};
 
 #[path = "support/wire/site.rs"]
 mod site;
@@ -95,9 +95,8 @@ fn a_refused_tls_session_costs_a_handshake_and_no_call() {
             for n in 2..6 {
                 assert_eq!(post(session, &format!("/{n}")), format!("POST /{n}"));
             }
-            let connections = session.counts().connections - connections;
-            // Each session that is offered costs a connection.
-            assert!((5..=8).contains(&connections), "{over:?} {description:?}: {connections}");
+            // One more than there are calls.
+            assert_eq!(session.counts().connections - connections, 5, "{over:?} {description:?}");
             let requests = site.requests().concat();
             assert_eq!(requests, [1, 2, 3, 4, 5].map(|n| format!("POST /{n}")), "{over:?}");
         }
@@ -134,33 +133,62 @@ fn a_silent_server_is_offered_no_tls_session_again() {
         let error = call.unwrap_err();
         assert_in_time(start, &error);
         assert!(!error.may_have_executed());
-        assert_eq!(post(session, "/3"), "POST /3");
-        assert_eq!(site.requests().concat(), ["POST /1", "POST /3"], "{over:?}");
+        let others = [3, 4, 5].map(|n| post(session, &format!("/{n}")));
+        assert_eq!(others, [3, 4, 5].map(|n| format!("POST /{n}")));
+        assert_eq!(site.requests().concat().len(), 4, "{over:?}");
     }
 }
 
 #[test]
 fn a_resumed_connection_that_breaks_harms_one_call() {
-    let serve = |mut peer: Peer| {
-        if peer.is_resumed() {
+    let breaks: [fn(&mut Peer); 4] = [
+        Peer::close,
+        Peer::close_tcp,
+        |peer| {
+            peer.request();
             peer.close();
-            return peer.drain();
-        }
-        peer.serve_all();
-    };
-    for over in VERSIONS {
-        let site = Site::start(over, serve);
+        },
+        // The call ends by its timeout.
+        |peer| drop(peer.request()),
+    ];
+    for (over, break_off) in VERSIONS.iter().flat_map(|over| breaks.map(|how| (*over, how))) {
+        let site = Site::start(over, move |mut peer| {
+            if peer.is_resumed() {
+                break_off(&mut peer);
+                return peer.drain();
+            }
+            peer.serve_all();
+        });
         let session = &site.session;
         assert_eq!(post(session, "/1"), "POST /1");
-        let error = session.post("/2", "text/plain", "create").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Exchange, "{error:#}");
-        assert!(error.may_have_executed());
-        assert_eq!(post(session, "/3"), "POST /3");
-        // It may be retried, and then succeeds at once.
-        let text = session.clone().idle_connections(0).retries(1).get("/4");
-        assert_eq!(text.and_then(Response::text).unwrap(), "GET /4");
+        let call = session.clone().timeout(TIMEOUT).post("/2", "text/plain", "create");
+        assert!(call.unwrap_err().may_have_executed());
+        for n in 3..8 {
+            assert_eq!(post(session, &format!("/{n}")), format!("POST /{n}"));
+        }
+        let session = &session.clone().idle_connections(0);
+        let text = session.get("/8").and_then(Response::text);
+        assert_eq!(text.unwrap(), "GET /8");
+        drop(site);
+    }
+}
+
+#[test]
+fn a_get_on_a_resumed_connection_that_breaks_is_retried_once() {
+    for over in VERSIONS {
+        let site = Site::start(over, |mut peer| {
+            if peer.is_resumed() {
+                return peer.close();
+            }
+            peer.serve_all();
+        });
+        let session = site.session.clone().idle_connections(0).retries(1);
+        for n in 1..5 {
+            let text = session.get(&format!("/{n}")).and_then(Response::text);
+            assert_eq!(text.unwrap(), format!("GET /{n}"));
+        }
         assert_eq!(session.counts().retries, 1);
-        drop(site.requests());
+        drop(site);
     }
 }
 

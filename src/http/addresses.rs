@@ -37,10 +37,10 @@ struct Known {
 
 impl Addresses {
     /// Connects to a host. The address that worked last comes first. `whose` tells in messages that
-    /// the host is not the server (" of the proxy ..."); else it is empty.
+    /// the host is not the server (" of the proxy ..."); else it is empty. Tells how long it took.
     pub(super) fn connect(
         &self, origin: &Origin, whose: &str, call: &Call,
-    ) -> Result<BufferedSocket, Error> {
+    ) -> Result<(BufferedSocket, Duration), Error> {
         let mut addresses = look_up(origin, whose, call)?;
         let known = self.known().worked.iter().find_map(|(good, took)| {
             let place = addresses.iter().position(|address| address == good)?;
@@ -58,7 +58,7 @@ impl Addresses {
             known.worked.insert(0, (address, took));
             known.worked.truncate(REMEMBERED);
         }
-        Ok(socket)
+        Ok((socket, took))
     }
 
     pub(crate) fn connected(&self) -> u64 {
@@ -89,7 +89,7 @@ fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>,
         // Nobody may wait for it any more.
         let _ = found.send((host.as_str(), port).to_socket_addrs());
     });
-    spawned.map_err(|cause| call.refused_by_host(cause))?;
+    spawned.map_err(|cause| call.refused_thread(cause))?;
     match addresses.recv_timeout(call.deadline.left()) {
         Ok(Ok(addresses)) => Ok(addresses.collect()),
         Ok(Err(cause)) => Err(call.refused_files().unwrap_or_else(|| {

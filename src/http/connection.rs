@@ -1,13 +1,12 @@
 //! A connection to a server, along its route: directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `idle`. Knows nothing of requests.
 
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::idle::Waiting;
 use super::proxy::Proxy;
-use super::socket::{is_passing, BufferedSocket, OnSilence, Socket, Stream};
+use super::socket::{is_passing, Socket, Stream};
 use super::tls::Trust;
 use super::{Call, Network};
 use crate::error::Error;
@@ -18,10 +17,6 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The maximum age of an idle connection: the name may have moved to another address.
 const AGE: Duration = Duration::from_secs(300);
-
-/// How long a server may take to respond at all on a new connection, besides four times the time
-/// that it took to connect. Then it may have no worker that is free.
-const SILENCE: Duration = Duration::from_millis(100);
 
 /// Where a connection leads to, and whom it trusts to be there. It may be used again for the very
 /// same only.
@@ -49,26 +44,28 @@ pub(super) struct Connection {
 #[derive(Clone, Copy)]
 pub(super) struct Moment(Instant, SystemTime);
 
+impl Route {
+    /// What is connected to: the proxy, or else the server.
+    pub(super) fn first(&self) -> &Arc<Origin> {
+        self.proxy.as_ref().map_or(&self.origin, |proxy| &proxy.origin)
+    }
+}
+
 impl Connection {
     pub(super) fn open(route: &Route, network: &Network, call: &Call) -> Result<Connection, Error> {
         let Route { origin, proxy, .. } = route;
-        let watch = |socket: &mut BufferedSocket, patience| {
-            let mut waiting = Waiting::new(&network.idle, route);
-            let act = move || waiting.announce();
-            socket.get_mut().on_silence = Some(OnSilence::after(patience, act));
-        };
-        let connect = || {
-            let start = Instant::now();
-            let mut socket = match proxy {
-                Some(proxy) => proxy.connect(origin, &network.addresses, call, &watch),
-                None => network.addresses.connect(origin, "", call),
-            }?;
-            watch(&mut socket, SILENCE + start.elapsed() * 4);
-            Ok(socket)
+        let connect = || match proxy {
+            Some(proxy) => proxy.connect(origin, network, call),
+            None => network.connect(origin, "", call),
         };
         let stream: Box<dyn Stream> = match origin.https {
             #[cfg(feature = "tls")]
-            true => Box::new(super::tls::Stream::open(&origin.host, &route.trust, call, connect)?),
+            true => {
+                let mut stream =
+                    super::tls::Stream::open(&origin.host, &route.trust, call, connect)?;
+                network.idle.watch_response(stream.socket(), route.first());
+                stream
+            }
             _ => Box::new(connect()?),
         };
         let now = Moment::now();
@@ -107,14 +104,15 @@ impl Connection {
         self.stream.forget_session();
     }
 
+    /// Why the server ended TLS in place of a response, and whether it may have executed the request.
+    pub(super) fn refusal(&self, cause: &io::Error) -> Option<(&'static str, bool)> {
+        self.stream.refusal(cause)
+    }
+
     /// It is idle from now on.
     pub(super) fn mark_idle(&mut self) {
         self.last_used = Moment::now();
         self.was_idle = true;
-    }
-
-    pub(super) fn is_for(&self, route: &Route, process: u32) -> bool {
-        self.process == process && self.route == *route
     }
 
     /// Whether it belongs to this process, has not been idle for too long, and is not too old.
@@ -199,30 +197,6 @@ mod tests {
             assert_eq!(idle.take(&route).0.is_some(), is_reusable);
             assert!(idle.state().connections.is_empty());
         }
-    }
-
-    #[test]
-    fn none_is_kept_while_a_call_waits_for_a_worker() {
-        let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let idle = Idle::default();
-        let [route, other] = servers.each_ref().map(|server| connection(server).route.clone());
-        let mut waiting = [Waiting::new(&idle, &route), Waiting::new(&idle, &route)];
-        assert!(idle.keep(connection(&servers[0]), 8).is_empty());
-        assert!(idle.keep(connection(&servers[1]), 8).is_empty());
-        waiting.iter_mut().for_each(Waiting::announce);
-        waiting[0].announce();
-        assert!(idle.take(&route).0.is_none());
-        assert!(idle.take(&other).0.is_some());
-        for waiting in waiting {
-            assert_eq!(idle.keep(connection(&servers[0]), 8).len(), 1);
-            assert!(idle.keep(connection(&servers[1]), 8).is_empty());
-            drop(waiting);
-        }
-        assert!(idle.keep(connection(&servers[0]), 8).is_empty());
-
-        // A fork has copied a thread's entry, and not the thread.
-        idle.state().waiting.push((route, std::process::id() + 1));
-        assert!(idle.keep(connection(&servers[0]), 8).is_empty());
     }
 
     #[test]

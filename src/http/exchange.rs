@@ -40,7 +40,7 @@ impl Exchange<'_> {
                 let is_persistent = head.is_persistent && matches!(sent, Ok(true));
                 Ok(Head { is_persistent, ..head })
             }
-            // TLS has an alert of the server.
+            // The server's alert says more than the write that failed.
             Err(Trouble::Io(alert)) if alert.kind() == io::ErrorKind::InvalidData => {
                 Err(alert.into())
             }

@@ -3,8 +3,15 @@
 
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::connection::{Connection, Moment, Route};
+use super::socket::{OnSilence, Socket};
+use super::workers::Workers;
+use crate::url::Origin;
+
+/// A call that has waited for so long has others make way in any case.
+const LONG: Duration = Duration::from_secs(1);
 
 /// Shared by all clones of a session. The one that was used last comes last.
 ///
@@ -16,19 +23,10 @@ pub(crate) struct Idle(Arc<Mutex<State>>);
 #[derive(Default)]
 pub(super) struct State {
     pub(super) connections: Vec<Connection>,
-    /// The routes, and the processes, of the calls that wait for a server to respond at all.
-    pub(super) waiting: Vec<(Route, u32)>,
+    workers: Workers,
 }
 
 type Closed = Vec<Connection>;
-
-/// A call that the server has not responded to on a new connection: perhaps idle connections hold
-/// all of the server's workers. While it exists, no connection of its route is kept.
-pub(super) struct Waiting {
-    idle: Idle,
-    route: Route,
-    is_announced: bool,
-}
 
 impl Idle {
     /// The connection of this route that was used last. The server may have closed it:
@@ -47,7 +45,7 @@ impl Idle {
         }
         connection.mark_idle();
         let state = &mut *self.state();
-        if state.waiting.iter().any(|(route, process)| connection.is_for(route, *process)) {
+        if state.workers.is_owed(connection.route.first()) {
             return vec![connection];
         }
         state.connections.push(connection);
@@ -55,13 +53,46 @@ impl Idle {
         state.connections.drain(..surplus).collect()
     }
 
-    /// Removes the connection of this route that was not used for the longest time.
+    /// Removes the connection to the same server or proxy that was not used for the longest time.
     pub(super) fn close_one(&self, route: &Route) -> Closed {
         let connections = &mut self.state().connections;
         let mut closed = expired(connections);
-        let found = connections.iter().position(|c| c.route == *route);
-        closed.extend(found.map(|i| connections.remove(i)));
+        closed.extend(oldest(connections, route.first()));
         closed
+    }
+
+    /// Counts a new connection to a server or a proxy. As long as it stays silent, others make way, now
+    /// and then: they may hold all of the workers.
+    pub(super) fn watch(&self, socket: &mut Socket, first: &Arc<Origin>, patience: Duration) {
+        let (open, silent) = self.state().workers.count(first);
+        let (idle, first) = (self.clone(), Arc::clone(first));
+        socket.counted = Some(open);
+        socket.on_silence = Some(OnSilence::after(patience, move |waited| {
+            let _ = &silent;
+            drop(idle.make_way(&first, waited >= LONG));
+        }));
+    }
+
+    /// Watches a connection further once TLS is there: the server may pass the request on to one with
+    /// few workers.
+    #[cfg(feature = "tls")]
+    pub(super) fn watch_response(&self, socket: &mut Socket, first: &Arc<Origin>) {
+        let (idle, first) = (self.clone(), Arc::clone(first));
+        let act = move |_| drop(idle.make_way(&first, true));
+        socket.on_silence = Some(OnSilence::after(LONG, act));
+    }
+
+    /// Removes a connection to this server or proxy, or has the next one closed whose call ends.
+    fn make_way(&self, first: &Arc<Origin>, waits_long: bool) -> Option<Connection> {
+        let State { connections, workers } = &mut *self.state();
+        if !waits_long && !workers.may_all_be_held(first) {
+            return None;
+        }
+        let found = oldest(connections, first);
+        if found.is_none() {
+            workers.owe(first);
+        }
+        found
     }
 
     /// Removes all connections of this route.
@@ -79,30 +110,10 @@ impl Idle {
     }
 }
 
-impl Waiting {
-    pub(super) fn new(idle: &Idle, route: &Route) -> Waiting {
-        Waiting { idle: idle.clone(), route: route.clone(), is_announced: false }
-    }
-
-    /// Closes the idle connections of the route, and has no more kept from now on.
-    pub(super) fn announce(&mut self) {
-        if !self.is_announced {
-            self.is_announced = true;
-            let entry = (self.route.clone(), std::process::id());
-            self.idle.state().waiting.push(entry);
-        }
-        drop(self.idle.close_route(&self.route));
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.is_announced {
-            let waiting = &mut self.idle.state().waiting;
-            let own = waiting.iter().position(|(route, _)| *route == self.route);
-            own.map(|i| waiting.swap_remove(i));
-        }
-    }
+/// Removes the connection to this server or proxy that was not used for the longest time.
+fn oldest(connections: &mut Vec<Connection>, first: &Arc<Origin>) -> Option<Connection> {
+    let found = connections.iter().position(|c| c.route.first() == first);
+    found.map(|i| connections.remove(i))
 }
 
 /// Removes those that must not be used any more.

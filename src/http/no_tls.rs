@@ -10,7 +10,3 @@ impl Trust {
         Err("need TLS: turn on the feature tls (or system-roots) of jas-session".to_owned())
     }
 }
-
-pub(super) fn refusal_of_request(_: &std::io::Error) -> Option<(&'static str, bool)> {
-    None
-}

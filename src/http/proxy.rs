@@ -5,36 +5,30 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
-use super::addresses::Addresses;
 use super::response_head::{read_head, status_line, Trouble, HEAD_LIMIT, NO_HTTP};
 use super::socket::{write_all, BufferedSocket};
-use super::Call;
+use super::{Call, Network};
 use crate::error::Error;
 use crate::url::{check_uri, refused, Origin};
 
 /// Where a proxy listens if its URL does not tell; curl takes the same.
 const DEFAULT_PORT: u16 = 1080;
 
-/// How long a proxy may be silent while it connects to a server: longer than that mostly takes.
-const SILENCE: Duration = Duration::from_secs(1);
-
-/// Watches for silence on a connection.
-type Watch<'a> = &'a dyn Fn(&mut BufferedSocket, Duration);
-
 pub(crate) struct Proxy {
-    origin: Origin,
+    pub(super) origin: Arc<Origin>,
     /// What is secret of the credentials: the password, and what stands in
     /// `Proxy-Authorization` behind `Basic` ([RFC 7617](https://www.rfc-editor.org/rfc/rfc7617)).
     credentials: Option<[String; 2]>,
     /// Hosts that are connected to directly: `no_proxy`, as curl reads it.
     exempt: String,
     /// [`tunnel`]. Programs that set no proxy are linked without it.
-    connect: fn(&Proxy, &Origin, &Addresses, &Call, Watch) -> Result<BufferedSocket, Error>,
+    connect: fn(&Proxy, &Arc<Origin>, &Network, &Call) -> Result<BufferedSocket, Error>,
 }
 
 impl Proxy {
@@ -57,7 +51,7 @@ impl Proxy {
         let origin = Origin::parse(what, false, place, DEFAULT_PORT)?;
         let credentials = (!user_info.is_empty()).then(|| credentials(what, user_info));
         let credentials = credentials.transpose()?;
-        Ok(Proxy { origin, credentials, exempt: String::new(), connect: tunnel })
+        Ok(Proxy { origin: Arc::new(origin), credentials, exempt: String::new(), connect: tunnel })
     }
 
     /// The proxy of the environment, if there is one. `variable` gives an empty value for a
@@ -81,9 +75,9 @@ impl Proxy {
 
     /// Connects to `origin`, through the proxy unless `no_proxy` says otherwise.
     pub(super) fn connect(
-        &self, origin: &Origin, addresses: &Addresses, call: &Call, watch: Watch,
+        &self, origin: &Arc<Origin>, network: &Network, call: &Call,
     ) -> Result<BufferedSocket, Error> {
-        (self.connect)(self, origin, addresses, call, watch)
+        (self.connect)(self, origin, network, call)
     }
 
     /// What the proxy may echo, and no message may show.
@@ -127,13 +121,13 @@ impl fmt::Display for Proxy {
 }
 
 fn tunnel(
-    proxy: &Proxy, origin: &Origin, addresses: &Addresses, call: &Call, watch: Watch,
+    proxy: &Proxy, origin: &Arc<Origin>, network: &Network, call: &Call,
 ) -> Result<BufferedSocket, Error> {
     if is_exempt(&proxy.exempt, origin) {
-        return addresses.connect(origin, "", call);
+        return network.connect(origin, "", call);
     }
-    let mut socket = addresses.connect(&proxy.origin, &format!(" of the proxy {proxy}"), call)?;
-    watch(&mut socket, SILENCE);
+    let mut socket = network.connect(&proxy.origin, &format!(" of the proxy {proxy}"), call)?;
+    let start = Instant::now();
     let target = origin.authority();
     let authorization = match &proxy.credentials {
         Some([_, basic]) => format!("Proxy-Authorization: Basic {basic}\r\n"),
@@ -153,7 +147,10 @@ fn tunnel(
             // 101 would be final, and nobody has asked for it.
             Some(100 | 102..=199) => {}
             // The fields of a 2xx frame no content: what follows is the tunnel.
-            Some(200..=299) => return Ok(socket),
+            Some(200..=299) => {
+                network.watch(&mut socket, &proxy.origin, start.elapsed());
+                return Ok(socket);
+            }
             Some(status @ 100..) => return Err(proxy.refused(call, status, &target)),
             _ => return Err(incomplete(Trouble::Malformed(NO_HTTP))),
         }

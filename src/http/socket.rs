@@ -3,8 +3,9 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::workers::Counted;
 use super::Deadline;
 
 /// How long a write may block before the writer is told: the server may have responded already.
@@ -31,6 +32,11 @@ pub(super) trait Stream: Send + Sync {
 
     /// Forgets the TLS session if this connection has resumed it.
     fn forget_session(&self) {}
+
+    /// Why the server ended TLS in place of a response, and whether it may have executed the request.
+    fn refusal(&self, _: &io::Error) -> Option<(&'static str, bool)> {
+        None
+    }
 }
 
 /// A socket that is read through a buffer.
@@ -42,30 +48,34 @@ pub(super) struct Socket {
     pub(super) deadline: Deadline,
     /// Reads and writes wait for what can't be done yet; else they fail with `WouldBlock`.
     pub(super) waits: bool,
-    /// Until the first byte comes that is read.
+    /// Gone once a byte has come.
     pub(super) on_silence: Option<OnSilence>,
+    /// Counts as an open connection.
+    pub(super) counted: Option<Counted>,
     /// The read timeout that is set: setting it costs a system call.
     timeout: Duration,
 }
 
-/// What to do each time that nothing has come for so long.
+/// What to do when nothing has come for a while, then for twice as long, and so on.
 pub(super) struct OnSilence {
-    patience: Duration,
+    start: Instant,
     next: Deadline,
-    act: Box<dyn FnMut() + Send + Sync>,
+    act: Box<dyn FnMut(Duration) + Send + Sync>,
 }
 
 impl OnSilence {
+    /// Calls `act` with the time that has passed: after `patience` first.
     pub(super) fn after(
-        patience: Duration, act: impl FnMut() + Send + Sync + 'static,
+        patience: Duration, act: impl FnMut(Duration) + Send + Sync + 'static,
     ) -> OnSilence {
-        OnSilence { patience, next: Deadline::after(patience), act: Box::new(act) }
+        OnSilence { start: Instant::now(), next: Deadline::after(patience), act: Box::new(act) }
     }
 
     fn act_in_time(&mut self) {
         if self.next.left().is_zero() {
-            (self.act)();
-            self.next = Deadline::after(self.patience);
+            let waited = self.start.elapsed();
+            (self.act)(waited);
+            self.next = Deadline::after(waited);
         }
     }
 }
@@ -96,8 +106,14 @@ impl Socket {
         if cfg!(not(windows)) {
             tcp.set_write_timeout(Some(WRITE_PART))?;
         }
-        let socket =
-            Socket { tcp, deadline, waits: true, on_silence: None, timeout: Duration::MAX };
+        let socket = Socket {
+            tcp,
+            deadline,
+            waits: true,
+            on_silence: None,
+            counted: None,
+            timeout: Duration::MAX,
+        };
         Ok(BufReader::with_capacity(BUFFER, socket))
     }
 
@@ -108,6 +124,10 @@ impl Socket {
 
     pub(super) fn peer(&self) -> io::Result<SocketAddr> {
         self.tcp.peer_addr()
+    }
+
+    fn note_silence(&mut self) {
+        self.on_silence.iter_mut().for_each(OnSilence::act_in_time);
     }
 
     fn time_left(&self) -> io::Result<Duration> {
@@ -143,9 +163,11 @@ impl Socket {
 
 #[cfg(not(windows))]
 impl Socket {
-    /// Reads what comes in a part of the time that is left.
-    fn read_part(&mut self, left: Duration, buffer: &mut [u8]) -> io::Result<usize> {
-        self.limit_wait(left)?;
+    /// Reads what comes in a part of the time that is left, or of `most`.
+    fn read_part(
+        &mut self, left: Duration, most: Duration, buffer: &mut [u8],
+    ) -> io::Result<usize> {
+        self.limit_wait(left.min(most))?;
         self.tcp.read(buffer)
     }
 
@@ -162,9 +184,11 @@ impl Socket {
 /// is tried again and again.
 #[cfg(windows)]
 impl Socket {
-    fn read_part(&mut self, left: Duration, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read_part(
+        &mut self, left: Duration, most: Duration, buffer: &mut [u8],
+    ) -> io::Result<usize> {
         if left > LAST {
-            self.limit_wait(left - LAST)?;
+            self.limit_wait(most.min(left - LAST))?;
             self.tcp.peek(&mut [0])?;
             return self.tcp.read(buffer);
         }
@@ -203,10 +227,8 @@ impl Read for Socket {
                 break self.at_once(|tcp| tcp.read(buffer));
             }
             let next = self.on_silence.as_ref().map_or(left, |silence| silence.next.left());
-            match self.read_part(left.min(next), buffer) {
-                Err(error) if is_passing(&error) => {
-                    self.on_silence.iter_mut().for_each(OnSilence::act_in_time);
-                }
+            match self.read_part(left, next, buffer) {
+                Err(error) if is_passing(&error) => self.note_silence(),
                 result => break result,
             }
         };
@@ -225,7 +247,10 @@ impl Write for Socket {
         self.time_left()?;
         match self.write_part(bytes) {
             // Windows reports a write timeout as `TimedOut`.
-            Err(error) if is_passing(&error) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) if is_passing(&error) => {
+                self.note_silence();
+                Err(io::ErrorKind::WouldBlock.into())
+            }
             result => result,
         }
     }

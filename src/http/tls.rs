@@ -3,8 +3,8 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use httpdate::HttpDate;
 use rustls::client::{
@@ -17,7 +17,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::AlertDescription as Alert;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, SupportedCipherSuite};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion,
+    SupportedCipherSuite,
+};
 
 use super::socket::{BufferedSocket, Socket, Stream as _};
 use super::Call;
@@ -32,6 +35,10 @@ compile_error!(
 /// How many sessions are kept, to resume them with a shorter handshake: rustls counts eight for
 /// each server.
 const SESSIONS: usize = 64;
+
+/// How long no session is kept of a server that could not go on with one. So it costs one call, and
+/// a network that failed just then costs little.
+const UNRESUMED: Duration = Duration::from_secs(3600);
 
 /// What is offered to servers: of the suites that are equally good, those with the smaller hash
 /// first, which a small device computes in a fraction of the time.
@@ -60,6 +67,8 @@ struct Extended {
 struct Client {
     config: ClientConfig,
     sessions: Arc<ClientSessionMemoryCache>,
+    /// Servers that could not go on with a session, and when that was.
+    failed: Mutex<Vec<(ServerName<'static>, Instant)>>,
 }
 
 impl Trust {
@@ -138,7 +147,7 @@ fn config(roots: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Err
 impl Client {
     fn trusting(roots: &[CertificateDer<'static>]) -> Result<Client, rustls::Error> {
         let sessions = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
-        Ok(Client { config: config(roots)?, sessions })
+        Ok(Client { config: config(roots)?, sessions, failed: Mutex::default() })
     }
 
     /// The settings for one connection.
@@ -151,10 +160,24 @@ impl Client {
     fn forget_sessions(&self, server: &ServerName<'static>) {
         self.sessions.remove_tls12_session(server);
         while self.sessions.take_tls13_ticket(server).is_some() {}
+        let mut failed = self.failed();
+        failed.retain(|(other, _)| other != server);
+        failed.push((server.clone(), Instant::now()));
+    }
+
+    fn may_resume(&self, server: &ServerName<'static>) -> bool {
+        let mut failed = self.failed();
+        failed.retain(|(_, time)| time.elapsed() < UNRESUMED);
+        failed.iter().all(|(other, _)| other != server)
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Vec<(ServerName<'static>, Instant)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The sessions as one connection sees them. rustls does not tell whether it offered one.
+/// The sessions as one connection sees them. Notes whether rustls took one to offer it: rustls itself
+/// does not tell.
 #[derive(Debug)]
 struct Offer {
     sessions: Arc<ClientSessionMemoryCache>,
@@ -232,12 +255,12 @@ struct Records {
 }
 
 impl Stream {
-    /// Connects to this host and does the handshake. If the handshake fails and has offered an
-    /// earlier session, the sessions with the host are forgotten, and a full handshake is done on
-    /// another connection.
+    /// Connects to this host and does the handshake. If a handshake fails that offered an earlier
+    /// session, all sessions with the host are forgotten, and a second connection does a full
+    /// handshake.
     pub(super) fn open(
         host: &str, trust: &Trust, call: &Call, connect: impl Fn() -> Result<BufferedSocket, Error>,
-    ) -> Result<Stream, Error> {
+    ) -> Result<Box<Stream>, Error> {
         let client = trust.client().map_err(|cause| {
             let other = || call.failed(NOT_SET_UP).with_source(cause).finally(true);
             call.refused_files().unwrap_or_else(other)
@@ -247,42 +270,54 @@ impl Stream {
             server.map_err(|cause| call.failed(NO_NAME).with_source(cause).finally(true))?;
         let sessions = Arc::clone(&client.sessions);
         let offer = Arc::new(Offer { sessions, was_made: AtomicBool::new(false) });
-        let config = client.config(Resumption::store(Arc::clone(&offer) as _));
-        let mut opened = handshake(config, &server, connect()?, call);
-        if opened.is_err() && offer.was_made.load(Ordering::Relaxed) {
-            client.forget_sessions(&server);
-            if !call.deadline.left().is_zero() {
-                let config = client.config(Resumption::disabled());
-                opened = handshake(config, &server, connect()?, call);
+        let resumption = if client.may_resume(&server) {
+            Resumption::store(Arc::clone(&offer) as _)
+        } else {
+            Resumption::disabled()
+        };
+        let mut stream = Stream::on(connect()?, client, server, resumption, call)?;
+        match stream.shake_hands(call) {
+            Err(error) if offer.was_made.load(Ordering::Relaxed) => {
+                let Stream { client, server, .. } = *stream;
+                client.forget_sessions(&server);
+                if call.deadline.left().is_zero() {
+                    return Err(error);
+                }
+                stream = Stream::on(connect()?, client, server, Resumption::disabled(), call)?;
+                stream.shake_hands(call)?;
+                Ok(stream)
             }
+            result => result.map(|()| stream),
         }
-        let (tls, socket) = opened?;
-        Ok(Stream { tls, socket, client, server })
     }
-}
 
-fn handshake(
-    config: Arc<ClientConfig>, server: &ServerName<'static>, socket: BufferedSocket, call: &Call,
-) -> Result<(ClientConnection, Records), Error> {
-    let tls = ClientConnection::new(config, server.clone());
-    let refused =
-        |cause: rustls::Error| call.failed(reason(&cause)).with_source(cause).finally(true);
-    let mut tls = tls.map_err(refused)?;
-    let mut socket = Records::of(socket);
-    while tls.is_handshaking() {
-        match tls.complete_io(&mut socket) {
-            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
-            Err(cause) => {
-                // The server may have sent an alert before it closed.
-                socket.socket.get_mut().waits = false;
-                let _ = tls.read_tls(&mut socket);
-                let alert = tls.process_new_packets().err();
-                return Err(failure(call, alert.map_or(cause, invalid)));
-            }
-            Ok(_) => {}
-        }
+    /// Boxed at once: it is large, and threads may have a small stack.
+    fn on(
+        socket: BufferedSocket, client: Arc<Client>, server: ServerName<'static>,
+        resumption: Resumption, call: &Call,
+    ) -> Result<Box<Stream>, Error> {
+        let tls = ClientConnection::new(client.config(resumption), server.clone());
+        let tls =
+            tls.map_err(|cause| call.failed(reason(&cause)).with_source(cause).finally(true))?;
+        Ok(Box::new(Stream { tls, socket: Records::of(socket), client, server }))
     }
-    Ok((tls, socket))
+
+    fn shake_hands(&mut self, call: &Call) -> Result<(), Error> {
+        while self.tls.is_handshaking() {
+            match self.tls.complete_io(&mut self.socket) {
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+                Err(cause) => {
+                    // The server may have sent an alert before it closed.
+                    self.socket().waits = false;
+                    let _ = self.tls.read_tls(&mut self.socket);
+                    let alert = self.tls.process_new_packets().err();
+                    return Err(failure(call, alert.map_or(cause, invalid)));
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What reads fail with once TLS has failed.
@@ -321,6 +356,13 @@ impl super::socket::Stream for Stream {
     fn forget_session(&self) {
         if self.tls.handshake_kind() == Some(HandshakeKind::Resumed) {
             self.client.forget_sessions(&self.server);
+        }
+    }
+
+    fn refusal(&self, cause: &io::Error) -> Option<(&'static str, bool)> {
+        match refusal(cause)? {
+            rustls::Error::AlertReceived(alert) => meaning(*alert, self.tls.protocol_version()),
+            _ => None,
         }
     }
 }
@@ -436,6 +478,9 @@ impl Write for Records {
     }
 }
 
+/// The server's own failure, which may be over at the next try.
+const OUT_OF_ORDER: rustls::Error = rustls::Error::AlertReceived(Alert::InternalError);
+
 const CERTIFICATE_REQUIRED: &str =
     "the server requires a client certificate, which this crate does not support";
 const RENEGOTIATION: &str =
@@ -455,7 +500,7 @@ fn failure(call: &Call, cause: io::Error) -> Error {
     }
     let refusal = refusal(&cause);
     let why = refusal.map_or("the connection was lost in the TLS handshake".into(), reason);
-    let is_final = refusal.is_some();
+    let is_final = refusal.is_some_and(|refusal| *refusal != OUT_OF_ORDER);
     call.failed(why).with_source(cause).finally(is_final)
 }
 
@@ -463,14 +508,15 @@ fn refusal(cause: &io::Error) -> Option<&rustls::Error> {
     cause.get_ref()?.downcast_ref()
 }
 
-/// Why the server ended TLS in place of a response, and whether it may have executed the request.
-pub(super) fn refusal_of_request(cause: &io::Error) -> Option<(&'static str, bool)> {
-    match refusal(cause)? {
-        // In TLS 1.3 the client's handshake ends before the server has asked for its certificate.
-        rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate) => {
+/// Why a server ends TLS with this alert in place of a response, and whether it may have executed the
+/// request.
+fn meaning(alert: Alert, version: Option<ProtocolVersion>) -> Option<(&'static str, bool)> {
+    match (alert, version) {
+        // Here the client's handshake ends before the server has seen that it has no certificate.
+        (Alert::CertificateRequired | Alert::BadCertificate, Some(ProtocolVersion::TLSv1_3)) => {
             Some((CERTIFICATE_REQUIRED, false))
         }
-        rustls::Error::AlertReceived(Alert::HandshakeFailure) => Some((RENEGOTIATION, true)),
+        (Alert::HandshakeFailure, Some(ProtocolVersion::TLSv1_2)) => Some((RENEGOTIATION, true)),
         _ => None,
     }
 }
@@ -488,6 +534,7 @@ fn reason(refusal: &rustls::Error) -> String {
             rustls::Error::InvalidMessage(_) => {
                 "the server does not speak TLS: check the port, and what stands in between"
             }
+            &OUT_OF_ORDER => "the server failed in the TLS handshake: try again later",
             rustls::Error::AlertReceived(Alert::UnrecognisedName) => {
                 "the server does not serve this host name (SNI): check the host in the URL"
             }
@@ -538,16 +585,17 @@ mod tests {
 
     #[test]
     fn an_alert_in_place_of_a_response_says_what_it_means() {
-        for (alert, expected) in [
-            (Alert::CertificateRequired, Some((CERTIFICATE_REQUIRED, false))),
-            (Alert::BadCertificate, Some((CERTIFICATE_REQUIRED, false))),
-            (Alert::HandshakeFailure, Some((RENEGOTIATION, true))),
-            (Alert::InternalError, None),
+        let [tls12, tls13] = [ProtocolVersion::TLSv1_2, ProtocolVersion::TLSv1_3].map(Some);
+        for (alert, version, expected) in [
+            (Alert::CertificateRequired, tls13, Some((CERTIFICATE_REQUIRED, false))),
+            (Alert::BadCertificate, tls13, Some((CERTIFICATE_REQUIRED, false))),
+            (Alert::BadCertificate, tls12, None),
+            (Alert::HandshakeFailure, tls12, Some((RENEGOTIATION, true))),
+            (Alert::HandshakeFailure, tls13, None),
+            (Alert::InternalError, tls13, None),
         ] {
-            let cause = invalid(rustls::Error::AlertReceived(alert));
-            assert_eq!(refusal_of_request(&cause), expected);
+            assert_eq!(meaning(alert, version), expected, "{alert:?}");
         }
-        assert_eq!(refusal_of_request(&io::ErrorKind::InvalidData.into()), None);
     }
 
     #[test]

@@ -102,7 +102,10 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
 fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Met, Error> {
     let refused = |cause| call.refused_by_host(cause);
     let late = || call.late("before the request was sent").and(hint());
-    let start = |port: &Port| port.start(fields, call).map_err(refused);
+    let start = |port: &Port| {
+        let started = port.start(fields, call);
+        started.map_err(|cause| call.refused_thread(cause))
+    };
     let mut thread = start(&port)?;
     let mut pauses = iter::repeat_n(PAUSE, LOOKS);
     let error = loop {

@@ -1,0 +1,102 @@
+//! How many workers of a server or a proxy this session's connections hold. Called by `idle`. Knows
+//! nothing of sockets.
+
+use std::sync::Arc;
+
+use crate::url::Origin;
+
+/// Small servers have few workers, and an idle connection may hold one. Nobody tells how many there
+/// are: it is taken that there may be no more than have ever been seen to serve side by side.
+#[derive(Default)]
+pub(super) struct Workers(Vec<Host>);
+
+/// A server or a proxy that is connected to.
+struct Host {
+    origin: Arc<Origin>,
+    /// Each open connection has a clone.
+    open: Arc<()>,
+    /// Each of these on which no byte has come has a clone.
+    silent: Arc<()>,
+    /// How many connections it has served side by side, at most.
+    most: usize,
+    /// How many connections are to be closed when their calls end.
+    owed: usize,
+}
+
+/// As long as it exists, a connection counts.
+pub(super) type Counted = Arc<()>;
+
+impl Workers {
+    /// Counts an open connection. It counts as silent until the second one is dropped.
+    pub(super) fn count(&mut self, origin: &Arc<Origin>) -> (Counted, Counted) {
+        let host = self.host(origin);
+        (Arc::clone(&host.open), Arc::clone(&host.silent))
+    }
+
+    /// Whether a silent connection may be waiting for a worker that another connection holds.
+    pub(super) fn may_all_be_held(&mut self, origin: &Arc<Origin>) -> bool {
+        let host = self.host(origin);
+        host.note_served() == host.most
+    }
+
+    /// Has one more connection closed when its call ends.
+    pub(super) fn owe(&mut self, origin: &Arc<Origin>) {
+        self.host(origin).owed += 1;
+    }
+
+    /// Whether a connection whose call has ended is to be closed.
+    pub(super) fn is_owed(&mut self, origin: &Arc<Origin>) -> bool {
+        let host = self.host(origin);
+        host.note_served();
+        let is_owed = host.owed > 0;
+        host.owed -= usize::from(is_owed);
+        is_owed
+    }
+
+    fn host(&mut self, origin: &Arc<Origin>) -> &mut Host {
+        let found = self.0.iter().position(|host| host.origin == *origin);
+        let i = found.unwrap_or_else(|| {
+            let (open, silent) = Default::default();
+            self.0.push(Host { origin: Arc::clone(origin), open, silent, most: 0, owed: 0 });
+            self.0.len() - 1
+        });
+        &mut self.0[i]
+    }
+}
+
+impl Host {
+    /// Returns how many connections it serves now.
+    fn note_served(&mut self) -> usize {
+        let served = Arc::strong_count(&self.open).saturating_sub(Arc::strong_count(&self.silent));
+        self.most = self.most.max(served);
+        served
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::url::Url;
+
+    #[test]
+    fn as_many_workers_may_be_there_as_have_served_side_by_side() {
+        let origin = |url| Url::base("base URL", url).unwrap().origin;
+        let (one, other) = (origin("https://one.example"), origin("https://other.example"));
+        let mut workers = Workers::default();
+        let mut connections: Vec<_> = (0..3).map(|_| workers.count(&one)).collect();
+        // Nothing is known yet.
+        assert!(workers.may_all_be_held(&one));
+        let mut served: Vec<_> = connections.drain(..2).map(|(open, _)| open).collect();
+        assert!(workers.may_all_be_held(&one));
+        served.pop();
+        // Two were served side by side: one is free.
+        assert!(!workers.may_all_be_held(&one));
+        served.extend(connections.into_iter().map(|(open, _)| open));
+        assert!(workers.may_all_be_held(&one));
+        assert_eq!(served.len(), 2);
+
+        workers.owe(&one);
+        assert!(!workers.is_owed(&other));
+        assert_eq!([(); 2].map(|()| workers.is_owed(&one)), [true, false]);
+    }
+}
