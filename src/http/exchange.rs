@@ -35,6 +35,7 @@ impl Exchange<'_> {
             Some(received) => received,
             None => self.final_head(),
         };
+        self.connection.socket().on_silence = None;
         match received {
             Ok(head) => {
                 let is_persistent = head.is_persistent && matches!(sent, Ok(true));

@@ -67,7 +67,7 @@ impl Idle {
         let (open, silent) = self.state().workers.count(first);
         let (idle, first) = (self.clone(), Arc::clone(first));
         socket.counted = Some(open);
-        socket.on_silence = Some(OnSilence::after(patience, move |waited| {
+        socket.on_silence = Some(OnSilence::new(patience, false, move |waited| {
             let _ = &silent;
             drop(idle.make_way(&first, waited >= LONG));
         }));
@@ -79,7 +79,7 @@ impl Idle {
     pub(super) fn watch_response(&self, socket: &mut Socket, first: &Arc<Origin>) {
         let (idle, first) = (self.clone(), Arc::clone(first));
         let act = move |_| drop(idle.make_way(&first, true));
-        socket.on_silence = Some(OnSilence::after(LONG, act));
+        socket.on_silence = Some(OnSilence::new(LONG, true, act));
     }
 
     /// Removes a connection to this server or proxy, or has the next one closed whose call ends.

@@ -48,7 +48,7 @@ pub(super) struct Socket {
     pub(super) deadline: Deadline,
     /// Reads and writes wait for what can't be done yet; else they fail with `WouldBlock`.
     pub(super) waits: bool,
-    /// Gone once a byte has come.
+    /// Gone once a byte has come, or a byte of the response.
     pub(super) on_silence: Option<OnSilence>,
     /// Counts as an open connection.
     pub(super) counted: Option<Counted>,
@@ -58,6 +58,8 @@ pub(super) struct Socket {
 
 /// What to do when nothing has come for a while, then for twice as long, and so on.
 pub(super) struct OnSilence {
+    /// It is for the response: bytes of TLS do not end it.
+    is_for_response: bool,
     start: Instant,
     next: Deadline,
     act: Box<dyn FnMut(Duration) + Send + Sync>,
@@ -65,10 +67,12 @@ pub(super) struct OnSilence {
 
 impl OnSilence {
     /// Calls `act` with the time that has passed: after `patience` first.
-    pub(super) fn after(
-        patience: Duration, act: impl FnMut(Duration) + Send + Sync + 'static,
+    pub(super) fn new(
+        patience: Duration, is_for_response: bool,
+        act: impl FnMut(Duration) + Send + Sync + 'static,
     ) -> OnSilence {
-        OnSilence { start: Instant::now(), next: Deadline::after(patience), act: Box::new(act) }
+        let (start, next) = (Instant::now(), Deadline::after(patience));
+        OnSilence { is_for_response, start, next, act: Box::new(act) }
     }
 
     fn act_in_time(&mut self) {
@@ -233,7 +237,7 @@ impl Read for Socket {
             }
         };
         if result.is_ok() {
-            self.on_silence = None;
+            self.on_silence.take_if(|silence| !silence.is_for_response);
         }
         result
     }
