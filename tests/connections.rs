@@ -2,9 +2,9 @@
 
 #[cfg(feature = "tls")]
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{mpsc, Arc, Barrier, Condvar, Mutex};
+use std::sync::{mpsc, Barrier, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -14,7 +14,9 @@ use jas_session::{Response, Session};
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
-use site::{good, Over, Site, BOTH, TOKEN_REQUEST};
+#[cfg(feature = "tls")]
+use site::Over;
+use site::{good, Site, BOTH, TOKEN_REQUEST};
 use wire::{assert_in_time, request, respond, response, PATIENCE, TIMEOUT};
 
 fn get(session: &Session, path: &str) -> String {
@@ -60,96 +62,6 @@ fn a_server_with_one_worker_makes_no_call_wait() {
     assert!(start.elapsed() < PATIENCE / 4);
     drop(session);
     assert_eq!(server.join().unwrap().len(), CALLS);
-}
-
-/// A server that serves so many connections at a time, each until the client closes it. The others
-/// wait, before their handshake, or, if it is a proxy, before the tunnel is open. It responds to `GET
-/// /slow` after `is_released`.
-fn with_workers(
-    over: Over, workers: usize, is_proxy: bool, is_released: mpsc::Receiver<()>,
-) -> Site {
-    let free = Arc::new((Mutex::new(workers), Condvar::new()));
-    let shared = Arc::clone(&free);
-    let is_released = Mutex::new(is_released);
-    let take_worker = move |tcp: &mut TcpStream| {
-        let (free, changed) = &*shared;
-        let mut free = changed.wait_while(free.lock().unwrap(), |free| *free == 0).unwrap();
-        *free -= 1;
-        if is_proxy {
-            assert!(request(tcp).starts_with(b"CONNECT "));
-            respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
-        }
-    };
-    let mut site = Site::behind(over, take_worker, move |mut peer| {
-        while let Some(request) = peer.request() {
-            if request.line == "GET /slow" {
-                is_released.lock().unwrap().recv().unwrap();
-            }
-            peer.serve(&request);
-        }
-        *free.0.lock().unwrap() += 1;
-        free.1.notify_one();
-    });
-    if is_proxy {
-        site.session = site.session.clone().proxy(&site.address.to_string()).unwrap();
-    }
-    site
-}
-
-/// Servers, and proxies before them.
-fn with_proxy() -> Vec<(Over, bool)> {
-    let mut all = BOTH.iter().map(|over| (*over, false)).collect::<Vec<_>>();
-    all.extend(BOTH.get(1).map(|over| (*over, true)));
-    all
-}
-
-#[test]
-fn a_waiting_call_gets_the_worker_of_an_idle_connection() {
-    for (over, is_proxy) in with_proxy() {
-        let (release, is_released) = mpsc::channel();
-        let site = with_workers(over, 1, is_proxy, is_released);
-        let session = &site.session;
-        let start = Instant::now();
-        thread::scope(|scope| {
-            scope.spawn(|| get(session, "/slow"));
-            while session.counts().connections < 1 {
-                thread::yield_now();
-            }
-            scope.spawn(|| post(session, "/booking"));
-            while session.counts().connections < 2 {
-                thread::yield_now();
-            }
-            // The connection of the first is idle while the second waits.
-            release.send(()).unwrap();
-        });
-        assert!(start.elapsed() < PATIENCE / 4, "{over:?}");
-        site.requests();
-    }
-}
-
-#[test]
-fn more_threads_than_workers_do_not_wait_for_each_other() {
-    const THREADS: usize = 8;
-    let workers = |over| [1, 3, THREADS].map(|workers| (over, workers));
-    for ((over, is_proxy), workers) in with_proxy().into_iter().flat_map(workers) {
-        let site = with_workers(over, workers, is_proxy, mpsc::channel().1);
-        let session = &site.session;
-        let start = Instant::now();
-        thread::scope(|scope| {
-            for thread in 0..THREADS {
-                scope.spawn(move || {
-                    for call in 0..4 {
-                        let path = format!("/{thread}/{call}");
-                        assert_eq!(get(session, &path), format!("GET {path}"));
-                        assert_eq!(post(session, &path), format!("POST {path}"));
-                    }
-                });
-            }
-        });
-        println!("{over:?}, {is_proxy}, {workers} workers: {:?}", start.elapsed());
-        assert!(start.elapsed() < PATIENCE / 2, "{over:?}, {workers}");
-        assert_eq!(site.requests().concat().len(), THREADS * 4 * 2);
-    }
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl Idle {
     /// Removes a connection to this server or proxy, or has the next one closed whose call ends.
     fn make_way(&self, first: &Arc<Origin>, waits_long: bool) -> Option<Connection> {
         let State { connections, workers } = &mut *self.state();
-        if !waits_long && !workers.may_all_be_held(first) {
+        if !workers.may_all_be_held(first, waits_long) {
             return None;
         }
         let found = oldest(connections, first);

@@ -44,14 +44,15 @@ pub(super) type BufferedSocket = BufReader<Socket>;
 
 /// A TCP connection whose every read and write ends by the deadline.
 pub(super) struct Socket {
+    /// Counts as an open connection. It is dropped first: once the others are, the server may serve
+    /// another connection.
+    pub(super) counted: Option<Counted>,
     tcp: TcpStream,
     pub(super) deadline: Deadline,
     /// Reads and writes wait for what can't be done yet; else they fail with `WouldBlock`.
     pub(super) waits: bool,
     /// Gone once a byte has come, or a byte of the response.
     pub(super) on_silence: Option<OnSilence>,
-    /// Counts as an open connection.
-    pub(super) counted: Option<Counted>,
     /// The read timeout that is set: setting it costs a system call.
     timeout: Duration,
 }

@@ -33,9 +33,13 @@ impl Workers {
         (Arc::clone(&host.open), Arc::clone(&host.silent))
     }
 
-    /// Whether a silent connection may be waiting for a worker that another connection holds.
-    pub(super) fn may_all_be_held(&mut self, origin: &Arc<Origin>) -> bool {
+    /// Whether a silent connection may be waiting for a worker that another connection holds. One that
+    /// `waits_long` shows that there are fewer than before.
+    pub(super) fn may_all_be_held(&mut self, origin: &Arc<Origin>, waits_long: bool) -> bool {
         let host = self.host(origin);
+        if waits_long {
+            host.most = 0;
+        }
         host.note_served() == host.most
     }
 
@@ -85,14 +89,16 @@ mod tests {
         let mut workers = Workers::default();
         let mut connections: Vec<_> = (0..3).map(|_| workers.count(&one)).collect();
         // Nothing is known yet.
-        assert!(workers.may_all_be_held(&one));
+        assert!(workers.may_all_be_held(&one, false));
         let mut served: Vec<_> = connections.drain(..2).map(|(open, _)| open).collect();
-        assert!(workers.may_all_be_held(&one));
+        assert!(workers.may_all_be_held(&one, false));
         served.pop();
         // Two were served side by side: one is free.
-        assert!(!workers.may_all_be_held(&one));
+        assert!(!workers.may_all_be_held(&one, false));
+        assert!(workers.may_all_be_held(&one, true));
+        assert!(workers.may_all_be_held(&one, false));
         served.extend(connections.into_iter().map(|(open, _)| open));
-        assert!(workers.may_all_be_held(&one));
+        assert!(workers.may_all_be_held(&one, false));
         assert_eq!(served.len(), 2);
 
         workers.owe(&one);

@@ -1,0 +1,224 @@
+//! Servers and proxies with few workers, each of which serves one connection until the client closes
+//! it: no connection of a session keeps a worker from a call that waits for one, and servers with
+//! more workers lose no idle connections.
+
+use std::net::TcpStream;
+use std::sync::{mpsc, Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jas_session::{Response, Session};
+
+#[path = "support/wire/site.rs"]
+mod site;
+#[path = "support/wire/mod.rs"]
+mod wire;
+use site::{Over, Site, BOTH};
+use wire::{request, respond, PATIENCE};
+
+/// At which moment a connection takes a worker.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Taken {
+    AtOnce,
+    /// Before the response to a CONNECT.
+    ByProxy,
+    /// After the handshake of TLS, which something else does.
+    AfterHandshake,
+}
+
+/// A server with so many workers. It responds to `GET /slow` after `is_released`.
+fn with_workers(over: Over, workers: usize, taken: Taken, is_released: mpsc::Receiver<()>) -> Site {
+    let free = Arc::new((Mutex::new(workers), Condvar::new()));
+    let shared = Arc::clone(&free);
+    let take = move || {
+        let (free, changed) = &*shared;
+        *changed.wait_while(free.lock().unwrap(), |free| *free == 0).unwrap() -= 1;
+    };
+    let (take_first, is_released) = (take.clone(), Mutex::new(is_released));
+    let greet = move |tcp: &mut TcpStream| {
+        if taken != Taken::AfterHandshake {
+            take_first();
+        }
+        if taken == Taken::ByProxy {
+            assert!(request(tcp).starts_with(b"CONNECT "));
+            respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
+        }
+    };
+    let mut site = Site::behind(over, greet, move |mut peer| {
+        if taken == Taken::AfterHandshake {
+            take();
+        }
+        while let Some(request) = peer.request() {
+            if request.line == "GET /slow" {
+                is_released.lock().unwrap().recv().unwrap();
+            }
+            peer.serve(&request);
+        }
+        *free.0.lock().unwrap() += 1;
+        free.1.notify_one();
+    });
+    if taken == Taken::ByProxy {
+        site.session = site.session.clone().proxy(&site.address.to_string()).unwrap();
+    }
+    site
+}
+
+fn ways() -> Vec<(Over, Taken)> {
+    let mut ways = BOTH.iter().map(|over| (*over, Taken::AtOnce)).collect::<Vec<_>>();
+    ways.extend(BOTH.get(1).map(|over| (*over, Taken::ByProxy)));
+    ways
+}
+
+fn get(session: &Session, path: &str) {
+    let text = session.get(path).and_then(Response::text);
+    assert_eq!(text.unwrap(), format!("GET {path}"));
+}
+
+fn post(session: &Session, path: &str, length: usize) {
+    let response = session.post(path, "text/plain", vec![b'x'; length]);
+    assert_eq!(response.and_then(Response::text).unwrap(), format!("POST {path}"));
+}
+
+fn await_connections(session: &Session, n: u64) {
+    while session.counts().connections < n {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_waiting_call_gets_the_worker_of_an_idle_connection() {
+    let mut ways = ways();
+    ways.extend(BOTH.get(1).map(|over| (*over, Taken::AfterHandshake)));
+    // A large request fills the buffers of the system, and then waits in a write.
+    for ((over, taken), length) in ways.into_iter().flat_map(|way| [(way, 6), (way, 8 << 20)]) {
+        let (release, is_released) = mpsc::channel();
+        let site = with_workers(over, 1, taken, is_released);
+        let session = &site.session;
+        let start = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| get(session, "/slow"));
+            await_connections(session, 1);
+            scope.spawn(|| post(session, "/booking", length));
+            await_connections(session, 2);
+            // The connection of the first is idle while the second waits.
+            release.send(()).unwrap();
+        });
+        assert!(start.elapsed() < PATIENCE / 4, "{over:?} {taken:?} {length}");
+        site.requests();
+    }
+}
+
+#[test]
+fn more_threads_than_workers_do_not_wait_for_each_other() {
+    const THREADS: usize = 8;
+    let workers = |way| [1, 3, THREADS].map(|workers| (way, workers));
+    for ((over, taken), workers) in ways().into_iter().flat_map(workers) {
+        let site = with_workers(over, workers, taken, mpsc::channel().1);
+        let session = &site.session;
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                scope.spawn(move || {
+                    for call in 0..4 {
+                        let path = format!("/{thread}/{call}");
+                        get(session, &path);
+                        post(session, &path, 6);
+                    }
+                });
+            }
+        });
+        println!("{over:?} {taken:?}, {workers} workers: {:?}", start.elapsed());
+        assert!(start.elapsed() < PATIENCE / 2, "{over:?} {taken:?} {workers}");
+        assert_eq!(site.requests().concat().len(), THREADS * 4 * 2);
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn two_origins_share_a_proxy_with_one_worker() {
+    let site = with_workers(Over::Tls, 1, Taken::ByProxy, mpsc::channel().1);
+    // The proxy is the server of both.
+    let session = site.session.clone().token_endpoint("https://127.0.0.1:9/oauth2/token").unwrap();
+    let start = Instant::now();
+    for n in 0..3 {
+        get(&session, &format!("/{n}"));
+        session.invalidate("new");
+        post(&session, &format!("/{n}"), 6);
+    }
+    assert!(start.elapsed() < PATIENCE / 4);
+    drop(session);
+    // Each POST needs a new token, and so does the first GET.
+    assert_eq!(site.requests().concat().len(), 3 * 3 + 1);
+}
+
+#[test]
+fn slow_handshakes_cost_no_idle_connections() {
+    const THREADS: usize = 8;
+    const ROUNDS: usize = 3;
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let greet = |_: &mut TcpStream| {
+        let _turn = ONE_AT_A_TIME.lock().unwrap();
+        // With all threads in the queue, that is longer than a connection may be silent.
+        thread::sleep(Duration::from_millis(20));
+    };
+    for &over in BOTH {
+        let site = Site::behind(over, greet, |mut peer| peer.serve_all());
+        let session = &site.session;
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        (0..5).for_each(|_| get(session, "/"));
+                        post(session, "/", 6);
+                    }
+                });
+            }
+        });
+        // Each POST needs one, and so does the first GET of a thread. The rest is for those that the
+        // first calls wait for.
+        let connections = session.counts().connections;
+        let needed = u64::try_from(THREADS * (ROUNDS + 1)).unwrap();
+        println!("{over:?}: {connections} connections, {needed} needed");
+        assert!(connections <= needed + 2 * THREADS as u64, "{over:?}: {connections}");
+        drop(site);
+    }
+}
+
+#[test]
+fn a_server_that_is_silent_to_one_call_serves_the_others_as_before() {
+    const THREADS: u64 = 4;
+    for &over in BOTH {
+        let (release, is_released) = mpsc::channel::<()>();
+        let is_released = Mutex::new(is_released);
+        let greet = move |tcp: &mut TcpStream| {
+            // The first has no response until the end.
+            if let Ok(is_released) = is_released.try_lock() {
+                let _ = is_released.recv();
+                let _ = tcp.shutdown(std::net::Shutdown::Both);
+            }
+        };
+        let site = Site::behind(over, greet, |mut peer| peer.serve_all());
+        let session = &site.session;
+        thread::scope(|scope| {
+            let silent = scope.spawn(|| session.post("/", "text/plain", "booking").unwrap_err());
+            await_connections(session, 1);
+            let start = Instant::now();
+            for _ in 0..THREADS {
+                scope.spawn(move || {
+                    while start.elapsed() < Duration::from_millis(500) {
+                        get(session, "/");
+                    }
+                });
+            }
+            while start.elapsed() < Duration::from_millis(500) {
+                thread::yield_now();
+            }
+            drop(release);
+            silent.join().unwrap();
+        });
+        // After 100, 200 and 400 ms a connection makes way for the silent one.
+        let connections = session.counts().connections;
+        assert!(connections <= 1 + THREADS + 4, "{over:?}: {connections}");
+        drop(site);
+    }
+}
