@@ -340,10 +340,10 @@ impl Session {
     /// without a response was made. Token requests never do, either. Each of them leaves its
     /// connection to a later `get`.
     ///
-    /// A call that opens a connection closes an idle one to the same server or proxy first, so a
-    /// session never holds more connections to it than it had calls in flight at once. A connection
-    /// that was idle for 30 seconds, or is five minutes old, is closed at the next call, and all of
-    /// them with the last clone.
+    /// A call that opens a connection closes an idle one first, so a session never holds more
+    /// connections to a server than it had calls in flight at once. A connection that was idle for
+    /// 30 seconds, or is five minutes old, is closed at the next call, and all of them with the last
+    /// clone.
     ///
     /// An idle connection may hold a worker of a small server. So while a new connection is silent,
     /// an idle one makes way now and then: after 0.1 s plus four times what connecting took, and then

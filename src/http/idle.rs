@@ -53,11 +53,11 @@ impl Idle {
         state.connections.drain(..surplus).collect()
     }
 
-    /// Removes the connection to the same server or proxy that was not used for the longest time.
+    /// Removes the connection of this route that was not used for the longest time.
     pub(super) fn close_one(&self, route: &Route) -> Closed {
         let connections = &mut self.state().connections;
         let mut closed = expired(connections);
-        closed.extend(oldest(connections, route.first()));
+        closed.extend(oldest(connections, |c| c.route == *route));
         closed
     }
 
@@ -88,7 +88,7 @@ impl Idle {
         if !workers.may_all_be_held(first, waits_long) {
             return None;
         }
-        let found = oldest(connections, first);
+        let found = oldest(connections, |c| c.route.first() == first);
         if found.is_none() {
             workers.owe(first);
         }
@@ -110,10 +110,11 @@ impl Idle {
     }
 }
 
-/// Removes the connection to this server or proxy that was not used for the longest time.
-fn oldest(connections: &mut Vec<Connection>, first: &Arc<Origin>) -> Option<Connection> {
-    let found = connections.iter().position(|c| c.route.first() == first);
-    found.map(|i| connections.remove(i))
+/// Removes the one of these that was not used for the longest time.
+fn oldest(
+    connections: &mut Vec<Connection>, is_one: impl Fn(&Connection) -> bool,
+) -> Option<Connection> {
+    connections.iter().position(is_one).map(|i| connections.remove(i))
 }
 
 /// Removes those that must not be used any more.
