@@ -185,6 +185,39 @@ fn slow_handshakes_cost_no_idle_connections() {
 }
 
 #[test]
+fn a_slow_server_keeps_its_connections() {
+    const THREADS: usize = 2;
+    for &over in BOTH {
+        // Longer than each of both is waited for in patience.
+        let greet = |_: &mut TcpStream| thread::sleep(Duration::from_millis(250));
+        let site = Site::behind(over, greet, |mut peer| {
+            while let Some(request) = peer.request() {
+                if request.line == "GET /slow" {
+                    thread::sleep(Duration::from_millis(1200));
+                }
+                peer.serve(&request);
+            }
+        });
+        let session = &site.session;
+        get(session, "/");
+        get(session, "/");
+        assert_eq!(session.counts().connections, 1, "{over:?}");
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    get(session, "/slow");
+                    get(session, "/");
+                });
+            }
+        });
+        // Without TLS, a slow response can't be told from a worker that is not free.
+        let more = u64::from(over == Over::Plain);
+        assert!(session.counts().connections <= THREADS as u64 + more, "{over:?}");
+        drop(site);
+    }
+}
+
+#[test]
 fn a_server_that_is_silent_to_one_call_serves_the_others_as_before() {
     const THREADS: u64 = 4;
     for &over in BOTH {

@@ -74,11 +74,12 @@ impl Idle {
     }
 
     /// Watches a connection further once TLS is there: the server may pass the request on to one with
-    /// few workers.
+    /// few workers, or only be slow. So others make way only if they are idle.
     #[cfg(feature = "tls")]
     pub(super) fn watch_response(&self, socket: &mut Socket, first: &Arc<Origin>) {
         let (idle, first) = (self.clone(), Arc::clone(first));
-        let act = move |_| drop(idle.make_way(&first, true));
+        let act =
+            move |_| drop(oldest(&mut idle.state().connections, |c| c.route.first() == &first));
         socket.on_silence = Some(OnSilence::new(LONG, true, act));
     }
 

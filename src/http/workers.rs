@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::url::Origin;
 
-/// Small servers have few workers, and an idle connection may hold one. Nobody tells how many there
-/// are: it is taken that there may be no more than have ever been seen to serve side by side.
+/// A small server has few workers, and an idle connection may hold one. No server says how many it has:
+/// there may be no more than were ever seen to serve at once.
 #[derive(Default)]
 pub(super) struct Workers(Vec<Host>);
 
@@ -40,18 +40,21 @@ impl Workers {
         if waits_long {
             host.most = 0;
         }
-        host.note_served() == host.most
+        let served = host.note_served();
+        served > 0 && served == host.most
     }
 
-    /// Has one more connection closed when its call ends.
+    /// Has one more connection closed when its call ends, but no more than there are silent ones.
     pub(super) fn owe(&mut self, origin: &Arc<Origin>) {
-        self.host(origin).owed += 1;
+        let host = self.host(origin);
+        host.owed = (host.owed + 1).min(host.silent());
     }
 
     /// Whether a connection whose call has ended is to be closed.
     pub(super) fn is_owed(&mut self, origin: &Arc<Origin>) -> bool {
         let host = self.host(origin);
         host.note_served();
+        host.owed = host.owed.min(host.silent());
         let is_owed = host.owed > 0;
         host.owed -= usize::from(is_owed);
         is_owed
@@ -69,9 +72,14 @@ impl Workers {
 }
 
 impl Host {
+    fn silent(&self) -> usize {
+        Arc::strong_count(&self.silent) - 1
+    }
+
     /// Returns how many connections it serves now.
     fn note_served(&mut self) -> usize {
-        let served = Arc::strong_count(&self.open).saturating_sub(Arc::strong_count(&self.silent));
+        let open = Arc::strong_count(&self.open) - 1;
+        let served = open.saturating_sub(self.silent());
         self.most = self.most.max(served);
         served
     }
@@ -88,8 +96,8 @@ mod tests {
         let (one, other) = (origin("https://one.example"), origin("https://other.example"));
         let mut workers = Workers::default();
         let mut connections: Vec<_> = (0..3).map(|_| workers.count(&one)).collect();
-        // Nothing is known yet.
-        assert!(workers.may_all_be_held(&one, false));
+        // None is held.
+        assert!(!workers.may_all_be_held(&one, false) && !workers.may_all_be_held(&one, true));
         let mut served: Vec<_> = connections.drain(..2).map(|(open, _)| open).collect();
         assert!(workers.may_all_be_held(&one, false));
         served.pop();
@@ -101,8 +109,16 @@ mod tests {
         assert!(workers.may_all_be_held(&one, false));
         assert_eq!(served.len(), 2);
 
-        workers.owe(&one);
-        assert!(!workers.is_owed(&other));
-        assert_eq!([(); 2].map(|()| workers.is_owed(&one)), [true, false]);
+        // One is owed for each that is silent, as long as it is.
+        for (silent, expected) in [(1, [true, false]), (0, [false, false])] {
+            let silent: Vec<_> = (0..silent).map(|_| workers.count(&one)).collect();
+            workers.owe(&one);
+            workers.owe(&one);
+            assert!(!workers.is_owed(&other));
+            assert_eq!([(); 2].map(|()| workers.is_owed(&one)), expected);
+            workers.owe(&one);
+            drop(silent);
+        }
+        assert!(!workers.is_owed(&one));
     }
 }
