@@ -374,9 +374,9 @@ impl Session {
     }
 
     /// Sets how many times a request that may be retried is retried: 2 by default. The token
-    /// request and the call are counted separately. Two are not counted: the one that follows a
-    /// refused token, and the one on a fresh connection when an idle one breaks before a byte of the
-    /// response has come.
+    /// request and the call are counted separately. Not counted are the retry after a refused token,
+    /// the one on a fresh connection when an idle one breaks before a byte of the response has come,
+    /// and a second handshake when a server refuses an earlier TLS session.
     ///
     /// The pause before a retry is what the response's `Retry-After` asks for. Without that it is
     /// 250 ms, doubled each time, a quarter more or less; for a 429, four times as much. A pause

@@ -46,7 +46,7 @@ pub(super) struct Moment(Instant, SystemTime);
 
 impl Route {
     /// What is connected to: the proxy, or else the server.
-    pub(super) fn first(&self) -> &Arc<Origin> {
+    pub(super) fn first_hop(&self) -> &Arc<Origin> {
         self.proxy.as_ref().map_or(&self.origin, |proxy| &proxy.origin)
     }
 }
@@ -63,7 +63,7 @@ impl Connection {
             true => {
                 let mut stream =
                     super::tls::Stream::open(&origin.host, &route.trust, call, connect)?;
-                network.idle.watch_response(stream.socket(), route.first());
+                network.idle.watch_response(stream.socket(), route.first_hop());
                 stream
             }
             _ => Box::new(connect()?),

@@ -45,7 +45,7 @@ impl Idle {
         }
         connection.mark_idle();
         let state = &mut *self.state();
-        if state.workers.is_owed(connection.route.first()) {
+        if state.workers.is_owed(connection.route.first_hop()) {
             return vec![connection];
         }
         state.connections.push(connection);
@@ -63,35 +63,38 @@ impl Idle {
 
     /// Counts a new connection to a server or a proxy. As long as it stays silent, others make way, now
     /// and then: they may hold all of the workers.
-    pub(super) fn watch(&self, socket: &mut Socket, first: &Arc<Origin>, patience: Duration) {
-        let (open, silent) = self.state().workers.count(first);
-        let (idle, first) = (self.clone(), Arc::clone(first));
+    pub(super) fn watch(&self, socket: &mut Socket, hop: &Arc<Origin>, patience: Duration) {
+        let (open, silent) = self.state().workers.count(hop);
+        let (idle, hop) = (self.clone(), Arc::clone(hop));
         socket.counted = Some(open);
         socket.on_silence = Some(OnSilence::new(patience, false, move |waited| {
             let _ = &silent;
-            drop(idle.make_way(&first, waited >= LONG));
+            drop(idle.make_way(&hop, waited >= LONG));
         }));
     }
 
     /// Watches a connection further once TLS is there: the server may pass the request on to one with
     /// few workers, or only be slow. So others make way only if they are idle.
     #[cfg(feature = "tls")]
-    pub(super) fn watch_response(&self, socket: &mut Socket, first: &Arc<Origin>) {
-        let (idle, first) = (self.clone(), Arc::clone(first));
-        let act =
-            move |_| drop(oldest(&mut idle.state().connections, |c| c.route.first() == &first));
+    pub(super) fn watch_response(&self, socket: &mut Socket, hop: &Arc<Origin>) {
+        let (idle, hop) = (self.clone(), Arc::clone(hop));
+        let act = move |_| {
+            let found = oldest(&mut idle.state().connections, |c| c.route.first_hop() == &hop);
+            // Without the lock.
+            drop(found);
+        };
         socket.on_silence = Some(OnSilence::new(LONG, true, act));
     }
 
     /// Removes a connection to this server or proxy, or has the next one closed whose call ends.
-    fn make_way(&self, first: &Arc<Origin>, waits_long: bool) -> Option<Connection> {
+    fn make_way(&self, hop: &Arc<Origin>, waits_long: bool) -> Option<Connection> {
         let State { connections, workers } = &mut *self.state();
-        if !workers.may_all_be_held(first, waits_long) {
+        if !workers.may_all_be_held(hop, waits_long) {
             return None;
         }
-        let found = oldest(connections, |c| c.route.first() == first);
+        let found = oldest(connections, |c| c.route.first_hop() == hop);
         if found.is_none() {
-            workers.owe(first);
+            workers.owe(hop);
         }
         found
     }
