@@ -334,21 +334,17 @@ impl Session {
     /// Sets how many idle connections are kept open for the next calls, at most: 8 by default. With
     /// 0, none is kept, and each call makes a connection of its own.
     ///
-    /// The clones of a session share them. [`get`](Session::get) and
+    /// Clones share the connections; the number is each clone's own. [`get`](Session::get) and
     /// [`post_idempotent`](Session::post_idempotent) use them. `post` and `post_json` never do: the
     /// server may just have closed an idle connection, and then nobody could tell whether a booking
-    /// without a response was made. Token requests never do, either. Each of them leaves its
-    /// connection to a later `get`.
+    /// without a response was made. Token requests never do, either. The connections that these make
+    /// are kept for a later `get` or `post_idempotent`.
     ///
     /// A call that opens a connection closes an idle one first, so a session never holds more
     /// connections to a server than it had calls in flight at once. A connection that was idle for
     /// 30 seconds, or is five minutes old, is closed at the next call, and all of them with the last
-    /// clone.
-    ///
-    /// An idle connection may hold a worker of a small server. So while a new connection is silent,
-    /// an idle one makes way now and then: after 0.1 s plus four times what connecting took, and then
-    /// after twice as long each time. In the first second that happens only if as many connections are
-    /// served as ever were at once.
+    /// clone. While a new connection is silent, others to the same server or proxy are closed one by
+    /// one, at growing intervals from about a tenth of a second on: they may hold all of its workers.
     pub fn idle_connections(mut self, n: usize) -> Session {
         self.change().common.network.idle_connections = n;
         self
