@@ -193,8 +193,8 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     if call.deadline.left().is_zero() {
         return Err(call.late("before anything was sent"));
     }
-    let proxy = network.proxy.clone().filter(|_| request.url.origin.https);
     let origin = Arc::clone(&request.url.origin);
+    let proxy = network.proxy.clone().filter(|proxy| origin.https && !proxy.exempts(&origin));
     let route = Route { origin, proxy, trust: network.trust.clone() };
     let (head, connection) = request.exchange(&route)?;
     let most = if head.is_persistent { network.idle_connections } else { 0 };

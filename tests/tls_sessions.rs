@@ -3,8 +3,9 @@
 
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jas_session::{Response, Session};
 
@@ -13,7 +14,7 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Over, Peer, Site};
-use wire::{assert_in_time, request, respond, until_closed, TIMEOUT};
+use wire::{assert_in_time, request, respond, until_closed, PATIENCE, TIMEOUT};
 
 const VERSIONS: [Over; 2] = [Over::Tls, Over::Tls12];
 
@@ -51,11 +52,14 @@ fn offers_session(tcp: &TcpStream) -> bool {
 }
 
 /// A server that does this in place of a handshake that would resume a session. It takes a CONNECT
-/// before, as its own proxy.
+/// before, as its own proxy; that proxy opens no tunnel before a refused one is closed.
 fn refusing(over: Over, refuse: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Site {
+    let one_refused = Mutex::new(());
     let greet = move |tcp: &mut TcpStream| {
         let mut first = [0];
-        if tcp.peek(&mut first).unwrap() > 0 && first == *b"C" {
+        let is_proxy = tcp.peek(&mut first).unwrap() > 0 && first == *b"C";
+        let turn = is_proxy.then(|| one_refused.lock().unwrap());
+        if is_proxy {
             request(tcp);
             respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
         }
@@ -64,6 +68,7 @@ fn refusing(over: Over, refuse: impl Fn(&mut TcpStream) + Send + Sync + 'static)
             let _ = until_closed(tcp);
             let _ = tcp.shutdown(Shutdown::Both);
         }
+        drop(turn);
     };
     Site::behind(over, greet, |mut peer| peer.serve_all())
 }
@@ -141,17 +146,21 @@ fn a_silent_server_is_offered_no_tls_session_again() {
 
 #[test]
 fn a_resumed_connection_that_breaks_harms_one_call() {
-    let breaks: [fn(&mut Peer); 4] = [
-        Peer::close,
-        Peer::close_tcp,
-        |peer| {
-            peer.request();
-            peer.close();
-        },
+    let breaks: [(fn(&mut Peer), Duration); 4] = [
+        (Peer::close, PATIENCE),
+        (Peer::close_tcp, PATIENCE),
+        (
+            |peer| {
+                peer.request();
+                peer.close();
+            },
+            PATIENCE,
+        ),
         // The call ends by its timeout.
-        |peer| drop(peer.request()),
+        (|peer| drop(peer.request()), TIMEOUT * 2),
     ];
-    for (over, break_off) in VERSIONS.iter().flat_map(|over| breaks.map(|how| (*over, how))) {
+    let each_break = |over| breaks.map(|how| (over, how));
+    for (over, (break_off, timeout)) in VERSIONS.into_iter().flat_map(each_break) {
         let site = Site::start(over, move |mut peer| {
             if peer.is_resumed() {
                 break_off(&mut peer);
@@ -161,7 +170,7 @@ fn a_resumed_connection_that_breaks_harms_one_call() {
         });
         let session = &site.session;
         assert_eq!(post(session, "/1"), "POST /1");
-        let call = session.clone().timeout(TIMEOUT).post("/2", "text/plain", "create");
+        let call = session.clone().timeout(timeout).post("/2", "text/plain", "create");
         assert!(call.unwrap_err().may_have_executed());
         for n in 3..8 {
             assert_eq!(post(session, &format!("/{n}")), format!("POST /{n}"));

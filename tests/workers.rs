@@ -3,6 +3,7 @@
 //! more workers lose no idle connections.
 
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Over, Site, BOTH};
+#[cfg(feature = "tls")]
+use wire::urls;
 use wire::{request, respond, PATIENCE};
 
 /// At which moment a connection takes a worker.
@@ -26,7 +29,8 @@ enum Taken {
     AfterHandshake,
 }
 
-/// A server with so many workers. It responds to `GET /slow` after `is_released`.
+/// A server with so many workers. It responds to `GET /slow` after `is_released`, and to `GET /pause`
+/// after 20 ms.
 fn with_workers(over: Over, workers: usize, taken: Taken, is_released: mpsc::Receiver<()>) -> Site {
     let free = Arc::new((Mutex::new(workers), Condvar::new()));
     let shared = Arc::clone(&free);
@@ -49,8 +53,10 @@ fn with_workers(over: Over, workers: usize, taken: Taken, is_released: mpsc::Rec
             take();
         }
         while let Some(request) = peer.request() {
-            if request.line == "GET /slow" {
-                is_released.lock().unwrap().recv().unwrap();
+            match &*request.line {
+                "GET /slow" => is_released.lock().unwrap().recv().unwrap(),
+                "GET /pause" => thread::sleep(Duration::from_millis(20)),
+                _ => {}
             }
             peer.serve(&request);
         }
@@ -106,6 +112,50 @@ fn a_waiting_call_gets_the_worker_of_an_idle_connection() {
         assert!(start.elapsed() < PATIENCE / 4, "{over:?} {taken:?} {length}");
         site.requests();
     }
+}
+
+#[test]
+fn a_thread_that_reads_without_pause_leaves_the_worker_to_a_booking() {
+    for (over, taken) in ways() {
+        let site = with_workers(over, 1, taken, mpsc::channel().1);
+        let session = &site.session;
+        let start = Instant::now();
+        let is_booked = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_booked.load(Ordering::SeqCst) {
+                    get(session, "/pause");
+                }
+            });
+            await_connections(session, 1);
+            post(session, "/booking", 6);
+            is_booked.store(true, Ordering::SeqCst);
+        });
+        assert!(start.elapsed() < PATIENCE / 4, "{over:?} {taken:?}");
+        drop(site);
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_host_that_no_proxy_exempts_has_workers_of_its_own() {
+    let test = "a_host_that_no_proxy_exempts_has_workers_of_its_own";
+    if let [url] = &urls()[..] {
+        let session = site::trusting(Session::new(url, "id", "secret").unwrap());
+        let session = session.resume("token", PATIENCE).unwrap().proxy_from_env().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| get(&session, "/pause"));
+            await_connections(&session, 1);
+            let start = Instant::now();
+            post(&session, "/booking", 6);
+            assert!(start.elapsed() < PATIENCE / 4);
+        });
+        return;
+    }
+    let site = with_workers(Over::Tls, 1, Taken::AtOnce, mpsc::channel().1);
+    let mut child = site::trusted_by(wire::this_test_alone(test, &[site.url()]));
+    child.env("https_proxy", "http://127.0.0.1:9").env("no_proxy", "127.0.0.1");
+    wire::assert_passes(child);
 }
 
 #[test]
@@ -219,13 +269,15 @@ fn a_slow_server_keeps_its_connections() {
 
 #[test]
 fn a_server_that_is_silent_to_one_call_serves_the_others_as_before() {
-    const THREADS: u64 = 4;
+    const THREADS: usize = 4;
     for &over in BOTH {
         let (release, is_released) = mpsc::channel::<()>();
-        let is_released = Mutex::new(is_released);
+        let (has_come, silent_one) = mpsc::channel();
+        let ends = Mutex::new(Some((has_come, is_released)));
         let greet = move |tcp: &mut TcpStream| {
-            // The first has no response until the end.
-            if let Ok(is_released) = is_released.try_lock() {
+            let first = ends.lock().unwrap().take();
+            if let Some((has_come, is_released)) = first {
+                has_come.send(()).unwrap();
                 let _ = is_released.recv();
                 let _ = tcp.shutdown(std::net::Shutdown::Both);
             }
@@ -234,24 +286,22 @@ fn a_server_that_is_silent_to_one_call_serves_the_others_as_before() {
         let session = &site.session;
         thread::scope(|scope| {
             let silent = scope.spawn(|| session.post("/", "text/plain", "booking").unwrap_err());
-            await_connections(session, 1);
+            silent_one.recv().unwrap();
             let start = Instant::now();
-            for _ in 0..THREADS {
+            let others = [(); THREADS].map(|()| {
                 scope.spawn(move || {
                     while start.elapsed() < Duration::from_millis(500) {
                         get(session, "/");
                     }
-                });
-            }
-            while start.elapsed() < Duration::from_millis(500) {
-                thread::yield_now();
-            }
+                })
+            });
+            others.into_iter().for_each(|other| other.join().unwrap());
             drop(release);
             silent.join().unwrap();
         });
         // After 100, 200 and 400 ms a connection makes way for the silent one.
         let connections = session.counts().connections;
-        assert!(connections <= 1 + THREADS + 4, "{over:?}: {connections}");
+        assert!(connections <= 1 + THREADS as u64 + 4, "{over:?}: {connections}");
         drop(site);
     }
 }

@@ -27,8 +27,9 @@ pub(crate) struct Proxy {
     credentials: Option<[String; 2]>,
     /// Hosts that are connected to directly: `no_proxy`, as curl reads it.
     exempt: String,
-    /// [`tunnel`]. Programs that set no proxy are linked without it.
-    connect: fn(&Proxy, &Arc<Origin>, &Network, &Call) -> Result<BufferedSocket, Error>,
+    /// [`tunnel`] and [`is_exempt`]. Programs that set no proxy are linked without them.
+    connect: fn(&Proxy, &Origin, &Network, &Call) -> Result<BufferedSocket, Error>,
+    is_exempt: fn(&str, &Origin) -> bool,
 }
 
 impl Proxy {
@@ -51,7 +52,13 @@ impl Proxy {
         let origin = Origin::parse(what, false, place, DEFAULT_PORT)?;
         let credentials = (!user_info.is_empty()).then(|| credentials(what, user_info));
         let credentials = credentials.transpose()?;
-        Ok(Proxy { origin: Arc::new(origin), credentials, exempt: String::new(), connect: tunnel })
+        Ok(Proxy {
+            origin: Arc::new(origin),
+            credentials,
+            exempt: String::new(),
+            connect: tunnel,
+            is_exempt,
+        })
     }
 
     /// The proxy of the environment, if there is one. `variable` gives an empty value for a
@@ -73,9 +80,14 @@ impl Proxy {
         Ok(Some(proxy))
     }
 
-    /// Connects to `origin`, through the proxy unless `no_proxy` says otherwise.
+    /// Whether `no_proxy` says that this host is connected to directly.
+    pub(super) fn exempts(&self, origin: &Origin) -> bool {
+        (self.is_exempt)(&self.exempt, origin)
+    }
+
+    /// Connects to `origin` through the proxy.
     pub(super) fn connect(
-        &self, origin: &Arc<Origin>, network: &Network, call: &Call,
+        &self, origin: &Origin, network: &Network, call: &Call,
     ) -> Result<BufferedSocket, Error> {
         (self.connect)(self, origin, network, call)
     }
@@ -121,11 +133,8 @@ impl fmt::Display for Proxy {
 }
 
 fn tunnel(
-    proxy: &Proxy, origin: &Arc<Origin>, network: &Network, call: &Call,
+    proxy: &Proxy, origin: &Origin, network: &Network, call: &Call,
 ) -> Result<BufferedSocket, Error> {
-    if is_exempt(&proxy.exempt, origin) {
-        return network.connect(origin, "", call);
-    }
     let mut socket = network.connect(&proxy.origin, &format!(" of the proxy {proxy}"), call)?;
     let start = Instant::now();
     let target = origin.authority();

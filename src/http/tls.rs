@@ -36,8 +36,8 @@ compile_error!(
 /// each server.
 const SESSIONS: usize = 64;
 
-/// How long no session is kept of a server that could not go on with one. So it costs one call, and
-/// a network that failed just then costs little.
+/// How long no session is kept of a server that refused one in the handshake. That costs no call, and
+/// may have been the network.
 const UNRESUMED: Duration = Duration::from_secs(3600);
 
 /// What is offered to servers: of the suites that are equally good, those with the smaller hash
@@ -67,8 +67,9 @@ struct Extended {
 struct Client {
     config: ClientConfig,
     sessions: Arc<ClientSessionMemoryCache>,
-    /// Servers that could not go on with a session, and when that was.
-    failed: Mutex<Vec<(ServerName<'static>, Instant)>>,
+    /// Servers that could not go on with a session, and when one refused it. Without a time, one broke
+    /// a resumed connection: that costs a call, so it is remembered for good.
+    failed: Mutex<Vec<(ServerName<'static>, Option<Instant>)>>,
 }
 
 impl Trust {
@@ -157,21 +158,21 @@ impl Client {
         Arc::new(config)
     }
 
-    fn forget_sessions(&self, server: &ServerName<'static>) {
+    fn forget_sessions(&self, server: &ServerName<'static>, is_for_good: bool) {
         self.sessions.remove_tls12_session(server);
         while self.sessions.take_tls13_ticket(server).is_some() {}
         let mut failed = self.failed();
         failed.retain(|(other, _)| other != server);
-        failed.push((server.clone(), Instant::now()));
+        failed.push((server.clone(), (!is_for_good).then(Instant::now)));
     }
 
     fn may_resume(&self, server: &ServerName<'static>) -> bool {
         let mut failed = self.failed();
-        failed.retain(|(_, time)| time.elapsed() < UNRESUMED);
+        failed.retain(|(_, time)| time.is_none_or(|time| time.elapsed() < UNRESUMED));
         failed.iter().all(|(other, _)| other != server)
     }
 
-    fn failed(&self) -> MutexGuard<'_, Vec<(ServerName<'static>, Instant)>> {
+    fn failed(&self) -> MutexGuard<'_, Vec<(ServerName<'static>, Option<Instant>)>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -278,8 +279,10 @@ impl Stream {
         let mut stream = Stream::on(connect()?, client, server, resumption, call)?;
         match stream.shake_hands(call) {
             Err(error) if offer.was_made.load(Ordering::Relaxed) => {
-                let Stream { client, server, .. } = *stream;
-                client.forget_sessions(&server);
+                // The server may have one worker only.
+                let Stream { client, server, socket, .. } = *stream;
+                drop(socket);
+                client.forget_sessions(&server, false);
                 if call.deadline.left().is_zero() {
                     return Err(error);
                 }
@@ -355,7 +358,7 @@ impl super::socket::Stream for Stream {
 
     fn forget_session(&self) {
         if self.tls.handshake_kind() == Some(HandshakeKind::Resumed) {
-            self.client.forget_sessions(&self.server);
+            self.client.forget_sessions(&self.server, true);
         }
     }
 
@@ -582,6 +585,22 @@ mod tests {
     use rustls::{CertificateError, OtherError};
 
     use super::*;
+
+    #[test]
+    fn a_refused_session_is_forgiven_after_an_hour_a_broken_one_never() {
+        let client = Trust::default().client().unwrap();
+        let server = ServerName::try_from("unresumed.example").unwrap();
+        for (is_for_good, expected) in [(false, true), (true, false)] {
+            client.forget_sessions(&server, is_for_good);
+            assert!(!client.may_resume(&server));
+            for (_, time) in client.failed().iter_mut() {
+                // A device that has just been started has no earlier time.
+                let Some(earlier) = Instant::now().checked_sub(UNRESUMED) else { return };
+                *time = time.map(|_| earlier);
+            }
+            assert_eq!(client.may_resume(&server), expected);
+        }
+    }
 
     #[test]
     fn an_alert_in_place_of_a_response_says_what_it_means() {

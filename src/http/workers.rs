@@ -78,8 +78,9 @@ impl Host {
 
     /// Returns how many connections it serves now.
     fn note_served(&mut self) -> usize {
-        let open = Arc::strong_count(&self.open) - 1;
-        let served = open.saturating_sub(self.silent());
+        // The silent ones first: one that ends just now must not count as served.
+        let silent = self.silent();
+        let served = (Arc::strong_count(&self.open) - 1).saturating_sub(silent);
         self.most = self.most.max(served);
         served
     }

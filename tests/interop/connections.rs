@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn small_servers() -> usize {
     // How much longer than curl's slowest call one may take. A server that waits for a request on an
     // idle connection delays the others by seconds.
-    let (alone, together) = (Duration::from_millis(200), Duration::from_secs(1));
+    let (alone, together) = (Duration::from_millis(200), Duration::from_millis(400));
     let scenes = [
         ("GET, 3 POSTs", vec!["GPPP".to_owned()], alone),
         ("2 threads: 40 GETs, 10 POSTs", vec!["G".repeat(40), "P".repeat(10)], together),
