@@ -295,7 +295,9 @@ fn a_server_that_is_silent_to_one_call_serves_the_others_as_before() {
                     }
                 })
             });
-            others.into_iter().for_each(|other| other.join().unwrap());
+            for other in others {
+                other.join().unwrap();
+            }
             drop(release);
             silent.join().unwrap();
         });
