@@ -82,8 +82,9 @@ fn pile_up(test: &str, scheme: &str, calls: fn(&str)) {
     assert_passes(this_test_alone(test, &[good.url(), url]));
     // Each connection has been closed by the client: nothing can be sent on it any more.
     let connections = silent.ended();
-    // On a busy machine, the timeout of a few may pass before they have connected.
-    assert!((CALLS * 9 / 10..=CALLS).contains(&connections.len()), "{}", connections.len());
+    // On a busy machine, the timeout of a few may pass before they have connected. The first hundred
+    // over TLS may wait for the roots to be read.
+    assert!((CALLS * 8 / 10..=CALLS).contains(&connections.len()), "{}", connections.len());
     for bytes in connections {
         let received = String::from_utf8_lossy(&bytes);
         let requests = received.matches("POST / HTTP/1.1\r\n").count();
