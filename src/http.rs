@@ -160,12 +160,6 @@ impl Call {
 }
 
 impl Network {
-    /// Whether a request goes through the same proxy, and trusts the same, so that it would fail in
-    /// the same way.
-    pub(crate) fn is_same_way(&self, other: &Network) -> bool {
-        self.proxy == other.proxy && self.trust == other.trust
-    }
-
     /// Connects to a server or a proxy. `whose` tells in messages that it is not the server (" of the
     /// proxy ..."); else it is empty.
     fn connect(&self, to: &Arc<Origin>, whose: &str, call: &Call) -> Result<BufferedSocket, Error> {

@@ -32,7 +32,10 @@ const LIKE_A_KEY: usize = 12;
 /// Calls the JAS APIs with an access token that it requests and renews by itself.
 ///
 /// A session is made once and used for all calls, from any number of threads: they share one
-/// token. A clone shares the token, too, and has settings of its own.
+/// token. Clones share the token, too, and each has settings of its own. A clone on which
+/// [`token_endpoint`](Session::token_endpoint), [`proxy`](Session::proxy),
+/// [`proxy_from_env`](Session::proxy_from_env) or
+/// [`root_certificates`](Session::root_certificates) is called gets a token of its own.
 ///
 /// Settings take the session and return it, in any order (but [`resume`](Session::resume) comes
 /// after [`token_endpoint`](Session::token_endpoint)), and are checked at once:
@@ -274,6 +277,7 @@ impl Session {
     /// API then, so a plain POST is retried, too, unless the proxy refused (a status below 500).
     pub fn proxy(mut self, url: &str) -> Result<Session, Error> {
         let proxy = Proxy::parse("proxy's URL", url)?;
+        self.own_tokens();
         self.change().common.network.proxy = Some(Arc::new(proxy));
         Ok(self)
     }
@@ -301,6 +305,7 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if a value can't be used: it names the variable.
     pub fn proxy_from_env(mut self) -> Result<Session, Error> {
         let proxy = Proxy::from_env(from_env::variable)?;
+        self.own_tokens();
         self.change().common.network.proxy = proxy.map(Arc::new);
         Ok(self)
     }
@@ -327,6 +332,7 @@ impl Session {
         let trust = self.settings.common.network.trust.extended(pem);
         let trust =
             trust.map_err(|why| Error::invalid_input(format!("the root certificates {why}")))?;
+        self.own_tokens();
         self.change().common.network.trust = trust;
         Ok(self)
     }
@@ -556,6 +562,14 @@ impl Session {
     /// other means.
     pub fn invalidate(&self, refused: &str) {
         self.tokens.invalidate(refused);
+    }
+
+    /// Gives a clone a token of its own, since the other clones reach the token endpoint in
+    /// another way. A session without clones keeps its token.
+    fn own_tokens(&mut self) {
+        if Arc::strong_count(&self.tokens) > 1 {
+            self.tokens = Arc::new(self.tokens.at(self.tokens.client.endpoint.clone()));
+        }
     }
 
     fn change(&mut self) -> &mut Settings {

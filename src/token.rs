@@ -74,13 +74,13 @@ struct State {
     line: VecDeque<u64>,
     /// The number given to the last one.
     last_number: u64,
-    /// What came of the last request out of need, when, and on which way.
-    last: Option<(Instant, Result<Token, Error>, Network)>,
+    /// The result of the last request on demand, and when it ended. None while a token is held.
+    last: Option<(Instant, Result<Token, Error>)>,
     /// When a token was last replaced because it was refused.
     replaced: Option<Instant>,
-    /// When an early renewal has failed: it is left alone for a while by whoever has no more time
-    /// for it than this, and no other way.
-    failed_early: Option<(Instant, Duration, Network)>,
+    /// The last early renewal that failed: when it began, and twice the time that it had. For a
+    /// while, only callers with more time than that try again.
+    failed_early: Option<(Instant, Duration)>,
     /// Where the token is kept for other runs.
     file: Option<Arc<dyn file::Keep>>,
 }
@@ -116,18 +116,18 @@ impl State {
         held.filter(|token| Instant::now() < token.expiry)
     }
 
-    /// What a caller with these settings need not request any more: the token held, or what has
-    /// come of requests `since` then.
-    fn outcome(&self, settings: &Settings, since: Instant) -> Option<Result<Token, Error>> {
+    /// Returns the token held, or the result of a request that ended after `since`.
+    fn outcome(&self, since: Instant) -> Option<Result<Token, Error>> {
         if let Some(token) = self.valid() {
             return Some(Ok(token));
         }
-        let (at, result, way) = self.last.as_ref()?;
+        let (at, result) = self.last.as_ref()?;
         let is_due = match result {
             Err(error) if is_denied(error) && at.elapsed() < CALM => true,
-            Err(error) => *at > since && concerns(error, settings, way),
-            // Even if it was good for that moment only.
-            Ok(_) => *at > since,
+            // This caller may have more time.
+            Err(error) if error.kind() == ErrorKind::Timeout => false,
+            // A token counts even if it has expired at once.
+            _ => *at > since,
         };
         is_due.then(|| result.clone())
     }
@@ -167,7 +167,7 @@ impl Tokens {
             let Next::Retry(pause) = decide(attempt, &error, false) else { return Err(error) };
             attempt.retried += 1;
             // Who pauses stands in no line, and holds up nobody.
-            let is_open = |state: &mut State| state.outcome(settings, since).is_none();
+            let is_open = |state: &mut State| state.outcome(since).is_none();
             drop(self.changed.wait_timeout_while(self.state(), pause, is_open));
         }
     }
@@ -180,7 +180,7 @@ impl Tokens {
         let place = self.place(&mut self.state());
         loop {
             let state = self.state();
-            if let Some(outcome) = state.outcome(settings, *since) {
+            if let Some(outcome) = state.outcome(*since) {
                 *since = Instant::now();
                 return outcome;
             }
@@ -211,7 +211,7 @@ impl Tokens {
             state.hold(token.clone());
         }
         *ended = Instant::now();
-        state.last = Some((*ended, result.clone(), settings.network.clone()));
+        state.last = Some((*ended, result.clone()));
         self.changed.notify_all();
         result
     }
@@ -227,9 +227,8 @@ impl Tokens {
         };
         let part = (deadline.left() / 4).min(LONGEST_RENEWAL);
         let part = part.min(held.expiry.saturating_duration_since(now));
-        let is_left = state.failed_early.as_ref().is_some_and(|(at, most, way)| {
-            at.elapsed() < CALM && part <= *most && settings.network.is_same_way(way)
-        });
+        let is_left =
+            state.failed_early.is_some_and(|(at, most)| at.elapsed() < CALM && part <= most);
         if is_left || part < SHORTEST || !state.line.is_empty() {
             return;
         }
@@ -249,7 +248,7 @@ impl Tokens {
         match result {
             Ok(token) if is_better(&token) => state.hold(token),
             // Callers alike have a moment more or less.
-            _ => state.failed_early = Some((now, part * 2, settings.network.clone())),
+            _ => state.failed_early = Some((now, part * 2)),
         }
     }
 
@@ -334,16 +333,6 @@ fn is_denied(error: &Error) -> bool {
     error.kind() == ErrorKind::Denied && matches!(error.status(), Some(200..=299 | 400 | 401 | 403))
 }
 
-/// Whether a caller with these settings, who may have more time or another way than this, would
-/// have met this error as well.
-fn concerns(error: &Error, settings: &Settings, way: &Network) -> bool {
-    match error.kind() {
-        ErrorKind::Timeout => false,
-        ErrorKind::Exchange => settings.network.is_same_way(way),
-        _ => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,7 +388,7 @@ mod tests {
     }
 
     /// What eight callers get that stand in line when a request ends in this way.
-    fn of_eight_who_waited(last: Result<Token, Error>, way: Network) -> Vec<Result<Token, Error>> {
+    fn of_eight_who_waited(last: Result<Token, Error>) -> Vec<Result<Token, Error>> {
         let tokens = tokens();
         let place = stand_first(&tokens);
         std::thread::scope(|scope| {
@@ -408,7 +397,7 @@ mod tests {
             while tokens.state().line.len() < 9 {
                 std::thread::yield_now();
             }
-            tokens.state().last = Some((Instant::now(), last, way));
+            tokens.state().last = Some((Instant::now(), last));
             drop(place);
             let ended = waiting.into_iter().map(std::thread::ScopedJoinHandle::join);
             ended.map(|result| result.expect("no panic")).collect()
@@ -416,20 +405,9 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_of_another_proxy_is_that_of_its_own_clones_alone() {
-        let proxy = Proxy::parse("URL", "http://proxy.example").unwrap();
-        let way = Network { proxy: Some(Arc::new(proxy)), ..Network::default() };
-        let failed = Err(failure(ErrorKind::Exchange, 407));
-        for result in of_eight_who_waited(failed, way) {
-            // They have asked themselves.
-            assert_ne!(result.err().unwrap().to_string(), "no");
-        }
-    }
-
-    #[test]
     fn those_who_waited_share_a_token_even_without_a_lifetime() {
         let token = Token::new("a", Duration::ZERO, Instant::now());
-        for result in of_eight_who_waited(Ok(token), Network::default()) {
+        for result in of_eight_who_waited(Ok(token)) {
             assert_eq!(result.ok().unwrap().value(), "a");
         }
     }
@@ -500,31 +478,25 @@ mod tests {
         let tokens = tokens();
         let kind = |tokens: &Tokens| token(tokens, Duration::ZERO).err().map(|error| error.kind());
         let denied = || Err(failure(ErrorKind::Denied, 401));
-        tokens.state().last = Some((Instant::now(), denied(), Network::default()));
+        tokens.state().last = Some((Instant::now(), denied()));
         assert_eq!(kind(&tokens), Some(ErrorKind::Denied));
         let before = Instant::now().checked_sub(CALM).unwrap();
-        tokens.state().last = Some((before, denied(), Network::default()));
+        tokens.state().last = Some((before, denied()));
         // A request is made, for which there is no time.
         assert_eq!(kind(&tokens), Some(ErrorKind::Timeout));
     }
 
     #[test]
-    fn an_early_renewal_that_failed_is_left_to_those_with_more_time_or_another_way() {
+    fn an_early_renewal_that_failed_is_left_to_callers_with_more_time() {
         let tokens = tokens();
         let second = Duration::from_secs(1);
-        let mut behind = Network::default();
-        let proxy = Proxy::parse("URL", "http://proxy.example").unwrap();
-        behind.proxy = Some(Arc::new(proxy));
-        for (most, way, timeout, is_tried) in [
-            (second * 3, behind, 60, true),
-            (second * 3, Network::default(), 60, false),
-            (second, Network::default(), 60, true),
-            (second, Network::default(), 3, false),
-        ] {
+        for (most, timeout, is_tried) in
+            [(second * 3, 60, false), (second, 60, true), (second, 3, false)]
+        {
             tokens.state().hold(Token::new("due", second * 60, Instant::now()));
             tokens.state().held.as_mut().unwrap().expiry -= second * 40;
             let before = Instant::now();
-            tokens.state().failed_early = Some((before, most, way));
+            tokens.state().failed_early = Some((before, most));
             let settings = Settings { renew_before: second * 60, ..settings() };
             tokens.renew_if_due(&settings, Deadline::after(second * timeout));
             // It fails at once, and for all.
