@@ -61,11 +61,6 @@ pub(crate) struct Received {
     pub(crate) retry_after: Option<Duration>,
 }
 
-/// What stands below an [`Error`] in an [`io::Error`], for [`Error::find`]: there are wrappers that
-/// lead past the error itself, to its source. It shows what it stands before.
-#[derive(Debug)]
-struct Below(Error);
-
 impl Error {
     /// Tells who can mend it.
     #[must_use]
@@ -121,9 +116,11 @@ impl Error {
         self.0.may_have_executed
     }
 
-    /// Finds the error of this crate in another one: `error` itself, the one within an
-    /// [`io::Error`] (from reading a [`Response`](crate::Response)), or one of the sources below
-    /// them, through any wrapper that has a source or keeps the [`io::Error`].
+    /// Finds the error of this crate in another one: `error` itself, the error inside an
+    /// [`io::Error`] (from reading a [`Response`](crate::Response)), or one of the sources.
+    ///
+    /// A wrapper has to return the [`io::Error`] as its source. `serde_json::Error` does not:
+    /// convert it with `io::Error::from` first.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -141,16 +138,14 @@ impl Error {
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
         let mut next = Some(error);
         while let Some(error) = next {
-            // What is within an `io::Error` is no source of it, but the source of that is.
-            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            let error = inner.map_or(error, |inner| inner);
-            if let Some(Below(found)) = error.downcast_ref() {
-                return Some(found);
-            }
             if let Some(found) = error.downcast_ref() {
                 return Some(found);
             }
-            next = error.source();
+            // An `io::Error` does not return the error inside it as its source.
+            next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
         }
         None
     }
@@ -213,7 +208,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)?;
         let mut cause = self.source().filter(|_| f.alternate());
-        while let Some(error) = cause.filter(|error| !Below::is_alone(*error)) {
+        while let Some(error) = cause {
             write!(f, ": {error}")?;
             cause = error.source();
         }
@@ -256,31 +251,7 @@ impl From<Error> for io::Error {
                 })
                 .unwrap_or(io::ErrorKind::Other),
         };
-        let below = Below(error.clone());
-        io::Error::new(kind, error.with_source(below))
-    }
-}
-
-impl Below {
-    /// Whether there is nothing that it stands before.
-    fn is_alone(error: &(dyn StdError + 'static)) -> bool {
-        let below = error.downcast_ref::<Below>();
-        below.is_some_and(|below| below.0.source().is_none())
-    }
-}
-
-impl fmt::Display for Below {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.source() {
-            Some(source) => write!(f, "{source}"),
-            None => write!(f, "{:?}", self.0.kind()),
-        }
-    }
-}
-
-impl StdError for Below {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source()?.source()
+        io::Error::new(kind, error)
     }
 }
 
