@@ -2,12 +2,15 @@
 //! Made by all modules. Knows none of them.
 
 pub(crate) mod remote_text;
+mod response;
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use response::Received;
 
 /// Why a call failed.
 ///
@@ -53,14 +56,6 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// A response that refused, or could not be used: what an [`Error`] keeps of it.
-pub(crate) struct Received {
-    pub(crate) status: u16,
-    pub(crate) fields: Vec<(String, String)>,
-    pub(crate) content: Vec<u8>,
-    pub(crate) retry_after: Option<Duration>,
-}
-
 impl Error {
     /// Tells who can mend it.
     #[must_use]
@@ -72,14 +67,14 @@ impl Error {
     /// (2xx), if there was one.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
-        self.0.received.as_ref().map(|received| received.status)
+        Some(self.response()?.status)
     }
 
     /// The value of a header field of that response: the first one of this name, compared without
     /// case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        field(&self.0.received.as_ref()?.fields, name)
+        field(&self.response()?.fields, name)
     }
 
     /// The content of that response as it was received: of a refusal 64 KiB at most, of a 2xx
@@ -91,7 +86,7 @@ impl Error {
     /// are kept.
     #[must_use]
     pub fn content(&self) -> Option<&[u8]> {
-        Some(&self.0.received.as_ref()?.content)
+        Some(&self.response()?.content)
     }
 
     /// How long the server asks to wait before the next try (`Retry-After`, [RFC 9110, section
@@ -102,7 +97,7 @@ impl Error {
     /// have both. Not every rate limit says how long: see [`status`](Error::status) for 429, too.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.0.received.as_ref()?.retry_after
+        self.response()?.retry_after
     }
 
     /// Whether the API may have done what was asked, or may still do it, although no good response
@@ -193,6 +188,10 @@ impl Error {
         self
     }
 
+    pub(crate) fn response(&self) -> Option<&Received> {
+        self.0.received.as_deref()
+    }
+
     pub(crate) fn is_final(&self) -> bool {
         self.0.is_final
     }
@@ -252,25 +251,6 @@ impl From<Error> for io::Error {
                 .unwrap_or(io::ErrorKind::Other),
         };
         io::Error::new(kind, error)
-    }
-}
-
-/// What a status means, and what to do about it.
-pub(crate) fn advice(status: u16) -> &'static str {
-    match status {
-        400 => ": the server could not read the request: check its content and its media type",
-        404 => ": nothing is there: check the path and the base URL",
-        405 => ": this path does not take this method",
-        // It speaks of this request: nothing was done now.
-        409 => ": it conflicts with what is there already, perhaps of an earlier request",
-        413 => ": the content is larger than the server takes: send less at a time",
-        415 => ": the server does not take this media type here: check it",
-        429 => ": too many requests for now: send fewer at a time",
-        500 => ": the server failed: try again later",
-        502..=504 => ": the server, or one behind it, is down or overloaded: try again later",
-        // The gateways of one maker say so.
-        596 => ": no such route: check the base URL, the path, and the subscription to this API",
-        _ => "",
     }
 }
 

@@ -31,7 +31,7 @@ use response_head::{is_encoded, Head, Trouble};
 use socket::BufferedSocket;
 pub(crate) use tls::Trust;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Received};
 use crate::url::{Origin, Url};
 
 /// What requests say they come from, unless `Session::header` replaces it.
@@ -307,6 +307,12 @@ impl Request<'_> {
 }
 
 impl Response {
+    /// Reads what an error keeps of a response: its content up to 64 KiB, as far as it arrives in a
+    /// quarter of the remaining time. The status says enough if it is truncated.
+    pub(crate) fn received(self) -> Received {
+        Received::new(self.status, self.fields, self.content.beginning(KEPT))
+    }
+
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }

@@ -8,8 +8,7 @@ use std::io::{self, Read};
 
 use crate::error::remote_text::beginning;
 use crate::error::{field, Error, ErrorKind, Received};
-use crate::http::{self, KEPT};
-use crate::retry::retry_after;
+use crate::http;
 use json::BYTE_ORDER_MARK;
 
 /// The most that [`Response::bytes`], [`Response::text`] and [`Response::json`] read.
@@ -169,20 +168,6 @@ fn utf8(content: Vec<u8>) -> Result<String, Unfit> {
         let why = format!("is not UTF-8 from byte {place} on");
         (why, cause.into_bytes())
     })
-}
-
-impl Received {
-    pub(crate) fn new(status: u16, fields: Vec<(String, String)>, content: Vec<u8>) -> Received {
-        Received { status, retry_after: retry_after(&fields), fields, content }
-    }
-
-    /// All that an error keeps of a response that refused. Content that is truncated, or takes
-    /// longer than a quarter of the time that is left, is kept as far as it came: the status tells
-    /// enough.
-    pub(crate) fn read(response: http::Response) -> Received {
-        let content = response.content.beginning(KEPT);
-        Received::new(response.status, response.fields, content)
-    }
 }
 
 impl Read for Response {

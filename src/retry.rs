@@ -5,8 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::error::remote_text::{members, text};
-use crate::error::{field, Error, ErrorKind, Received};
+use crate::error::{Error, ErrorKind, Received};
 
 /// The pause before the first retry; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -63,20 +62,18 @@ pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Ne
     if token_refused {
         return if attempt.was_renewed { Next::Return } else { Next::Renew };
     }
-    let may_retry = match (error.kind(), error.status()) {
-        (ErrorKind::Status, Some(429 | 502 | 503 | 504)) => attempt.is_idempotent,
-        // How some gateways report a rate limit; without the field it is a refusal.
-        (ErrorKind::Status, Some(403)) => attempt.is_idempotent && error.retry_after().is_some(),
-        (ErrorKind::Timeout | ErrorKind::Exchange, _) => {
+    let response = error.response();
+    let may_retry = match error.kind() {
+        ErrorKind::Status => attempt.is_idempotent && response.is_some_and(Received::is_transient),
+        ErrorKind::Timeout | ErrorKind::Exchange => {
             !error.is_final() && (attempt.is_idempotent || !error.may_have_executed())
         }
         _ => false,
     };
-    let pause = match (asked(error), error.status()) {
-        (Some(pause), _) => pause,
-        (None, Some(429)) => back_off(attempt.retried, attempt.jitter).saturating_mul(LIMITED),
-        (None, _) => back_off(attempt.retried, attempt.jitter),
-    };
+    let pause = response.and_then(Received::requested_pause).unwrap_or_else(|| {
+        let factor = if error.status() == Some(429) { LIMITED } else { 1 };
+        back_off(attempt.retried, attempt.jitter).saturating_mul(factor)
+    });
     if may_retry && attempt.retried < attempt.retries && pause < attempt.time_left {
         Next::Retry(pause)
     } else {
@@ -87,11 +84,6 @@ pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Ne
 /// A number that nobody can guess, another one each time, and after a fork in each process.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
-}
-
-/// How long the server asks to wait. To retry a 429 at once would only be refused again.
-fn asked(error: &Error) -> Option<Duration> {
-    error.retry_after().filter(|wait| error.status() != Some(429) || !wait.is_zero())
 }
 
 /// The pause after so many retries: doubled each time, from three quarters to five quarters
@@ -114,11 +106,10 @@ impl RateLimit {
 
     /// Notes an error that tells of a rate limit, if it does.
     pub(crate) fn note(&self, error: &Error) {
-        let wait = match (error.status(), asked(error)) {
-            (Some(403 | 429 | 503), Some(wait)) => wait,
-            (Some(429), None) => FIRST_PAUSE * LIMITED,
-            _ => return,
+        let Some(response) = error.response().filter(|response| response.is_rate_limit()) else {
+            return;
         };
+        let wait = response.requested_pause().unwrap_or(FIRST_PAUSE * LIMITED);
         if wait <= LONGEST_LIMIT {
             let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             *limit = (*limit).max(Some((Instant::now() + wait, wait)));
@@ -139,51 +130,6 @@ impl RateLimit {
         let longer = if was_refused { Duration::ZERO } else { length / 4 };
         (wait + longer).min(time)
     }
-}
-
-/// `Retry-After` ([RFC 9110, section
-/// 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)): delay-seconds, also with a
-/// fraction, or an HTTP-date, which is measured against the response's own `Date`, so that a device
-/// without a set clock waits the right time. A date without a `Date` can't be measured.
-pub(crate) fn retry_after(fields: &[(String, String)]) -> Option<Duration> {
-    let value = field(fields, "retry-after")?;
-    let (seconds, fraction) = value.split_once('.').unwrap_or((value, "0"));
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if is_number(seconds) && is_number(fraction) {
-        let nanos = format!("{fraction:0<9.9}").parse().unwrap_or(0);
-        return Some(Duration::new(seconds.parse().unwrap_or(u64::MAX), nanos));
-    }
-    let until = httpdate::parse_http_date(value).ok()?;
-    let now = httpdate::parse_http_date(field(fields, "date")?).ok()?;
-    Some(until.duration_since(now).unwrap_or_default())
-}
-
-/// Whether a response says that the token is no longer good: 401; another 4xx with a Bearer
-/// challenge and `error="invalid_token"` ([RFC 6750, section
-/// 3.1](https://www.rfc-editor.org/rfc/rfc6750#section-3.1)); or 400 or 403 with JSON that says so,
-/// or that the token has expired, as some gateways do.
-pub(crate) fn is_token_refused(received: &Received) -> bool {
-    match received.status {
-        401 => true,
-        400 | 403 if says_invalid_token(&received.content) => true,
-        400..=499 => received.fields.iter().any(|(name, value)| {
-            let value = value.to_ascii_lowercase().replace([' ', '\t', '"'], "");
-            name.eq_ignore_ascii_case("www-authenticate")
-                && value.contains("bearer")
-                && value.contains("error=invalid_token")
-        }),
-        _ => false,
-    }
-}
-
-fn says_invalid_token(content: &[u8]) -> bool {
-    members(&text(content)).into_iter().any(|mut reason| {
-        reason.retain(|c| c.is_ascii_alphabetic());
-        let reason = reason.to_ascii_lowercase();
-        // Nothing else: a parser of XML calls what it can't read "(invalid token)", too.
-        matches!(&*reason, "invalidtoken" | "invalidtokenerror" | "invalidaccesstoken")
-            || reason.contains("token") && reason.contains("expired")
-    })
 }
 
 #[cfg(test)]
@@ -275,96 +221,6 @@ mod tests {
             }
         }
         assert!(back_off(u32::MAX, u64::MAX) > LONG);
-    }
-
-    fn fields(list: &[(&str, &str)]) -> Vec<(String, String)> {
-        list.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect()
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date_by_the_servers_own_clock() {
-        let date = "Wed, 21 Oct 2015 07:28:00 GMT";
-        for (list, expected) in [
-            (vec![("retry-after", "120")], Some(Duration::from_secs(120))),
-            (vec![("Retry-After", "0")], Some(Duration::ZERO)),
-            (vec![("retry-after", "99999999999999999999999")], Some(Duration::from_secs(u64::MAX))),
-            (vec![("retry-after", "-1")], None),
-            (vec![("retry-after", "+1")], None),
-            (vec![("retry-after", "292.05")], Some(Duration::from_millis(292_050))),
-            (vec![("retry-after", "0.0000000019")], Some(Duration::from_nanos(1))),
-            (vec![("retry-after", "1.")], None),
-            (vec![("retry-after", ".5")], None),
-            (vec![("retry-after", "1.-5")], None),
-            (vec![("retry-after", "")], None),
-            (vec![("retry-after", "soon")], None),
-            (
-                vec![("retry-after", "Wed, 21 Oct 2015 07:28:30 GMT"), ("date", date)],
-                Some(Duration::from_secs(30)),
-            ),
-            (
-                vec![("retry-after", "Wednesday, 21-Oct-15 07:29:00 GMT"), ("date", date)],
-                Some(Duration::from_secs(60)),
-            ),
-            (
-                vec![("retry-after", "Wed Oct 21 07:28:01 2015"), ("date", date)],
-                Some(Duration::from_secs(1)),
-            ),
-            (
-                vec![("retry-after", "Wed, 21 Oct 2015 07:27:00 GMT"), ("date", date)],
-                Some(Duration::ZERO),
-            ),
-            (vec![("retry-after", date)], None),
-            (vec![("retry-after", date), ("date", "yesterday")], None),
-            (vec![], None),
-        ] {
-            assert_eq!(retry_after(&fields(&list)), expected, "{list:?}");
-        }
-    }
-
-    #[test]
-    fn which_responses_refuse_the_token() {
-        let refused = |status, challenge: &str, content: &str| {
-            is_token_refused(&Received::new(
-                status,
-                fields(&[("www-authenticate", challenge)]),
-                content.into(),
-            ))
-        };
-        assert!(refused(401, "", ""));
-        assert!(refused(401, "Basic realm=\"x\"", ""));
-        for (challenge, expected) in [
-            ("Bearer error=\"invalid_token\"", true),
-            ("bearer realm=\"a, b\", error = invalid_token", true),
-            ("Basic realm=\"x\", Bearer scope=\"a\",error=\"invalid_token\"", true),
-            ("Bearer error=\"insufficient_scope\"", false),
-            ("Bearer error_description=\"invalid_token\"", false),
-            ("Basic error=\"invalid_token\"", false),
-            ("", false),
-        ] {
-            assert_eq!(refused(403, challenge, ""), expected, "{challenge}");
-            assert_eq!(refused(400, challenge, ""), expected, "{challenge}");
-            for status in [200, 302, 500] {
-                assert!(!refused(status, challenge, ""), "{challenge}");
-            }
-        }
-        for (content, expected) in [
-            (r#"{"message":"The incoming token has expired"}"#, true),
-            (r#"{"code":"InvalidTokenError"}"#, true),
-            (r#"{"error":"invalid_token"}"#, true),
-            (r#"{"fault":{"faultstring":"Access Token expired"}}"#, true),
-            (r#"{"message":"Invalid token"}"#, true),
-            (r#"{"error":"not well-formed (invalid token): line 3"}"#, false),
-            (r#"{"message":"Forbidden"}"#, false),
-            (r#"{"message":"the offer has expired"}"#, false),
-            (r#"{"id":"invalid_token"}"#, false),
-            ("invalid_token", false),
-            ("", false),
-        ] {
-            assert_eq!(refused(403, "", content), expected, "{content}");
-            assert_eq!(refused(400, "", content), expected, "{content}");
-            assert!(!refused(404, "", content), "{content}");
-            assert!(!refused(200, "", content), "{content}");
-        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(crate) use request::read;
 pub(crate) use request::Client;
 
 use crate::error::{Error, ErrorKind};
-use crate::http::{Deadline, Network, Proxy};
+use crate::http::{Deadline, Network};
 use crate::retry::{decide, random, Attempt, Next};
 
 /// No lifetime is taken for longer than this.
@@ -48,10 +48,10 @@ pub(crate) struct Token {
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) network: Network,
-    /// Not sent to the token endpoint, but a server may know and echo it.
-    pub(crate) api_key: Option<String>,
     pub(crate) renew_before: Duration,
     pub(crate) retries: u32,
+    /// Secrets of the session besides the client's, which no message may show.
+    pub(crate) secrets: Vec<String>,
 }
 
 /// The token held, shared by all clones of a session.
@@ -301,9 +301,8 @@ impl Tokens {
     /// What a server may echo, and no message may show: the credentials in use, and the last
     /// tokens.
     pub(crate) fn secrets(&self, settings: &Settings) -> Vec<String> {
-        let mut secrets = Proxy::secrets(settings.network.proxy.as_deref()).to_vec();
+        let mut secrets = settings.secrets.clone();
         secrets.push(self.client.secret.clone());
-        secrets.extend(settings.api_key.clone());
         secrets.extend(self.state().recent.iter().map(ToString::to_string));
         secrets
     }
@@ -354,7 +353,7 @@ mod tests {
 
     fn settings() -> Settings {
         let network = Network::default();
-        Settings { network, api_key: None, renew_before: Duration::ZERO, retries: 0 }
+        Settings { network, renew_before: Duration::ZERO, retries: 0, secrets: Vec::new() }
     }
 
     /// A token within this time.
@@ -535,11 +534,11 @@ mod tests {
                 tokens.hold(&format!("token-{i}"), Duration::ZERO);
             }
         }
-        let mut secrets = tokens.secrets(&Settings { api_key: Some("key".into()), ..settings() });
+        let mut secrets = tokens.secrets(&Settings { secrets: vec!["key".into()], ..settings() });
         secrets.retain(|secret| !secret.is_empty());
         let expected = (2..10).rev().map(|i| format!("token-{i}"));
         let expected: Vec<_> =
-            ["hush".to_owned(), "key".to_owned()].into_iter().chain(expected).collect();
+            ["key".to_owned(), "hush".to_owned()].into_iter().chain(expected).collect();
         assert_eq!(secrets, expected);
     }
 }

@@ -5,7 +5,6 @@ use std::env::{self, VarError};
 
 use super::Session;
 use crate::error::Error;
-use crate::url::check_visible;
 
 /// What messages call a setting, and its value: empty if it is not set.
 type Setting = (String, String);
@@ -25,12 +24,11 @@ pub(super) fn session() -> Result<Session, Error> {
         Session::checked(settings.each_ref().map(|(name, value)| (&**name, &**value)))?;
     let (name, key) = secret("JAS_API_KEY")?;
     if !key.is_empty() {
-        check_visible(&name, &key)?;
-        session.change().common.api_key = Some(key);
+        session = session.named_api_key(&name, &key)?;
     }
     match setting("JAS_TOKEN_ENDPOINT")? {
         (_, endpoint) if endpoint.is_empty() => Ok(session),
-        (name, endpoint) => session.requesting_from(&name, &endpoint),
+        (name, endpoint) => session.named_token_endpoint(&name, &endpoint),
     }
 }
 

@@ -8,18 +8,13 @@ use miniserde::json::{from_str, Number, Value};
 
 use super::{minreq, Token};
 use crate::error::remote_text::{excerpt, members, reason, text};
-use crate::error::{advice, Error, ErrorKind, Received};
+use crate::error::{Error, ErrorKind, Received};
 use crate::http::{Call, Deadline, Network, Request, KEPT, USER_AGENT};
 use crate::response::json;
 use crate::url::{check_visible, form_encoded, Url};
 
 /// The lifetime of a token whose response does not tell (JAS documents ten minutes).
 const DEFAULT_LIFETIME: u64 = 600;
-
-const WRONG_CREDENTIALS: &str = ": check the client id and the client secret, and that the \
-    application is subscribed to an API";
-const NO_ENDPOINT: &str = ": no token endpoint is there: check the base URL, or give the \
-    endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT";
 
 /// Where tokens come from.
 #[derive(Clone)]
@@ -64,7 +59,7 @@ impl Client {
         // Whatever comes of it, the API has done nothing.
         let response = response.map_err(Error::never_executed)?;
         if !response.is_success() {
-            return Err(self.refused(Received::read(response), secrets));
+            return Err(self.refused(response.received(), secrets));
         }
         let content = response.content.whole(KEPT);
         let content = content.map_err(|(error, _)| match error.kind() {
@@ -96,17 +91,10 @@ impl Client {
     /// A refusal ([RFC 6749, section 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
     fn refused(&self, received: Received, secrets: &[String]) -> Error {
         let status = received.status;
-        let (kind, what_to_do) = match status {
-            403 if received.retry_after.is_some() => (ErrorKind::Status, advice(429)),
-            429 | 500..=595 | 597.. => (ErrorKind::Status, advice(status)),
-            200..=299 | 400 | 401 | 403 => (ErrorKind::Denied, WRONG_CREDENTIALS),
-            // Not `Status`: a caller must not take this 404 for one of the API. 596 is how some
-            // gateways say it.
-            _ => (ErrorKind::Denied, NO_ENDPOINT),
-        };
+        let (kind, advice) = received.token_advice();
         let detail = reason(&received, secrets, false);
         let with = if status < 300 { " with an error in it" } else { "" };
-        let what = format!("status {status}{with}{what_to_do}{detail}");
+        let what = format!("status {status}{with}{advice}{detail}");
         self.error(kind, &what).with_received(received)
     }
 }

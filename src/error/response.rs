@@ -1,0 +1,237 @@
+//! The response that an error keeps, and what its status means: the advice in the message, whether
+//! a retry can help, whether the token was refused. Used by `session`, `token` and `retry`. Reads
+//! nothing from a connection.
+
+use std::time::Duration;
+
+use super::remote_text::{members, text};
+use super::{field, ErrorKind};
+
+const WRONG_CREDENTIALS: &str = ": check the client id and the client secret, and that the \
+    application is subscribed to an API";
+const NO_ENDPOINT: &str = ": no token endpoint is there: check the base URL, or give the \
+    endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT";
+
+/// A response that refused the request, or that could not be used.
+pub(crate) struct Received {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) content: Vec<u8>,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Received {
+    pub(crate) fn new(status: u16, fields: Vec<(String, String)>, content: Vec<u8>) -> Received {
+        Received { status, retry_after: retry_after(&fields), fields, content }
+    }
+
+    /// What the caller of the API can do about the status, for the end of a message.
+    pub(crate) fn advice(&self, has_api_key: bool) -> &'static str {
+        match self.status {
+            403 if self.retry_after.is_some() => advice(429),
+            403 if has_api_key => {
+                ": check the API key (x-api-key), and the application's subscription to this API"
+            }
+            403 => {
+                ": no API key (x-api-key) was sent: set it with Session::api_key, or JAS_API_KEY"
+            }
+            status => advice(status),
+        }
+    }
+
+    /// What the status of a token endpoint means, and what the caller can do about it ([RFC 6749,
+    /// section 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
+    pub(crate) fn token_advice(&self) -> (ErrorKind, &'static str) {
+        match self.status {
+            403 if self.retry_after.is_some() => (ErrorKind::Status, advice(429)),
+            status @ (429 | 500..=595 | 597..) => (ErrorKind::Status, advice(status)),
+            200..=299 | 400 | 401 | 403 => (ErrorKind::Denied, WRONG_CREDENTIALS),
+            // Not `Status`: a caller must not take this 404 for one of the API. Some gateways send
+            // 596 for it.
+            _ => (ErrorKind::Denied, NO_ENDPOINT),
+        }
+    }
+
+    /// Whether the API may have executed the request. A 4xx says that it did not; a redirect may
+    /// follow an execution.
+    pub(crate) fn may_have_executed(&self) -> bool {
+        !(400..500).contains(&self.status)
+    }
+
+    /// Whether the same request may succeed a little later.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self.status {
+            429 | 502..=504 => true,
+            // Some gateways report a rate limit so. Without the field it is a refusal.
+            403 => self.retry_after.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether the status limits the rate of all requests. A 429 does even without a `Retry-After`.
+    pub(crate) fn is_rate_limit(&self) -> bool {
+        self.status == 429 || matches!(self.status, 403 | 503) && self.retry_after.is_some()
+    }
+
+    /// How long the server asks to wait. Zero counts as no request after a 429: a retry at once
+    /// would be refused again.
+    pub(crate) fn requested_pause(&self) -> Option<Duration> {
+        self.retry_after.filter(|wait| self.status != 429 || !wait.is_zero())
+    }
+
+    /// Whether the token is no longer valid: 401; another 4xx with a Bearer challenge and
+    /// `error="invalid_token"` ([RFC 6750, section
+    /// 3.1](https://www.rfc-editor.org/rfc/rfc6750#section-3.1)); or 400 or 403 with JSON that says
+    /// so, or that the token has expired, as some gateways do.
+    pub(crate) fn is_token_refused(&self) -> bool {
+        match self.status {
+            401 => true,
+            400 | 403 if says_invalid_token(&self.content) => true,
+            400..=499 => self.fields.iter().any(|(name, value)| {
+                let value = value.to_ascii_lowercase().replace([' ', '\t', '"'], "");
+                name.eq_ignore_ascii_case("www-authenticate")
+                    && value.contains("bearer")
+                    && value.contains("error=invalid_token")
+            }),
+            _ => false,
+        }
+    }
+}
+
+/// What a status means to a caller, and what to do about it.
+fn advice(status: u16) -> &'static str {
+    match status {
+        400 => ": the server could not read the request: check its content and its media type",
+        404 => ": nothing is there: check the path and the base URL",
+        405 => ": this path does not take this method",
+        // It speaks of this request: nothing was done now.
+        409 => ": it conflicts with what is there already, perhaps of an earlier request",
+        413 => ": the content is larger than the server takes: send less at a time",
+        415 => ": the server does not take this media type here: check it",
+        429 => ": too many requests for now: send fewer at a time",
+        500 => ": the server failed: try again later",
+        502..=504 => ": the server, or one behind it, is down or overloaded: try again later",
+        // The gateways of one maker say so.
+        596 => ": no such route: check the base URL, the path, and the subscription to this API",
+        _ => "",
+    }
+}
+
+/// `Retry-After` ([RFC 9110, section
+/// 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)): delay-seconds, also with a
+/// fraction, or an HTTP-date, which is measured against the response's own `Date`, so that a device
+/// without a set clock waits the right time. A date without a `Date` can't be measured.
+fn retry_after(fields: &[(String, String)]) -> Option<Duration> {
+    let value = field(fields, "retry-after")?;
+    let (seconds, fraction) = value.split_once('.').unwrap_or((value, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number(seconds) && is_number(fraction) {
+        let nanos = format!("{fraction:0<9.9}").parse().unwrap_or(0);
+        return Some(Duration::new(seconds.parse().unwrap_or(u64::MAX), nanos));
+    }
+    let until = httpdate::parse_http_date(value).ok()?;
+    let now = httpdate::parse_http_date(field(fields, "date")?).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
+fn says_invalid_token(content: &[u8]) -> bool {
+    members(&text(content)).into_iter().any(|mut reason| {
+        reason.retain(|c| c.is_ascii_alphabetic());
+        let reason = reason.to_ascii_lowercase();
+        // Nothing else: a parser of XML calls what it can't read "(invalid token)", too.
+        matches!(&*reason, "invalidtoken" | "invalidtokenerror" | "invalidaccesstoken")
+            || reason.contains("token") && reason.contains("expired")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect()
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_by_the_servers_own_clock() {
+        let date = "Wed, 21 Oct 2015 07:28:00 GMT";
+        for (list, expected) in [
+            (vec![("retry-after", "120")], Some(Duration::from_secs(120))),
+            (vec![("Retry-After", "0")], Some(Duration::ZERO)),
+            (vec![("retry-after", "99999999999999999999999")], Some(Duration::from_secs(u64::MAX))),
+            (vec![("retry-after", "-1")], None),
+            (vec![("retry-after", "+1")], None),
+            (vec![("retry-after", "292.05")], Some(Duration::from_millis(292_050))),
+            (vec![("retry-after", "0.0000000019")], Some(Duration::from_nanos(1))),
+            (vec![("retry-after", "1.")], None),
+            (vec![("retry-after", ".5")], None),
+            (vec![("retry-after", "1.-5")], None),
+            (vec![("retry-after", "")], None),
+            (vec![("retry-after", "soon")], None),
+            (
+                vec![("retry-after", "Wed, 21 Oct 2015 07:28:30 GMT"), ("date", date)],
+                Some(Duration::from_secs(30)),
+            ),
+            (
+                vec![("retry-after", "Wednesday, 21-Oct-15 07:29:00 GMT"), ("date", date)],
+                Some(Duration::from_secs(60)),
+            ),
+            (
+                vec![("retry-after", "Wed Oct 21 07:28:01 2015"), ("date", date)],
+                Some(Duration::from_secs(1)),
+            ),
+            (
+                vec![("retry-after", "Wed, 21 Oct 2015 07:27:00 GMT"), ("date", date)],
+                Some(Duration::ZERO),
+            ),
+            (vec![("retry-after", date)], None),
+            (vec![("retry-after", date), ("date", "yesterday")], None),
+            (vec![], None),
+        ] {
+            assert_eq!(retry_after(&fields(&list)), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn which_responses_refuse_the_token() {
+        let refused = |status, challenge: &str, content: &str| {
+            let fields = fields(&[("www-authenticate", challenge)]);
+            Received::new(status, fields, content.into()).is_token_refused()
+        };
+        assert!(refused(401, "", ""));
+        assert!(refused(401, "Basic realm=\"x\"", ""));
+        for (challenge, expected) in [
+            ("Bearer error=\"invalid_token\"", true),
+            ("bearer realm=\"a, b\", error = invalid_token", true),
+            ("Basic realm=\"x\", Bearer scope=\"a\",error=\"invalid_token\"", true),
+            ("Bearer error=\"insufficient_scope\"", false),
+            ("Bearer error_description=\"invalid_token\"", false),
+            ("Basic error=\"invalid_token\"", false),
+            ("", false),
+        ] {
+            assert_eq!(refused(403, challenge, ""), expected, "{challenge}");
+            assert_eq!(refused(400, challenge, ""), expected, "{challenge}");
+            for status in [200, 302, 500] {
+                assert!(!refused(status, challenge, ""), "{challenge}");
+            }
+        }
+        for (content, expected) in [
+            (r#"{"message":"The incoming token has expired"}"#, true),
+            (r#"{"code":"InvalidTokenError"}"#, true),
+            (r#"{"error":"invalid_token"}"#, true),
+            (r#"{"fault":{"faultstring":"Access Token expired"}}"#, true),
+            (r#"{"message":"Invalid token"}"#, true),
+            (r#"{"error":"not well-formed (invalid token): line 3"}"#, false),
+            (r#"{"message":"Forbidden"}"#, false),
+            (r#"{"message":"the offer has expired"}"#, false),
+            (r#"{"id":"invalid_token"}"#, false),
+            ("invalid_token", false),
+            ("", false),
+        ] {
+            assert_eq!(refused(403, "", content), expected, "{content}");
+            assert_eq!(refused(400, "", content), expected, "{content}");
+            assert!(!refused(404, "", content), "{content}");
+            assert!(!refused(200, "", content), "{content}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! One call of the API: the loop that obeys `retry`, and what each attempt sends. Called by
+//! `session`. Knows nothing of sockets, nor of how a token is requested.
+
+use std::sync::atomic::Ordering;
+
+use super::{Session, Settings};
+use crate::error::remote_text::reason;
+use crate::error::{field, Error, ErrorKind, Received};
+use crate::http::{self, Call, Deadline, Request, USER_AGENT};
+use crate::response::Response;
+use crate::retry::{decide, random, Attempt, Next};
+use crate::token::Token;
+use crate::url::{check_media_type, Url};
+
+const TOO_SOON: &str = "; a token was replaced less than 10 seconds ago: try again later";
+const LOOK_FIRST: &str = "; the request may have been executed: look before you send it again";
+
+/// What a call sends, and when it has to be over.
+struct ApiRequest<'a> {
+    url: Url,
+    /// The media type and the content of a POST; a GET has none.
+    content: Option<(&'a str, &'a [u8])>,
+    is_idempotent: bool,
+    deadline: Deadline,
+}
+
+impl Session {
+    /// Makes one call. `content` with its media type makes it a POST.
+    pub(super) fn call(
+        &self, path: &str, content: Option<(&str, &[u8])>, is_idempotent: bool,
+    ) -> Result<Response, Error> {
+        let url = self.settings.base.join(path)?;
+        if let Some((media_type, _)) = content {
+            check_media_type(media_type)?;
+        }
+        let deadline = Deadline::after(self.settings.timeout);
+        let result = self.attempts(&ApiRequest { url, content, is_idempotent, deadline });
+        // After the call, so that no call waits for the token endpoint while its token is valid.
+        let error = result.as_ref().err();
+        if error.is_none_or(|error| error.status().is_some()) {
+            self.tokens.renew_if_due(&self.settings.common, deadline);
+        }
+        result
+    }
+
+    /// Sends the request until there is a response, or an error that [`decide`] returns.
+    fn attempts(&self, request: &ApiRequest<'_>) -> Result<Response, Error> {
+        let ApiRequest { is_idempotent, deadline, .. } = *request;
+        let mut attempt = Attempt { is_idempotent, ..Attempt::first(self.settings.common.retries) };
+        // Of all attempts: a later attempt does not undo what an earlier one may have done.
+        let mut may_have_executed = false;
+        let mut was_replaced = false;
+        self.wait_for_rate_limit(false, deadline);
+        let mut token = self.tokens.token(&self.settings.common, deadline)?;
+        loop {
+            let error = match self.send(request, &token) {
+                Ok(response) if response.is_success() => {
+                    let session = self.clone();
+                    let secrets = move || session.secrets(&token);
+                    return Ok(Response::new(response, Box::new(secrets)));
+                }
+                Ok(response) => self.status_error(response, &token, attempt.was_renewed),
+                Err(error) => error,
+            };
+            self.rate_limit.note(&error);
+            may_have_executed |= error.may_have_executed();
+            attempt.time_left = deadline.left();
+            attempt.jitter = random();
+            let token_refused = error.response().is_some_and(Received::is_token_refused);
+            let next = match decide(attempt, &error, token_refused) {
+                Next::Return => Err(error),
+                Next::Renew => match self.tokens.replace(&token, &self.settings.common, deadline) {
+                    Ok(Some((token, is_new))) => {
+                        // A token that was held or stored already may be refused as well, once.
+                        attempt.was_renewed = is_new || was_replaced;
+                        was_replaced = true;
+                        Ok(token)
+                    }
+                    Ok(None) => Err(error.and(TOO_SOON)),
+                    Err(error) => Err(error),
+                },
+                Next::Retry(pause) => {
+                    tell!(warn, "{error}; retrying in {pause:?}");
+                    std::thread::sleep(pause);
+                    attempt.retried += 1;
+                    self.wait_for_rate_limit(true, deadline);
+                    self.tokens.token(&self.settings.common, deadline)
+                }
+            };
+            token = next.map_err(|error| {
+                let error = error.or_executed(may_have_executed);
+                if may_have_executed && !is_idempotent {
+                    error.and(LOOK_FIRST)
+                } else {
+                    error
+                }
+            })?;
+            self.retried.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for the end of a rate limit, for at most half of the time that is left.
+    fn wait_for_rate_limit(&self, was_refused: bool, deadline: Deadline) {
+        if self.rate_limit.is_none() {
+            return;
+        }
+        let deadline = deadline.within(deadline.left() / 2);
+        loop {
+            let wait = self.rate_limit.wait(deadline.left(), was_refused);
+            if wait.is_zero() {
+                return;
+            }
+            // Another call may be refused during this pause, and extend the limit.
+            std::thread::sleep(wait);
+        }
+    }
+
+    fn send(&self, request: &ApiRequest<'_>, token: &Token) -> Result<http::Response, Error> {
+        let ApiRequest { url, content, is_idempotent, deadline } = request;
+        let Settings { fields: own, api_key, common, .. } = &*self.settings;
+        let authorization = ["Bearer ", token.value()].concat();
+        let mut fields = Vec::with_capacity(8 + own.len());
+        fields.push(("Authorization", &*authorization));
+        fields.extend(api_key.as_deref().map(|key| ("x-api-key", key)));
+        fields.extend(own.iter().map(|(name, value)| (&**name, &**value)));
+        // Without `Accept-Encoding` the server may use any coding.
+        fields.push(("Accept-Encoding", "identity"));
+        fields.extend(content.map(|(media_type, _)| ("Content-Type", media_type)));
+        let (method, accept) =
+            content.map_or(("GET ", "*/*"), |(media_type, _)| ("POST ", media_type));
+        for (name, value) in [("Accept", accept), ("User-Agent", USER_AGENT)] {
+            if field(own, name).is_none() {
+                fields.push((name, value));
+            }
+        }
+        http::send(Request {
+            call: Call { label: [method, &url.text()].concat(), deadline: *deadline },
+            url,
+            fields: &fields,
+            content: content.map(|(_, content)| content),
+            is_repeatable: *is_idempotent,
+            network: &common.network,
+        })
+    }
+
+    /// Returns the error for a response whose status is not 2xx.
+    fn status_error(&self, response: http::Response, token: &Token, was_renewed: bool) -> Error {
+        let label = response.content.call().label.clone();
+        let received = response.received();
+        let advice = match received.is_token_refused() {
+            true if was_renewed => {
+                ": a new access token was refused as well: check the application's subscription to \
+                 this API, and that the token endpoint is this API's"
+            }
+            true => ": the access token was refused",
+            false => received.advice(self.settings.api_key.is_some()),
+        };
+        let detail = reason(&received, &self.secrets(token), true);
+        let message = format!("{label}: status {}{advice}{detail}", received.status);
+        Error::new(ErrorKind::Status, message)
+            .or_executed(received.may_have_executed())
+            .with_received(received)
+    }
+
+    /// Returns what the response to a call may echo, and no message may show.
+    fn secrets(&self, token: &Token) -> Vec<String> {
+        let mut secrets = self.tokens.secrets(&self.settings.common);
+        secrets.push(token.value().to_owned());
+        secrets
+    }
+}
