@@ -1,11 +1,12 @@
-//! The life of the access token: who requests it, who waits for it, when it is renewed, replaced
-//! and dropped. Called by `session`, whose clones share it. Knows nothing of API calls.
+//! The access token's life: when it is requested, renewed, replaced and dropped, and which callers
+//! wait for it. Called by `session`, whose clones share it. Knows nothing of API calls.
 
 mod file;
 mod minreq;
 mod request;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,34 +18,35 @@ pub(crate) use request::Client;
 use crate::error::{Error, ErrorKind};
 use crate::http::{Deadline, Network};
 use crate::retry::{decide, random, Attempt, Next};
+use crate::url::Url;
+use file::{TokenFile, TokenStore};
 
-/// No lifetime is taken for longer than this.
+/// A longer lifetime is shortened to this.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// After a refusal, a failed early renewal or a replacement: no further one so soon.
-const CALM: Duration = Duration::from_secs(10);
+/// The minimum interval after refused credentials, a failed early renewal or a replacement.
+const COOLDOWN: Duration = Duration::from_secs(10);
 
-/// The most time that an early renewal takes: a token is renewed while it is still good, so that
-/// there is no need to wait longer.
+/// The most time that an early renewal takes. The token is still valid, so a call need not wait.
 const LONGEST_RENEWAL: Duration = Duration::from_secs(2);
 
-/// Who has less time than this does not begin what another one has had too little time for.
+/// With less time than this left, don't repeat a request that just failed.
 const SHORTEST: Duration = Duration::from_millis(50);
 
-/// How many tokens are remembered, for a server that echoes one.
+/// How many tokens are remembered, so that no message shows one that a server echoes.
 const RECENT: usize = 8;
 
-/// An access token with its expiry.
+/// An access token and its expiry.
 #[derive(Clone)]
 pub(crate) struct Token {
     value: Arc<str>,
     lifetime: Duration,
     expiry: Instant,
-    /// It comes from a file, and may have been refused before.
-    is_kept: bool,
+    /// An earlier run stored it. It may have been refused since.
+    from_file: bool,
 }
 
-/// The settings of a session that count for its token, too.
+/// The settings of a session that token requests obey, too.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) network: Network,
@@ -54,51 +56,50 @@ pub(crate) struct Settings {
     pub(crate) secrets: Vec<String>,
 }
 
-/// The token held, shared by all clones of a session.
+/// The token of a session and its clones, and how another is requested.
 pub(crate) struct Tokens {
     pub(crate) client: Client,
-    /// How many have been received from token endpoints, by all clones of the session.
+    /// Tokens received from token endpoints, counted for all clones of the session.
     received: Arc<AtomicUsize>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// What all know of the token. Those who need one stand in line: the first one requests it, once at
-/// a time, and all others wait for what comes of that.
+/// State shared by all clones. Callers that need a token queue; the first requests it, the rest wait
+/// for the result.
 #[derive(Default)]
 struct State {
     held: Option<Token>,
-    /// The values of the tokens held last.
+    /// The values of the last tokens, the newest first.
     recent: VecDeque<Arc<str>>,
-    /// Those who request a token or need one, by their number, in the order in which they came.
-    line: VecDeque<u64>,
-    /// The number given to the last one.
+    /// The numbers of the callers that request a token or wait for one, the first in front.
+    queue: VecDeque<u64>,
+    /// The number of the caller that queued last.
     last_number: u64,
-    /// The result of the last request on demand, and when it ended. None while a token is held.
+    /// When the last request on demand ended, and its result. `None` after a renewal.
     last: Option<(Instant, Result<Token, Error>)>,
-    /// When a token was last replaced because it was refused.
+    /// When a refused token was last replaced.
     replaced: Option<Instant>,
-    /// The last early renewal that failed: when it began, and twice the time that it had. For a
-    /// while, only callers with more time than that try again.
+    /// When the last early renewal failed, and twice the time that it had. Until the cooldown has
+    /// passed, only callers with more time than that try again.
     failed_early: Option<(Instant, Duration)>,
-    /// Where the token is kept for other runs.
-    file: Option<Arc<dyn file::Keep>>,
+    store: Option<Arc<dyn TokenStore>>,
 }
 
-/// A token, and whether it was requested after the other one was refused.
+/// The new token, and whether it was requested after the old one was refused.
 type Replacement = Option<(Token, bool)>;
 
-/// A place in the line, left when it is dropped, even by a panic.
-struct Place<'a> {
+/// A caller's position in the queue. Dropping it leaves the queue, even in a panic.
+struct QueueSlot<'a> {
     tokens: &'a Tokens,
     number: u64,
 }
 
 impl Token {
-    /// A token whose life began at `start`.
+    /// A token whose lifetime began at `start`.
     fn new(value: &str, lifetime: Duration, start: Instant) -> Token {
         let lifetime = lifetime.min(LONGEST_LIFETIME);
-        Token { value: value.into(), lifetime, expiry: start + lifetime, is_kept: false }
+        Token { value: value.into(), lifetime, expiry: start + lifetime, from_file: false }
     }
 
     pub(crate) fn value(&self) -> &str {
@@ -123,7 +124,7 @@ impl State {
         }
         let (at, result) = self.last.as_ref()?;
         let is_due = match result {
-            Err(error) if is_denied(error) && at.elapsed() < CALM => true,
+            Err(error) if is_denied(error) && at.elapsed() < COOLDOWN => true,
             // This caller may have more time.
             Err(error) if error.kind() == ErrorKind::Timeout => false,
             // A token counts even if it has expired at once.
@@ -148,13 +149,24 @@ impl Tokens {
         Tokens { client, received, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// A token for one call: the one held, or a new one.
+    /// Returns the same client's tokens from another endpoint, without a token as yet.
+    pub(crate) fn with_endpoint(&self, endpoint: Url) -> Tokens {
+        let tokens = Tokens::new(Client { endpoint, ..self.client.clone() });
+        tokens.state().store.clone_from(&self.state().store);
+        Tokens { received: Arc::clone(&self.received), ..tokens }
+    }
+
+    pub(crate) fn store_in(&self, path: PathBuf) {
+        self.state().store = Some(Arc::new(TokenFile(path)));
+    }
+
+    /// Returns a token for one call: the one held, or a new one.
     pub(crate) fn token(&self, settings: &Settings, deadline: Deadline) -> Result<Token, Error> {
-        // Nearly always: then nobody has to stand in line, which would keep others from renewing.
+        // Fast path. Queueing here would stop others from renewing.
         if let Some(token) = self.state().valid() {
             return Ok(token);
         }
-        // What ends behind this moment counts for this caller, too.
+        // Requests that end after this point count for this caller, too.
         let mut since = Instant::now();
         let mut attempt = Attempt::first(settings.retries);
         loop {
@@ -166,18 +178,17 @@ impl Tokens {
             attempt.jitter = random();
             let Next::Retry(pause) = decide(attempt, &error, false) else { return Err(error) };
             attempt.retried += 1;
-            // Who pauses stands in no line, and holds up nobody.
+            // Pause outside the queue, so that no other caller waits for this one.
             let is_open = |state: &mut State| state.outcome(since).is_none();
             drop(self.changed.wait_timeout_while(self.state(), pause, is_open));
         }
     }
 
-    /// The token held, or what comes of the next request: this caller's own, or that of another
-    /// one.
+    /// Returns the token held, or the result of the next request: this caller's or another's.
     fn next_token(
         &self, settings: &Settings, deadline: Deadline, since: &mut Instant,
     ) -> Result<Token, Error> {
-        let place = self.place(&mut self.state());
+        let slot = self.queue_up(&mut self.state());
         loop {
             let state = self.state();
             if let Some(outcome) = state.outcome(*since) {
@@ -190,7 +201,7 @@ impl Tokens {
                 let call = self.client.call(deadline);
                 return Err(call.late("while another thread requested the token"));
             }
-            if state.line[0] == place.number {
+            if state.queue[0] == slot.number {
                 drop(state);
                 return self.request(settings, deadline, since);
             }
@@ -198,11 +209,11 @@ impl Tokens {
         }
     }
 
-    /// Requests a token for all who stand in line. Notes when that ended.
+    /// Requests a token for all callers in the queue. Sets `ended` to when that ended.
     fn request(
         &self, settings: &Settings, deadline: Deadline, ended: &mut Instant,
     ) -> Result<Token, Error> {
-        let result = self.obtain(settings, deadline, |_| true);
+        let result = self.load_or_request(settings, deadline, |_| true);
         if let Err(error) = &result {
             tell!(warn, "{error}");
         }
@@ -216,8 +227,8 @@ impl Tokens {
         result
     }
 
-    /// Renews the token held if it is due: once, in a part of the caller's time, and before the
-    /// token expires. Of a failure nobody hears.
+    /// Renews the token held if it is due, in a part of the caller's time and before the token
+    /// expires. Failures are only logged.
     pub(crate) fn renew_if_due(&self, settings: &Settings, deadline: Deadline) {
         let now = Instant::now();
         let is_due = |token: &Token| token.is_due(now, settings.renew_before);
@@ -227,56 +238,56 @@ impl Tokens {
         };
         let part = (deadline.left() / 4).min(LONGEST_RENEWAL);
         let part = part.min(held.expiry.saturating_duration_since(now));
-        let is_left =
-            state.failed_early.is_some_and(|(at, most)| at.elapsed() < CALM && part <= most);
-        if is_left || part < SHORTEST || !state.line.is_empty() {
+        let is_cooling_down =
+            state.failed_early.is_some_and(|(at, most)| at.elapsed() < COOLDOWN && part <= most);
+        if is_cooling_down || part < SHORTEST || !state.queue.is_empty() {
             return;
         }
-        let _place = self.place(&mut state);
+        let _slot = self.queue_up(&mut state);
         drop(state);
-        // Some endpoints hand out the same token until it is over.
+        // Some endpoints return the same token until it expires.
         let is_better = |token: &Token| token.expiry > held.expiry && !is_due(token);
-        let result = self.obtain(settings, deadline.within(part), is_better);
+        let result = self.load_or_request(settings, deadline.within(part), is_better);
         if let Err(error) = &result {
             tell!(warn, "the token could not be renewed yet: {error}");
         }
         let mut state = self.state();
-        // If it was refused meanwhile, the new one may have been revoked as well.
+        // If the old token was refused in between, the new one may have been revoked as well.
         if state.held.as_ref().map(Token::value) != Some(held.value()) {
             return;
         }
         match result {
             Ok(token) if is_better(&token) => state.hold(token),
-            // Callers alike have a moment more or less.
+            // Twice the time, since similar callers have slightly different deadlines.
             _ => state.failed_early = Some((now, part * 2)),
         }
     }
 
-    /// A token in place of an old one that was refused, or `None` if one was replaced just now.
+    /// Returns a token in place of a refused one, or `None` if another was replaced just before.
     pub(crate) fn replace(
         &self, old: &Token, settings: &Settings, deadline: Deadline,
     ) -> Result<Replacement, Error> {
         let mut state = self.state();
         let dropped = state.held.take_if(|held| held.value == old.value);
-        // One that has expired is renewed as any other. Servers that count whole seconds end a
-        // token up to a second early.
+        // An expired token doesn't count as replaced. Servers that count whole seconds end a token
+        // up to a second early.
         let early = (old.lifetime / 2).min(Duration::from_secs(1));
         let has_expired = old.expiry <= Instant::now() + early && !early.is_zero();
-        if dropped.is_some() && !has_expired && !old.is_kept {
-            if state.replaced.is_some_and(|at| at.elapsed() < CALM) {
+        if dropped.is_some() && !has_expired && !old.from_file {
+            if state.replaced.is_some_and(|at| at.elapsed() < COOLDOWN) {
                 state.held = dropped;
                 return Ok(None);
             }
             state.replaced = Some(Instant::now());
         }
-        // A logger may ask for the token held.
+        // Not locked any more: a logger may call `held_token`.
         drop(state);
         if dropped.is_some() {
             tell!(warn, "the token was refused; requesting another");
-            self.forget(old.value());
+            self.remove_stored(old.value());
         }
         let token = self.token(settings, deadline)?;
-        let is_new = dropped.is_some() && !token.is_kept;
+        let is_new = dropped.is_some() && !token.from_file;
         Ok(Some((token, is_new)))
     }
 
@@ -295,11 +306,10 @@ impl Tokens {
 
     pub(crate) fn invalidate(&self, refused: &str) {
         self.state().held.take_if(|held| held.value() == refused);
-        self.forget(refused);
+        self.remove_stored(refused);
     }
 
-    /// What a server may echo, and no message may show: the credentials in use, and the last
-    /// tokens.
+    /// Returns what no message may show if a server echoes it.
     pub(crate) fn secrets(&self, settings: &Settings) -> Vec<String> {
         let mut secrets = settings.secrets.clone();
         secrets.push(self.client.secret.clone());
@@ -307,27 +317,55 @@ impl Tokens {
         secrets
     }
 
+    /// Returns the stored token if it is acceptable, else one from the token endpoint.
+    fn load_or_request(
+        &self, settings: &Settings, deadline: Deadline, is_acceptable: impl FnOnce(&Token) -> bool,
+    ) -> Result<Token, Error> {
+        let store = self.state().store.clone();
+        let stored = store.as_ref().and_then(|store| store.read(&self.client));
+        if let Some(token) = stored.filter(is_acceptable) {
+            // A token that was held before has been refused, or is the one to be renewed.
+            if !self.state().recent.contains(&token.value) {
+                tell!(debug, "the token is that of the token file");
+                return Ok(token);
+            }
+        }
+        let token = self.client.request(&settings.network, deadline, &self.secrets(settings))?;
+        self.received.fetch_add(1, Ordering::Relaxed);
+        if let Some(store) = store {
+            store.write(&self.client, &token);
+        }
+        Ok(token)
+    }
+
+    fn remove_stored(&self, refused: &str) {
+        let store = self.state().store.clone();
+        if let Some(store) = store {
+            store.remove(&self.client, refused);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place at the end of the line.
-    fn place(&self, state: &mut State) -> Place<'_> {
+    /// Puts the caller at the end of the queue.
+    fn queue_up(&self, state: &mut State) -> QueueSlot<'_> {
         state.last_number += 1;
         let (tokens, number) = (self, state.last_number);
-        state.line.push_back(number);
-        Place { tokens, number }
+        state.queue.push_back(number);
+        QueueSlot { tokens, number }
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
-        self.tokens.state().line.retain(|n| *n != self.number);
+        self.tokens.state().queue.retain(|n| *n != self.number);
         self.tokens.changed.notify_all();
     }
 }
 
-/// Whether the credentials were refused, so that the next request would be, too.
+/// Whether the token endpoint refused the credentials, and so would refuse the next request.
 fn is_denied(error: &Error) -> bool {
     error.kind() == ErrorKind::Denied && matches!(error.status(), Some(200..=299 | 400 | 401 | 403))
 }
@@ -377,8 +415,8 @@ mod tests {
     }
 
     /// Somebody has the first place in line, until it is dropped.
-    fn stand_first(tokens: &Tokens) -> Place<'_> {
-        tokens.place(&mut tokens.state())
+    fn stand_first(tokens: &Tokens) -> QueueSlot<'_> {
+        tokens.queue_up(&mut tokens.state())
     }
 
     fn failure(kind: ErrorKind, status: u16) -> Error {
@@ -393,7 +431,7 @@ mod tests {
         std::thread::scope(|scope| {
             let waiting: Vec<_> =
                 (0..8).map(|_| scope.spawn(|| token(&tokens, Duration::from_secs(20)))).collect();
-            while tokens.state().line.len() < 9 {
+            while tokens.state().queue.len() < 9 {
                 std::thread::yield_now();
             }
             tokens.state().last = Some((Instant::now(), last));
@@ -426,7 +464,7 @@ mod tests {
             let _place = stand_first(&tokens);
             panic!("on purpose");
         }));
-        assert!(panicked.is_err() && tokens.state().line.is_empty());
+        assert!(panicked.is_err() && tokens.state().queue.is_empty());
     }
 
     #[test]
@@ -448,7 +486,7 @@ mod tests {
         assert_eq!((other.value(), is_new), ("second", false));
         assert!(matches!(replace(&second), Ok(None)));
         assert!(tokens.held().is_some(), "it may be good for other paths");
-        tokens.state().replaced = Instant::now().checked_sub(CALM);
+        tokens.state().replaced = Instant::now().checked_sub(COOLDOWN);
         let error = replace(&second).err().map(|error| error.kind());
         assert_eq!(error, Some(ErrorKind::Timeout));
     }
@@ -479,7 +517,7 @@ mod tests {
         let denied = || Err(failure(ErrorKind::Denied, 401));
         tokens.state().last = Some((Instant::now(), denied()));
         assert_eq!(kind(&tokens), Some(ErrorKind::Denied));
-        let before = Instant::now().checked_sub(CALM).unwrap();
+        let before = Instant::now().checked_sub(COOLDOWN).unwrap();
         tokens.state().last = Some((before, denied()));
         // A request is made, for which there is no time.
         assert_eq!(kind(&tokens), Some(ErrorKind::Timeout));
@@ -513,7 +551,7 @@ mod tests {
                 // It pauses for longer and longer, and gives up when a pause does not fit.
                 let _ = tokens.token(&patient, Deadline::after(Duration::from_secs(20)));
             });
-            while tokens.state().last.is_none() || !tokens.state().line.is_empty() {
+            while tokens.state().last.is_none() || !tokens.state().queue.is_empty() {
                 std::thread::yield_now();
             }
             // Its pauses are of no concern to others, who are refused by themselves.

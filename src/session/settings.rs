@@ -62,7 +62,7 @@ impl Session {
     pub(super) fn named_token_endpoint(mut self, name: &str, url: &str) -> Result<Session, Error> {
         let endpoint = Url::parse(name, url)?;
         check_tls(&endpoint)?;
-        self.tokens = Arc::new(self.tokens.at(endpoint));
+        self.tokens = Arc::new(self.tokens.with_endpoint(endpoint));
         Ok(self)
     }
 
@@ -105,7 +105,7 @@ impl Session {
             return Err(Error::invalid_input(message));
         }
         // Without a slash at its end.
-        self.tokens.keep_in(path.components().collect());
+        self.tokens.store_in(path.components().collect());
         Ok(self)
     }
 
@@ -316,7 +316,7 @@ impl Session {
     /// another way. A session without clones keeps its token.
     fn own_tokens(&mut self) {
         if Arc::strong_count(&self.tokens) > 1 {
-            self.tokens = Arc::new(self.tokens.at(self.tokens.client.endpoint.clone()));
+            self.tokens = Arc::new(self.tokens.with_endpoint(self.tokens.client.endpoint.clone()));
         }
     }
 

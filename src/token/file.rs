@@ -1,93 +1,49 @@
-//! The token kept in a file, from one run of a job to the next. Called by `token`. Knows nothing of
-//! who needs a token; whatever is wrong with the file is only told.
+//! The token file, which keeps the token from one run of a job to the next. Called by `token`. Knows
+//! nothing of token requests. Whatever is wrong with the file is only logged.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use miniserde::{json::to_string, Deserialize, Serialize};
 
-use super::{Client, Settings, Token, Tokens, LONGEST_LIFETIME};
-use crate::error::Error;
-use crate::http::Deadline;
+use super::{Client, Token, LONGEST_LIFETIME};
 use crate::response::json;
 use crate::retry::random;
-use crate::url::{check_visible, Url};
+use crate::url::check_visible;
 
-/// No file that is longer was written here.
-const LONGEST: u64 = 64 * 1024;
+/// The maximum size of a token file.
+const MAX_SIZE: u64 = 64 * 1024;
 
-/// Where tokens are kept. A trait, so that a program that keeps none does not carry the code.
-pub(super) trait Keep: Send + Sync {
-    /// The token that an earlier run, or another process, has kept for this client, if it is good.
+/// Stores the token for other runs and processes. A trait, so that a program without a token file
+/// does not contain the code (13 kB).
+pub(super) trait TokenStore: Send + Sync {
+    /// Returns the stored token if it was issued to this client and is still valid.
     fn read(&self, client: &Client) -> Option<Token>;
 
     fn write(&self, client: &Client, token: &Token);
 
-    fn forget(&self, client: &Client, refused: &str);
+    /// Removes a refused token, so that no other process uses it.
+    fn remove(&self, client: &Client, refused: &str);
 }
 
-struct TokenFile(PathBuf);
+/// The file at this path.
+pub(super) struct TokenFile(pub(super) PathBuf);
 
-/// What is in the file.
+/// The content of the file, as JSON.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct StoredToken {
     token_endpoint: String,
     client_id: String,
     access_token: String,
     /// Seconds since 1970.
     written_at: u64,
-    /// Seconds from then on.
+    /// The lifetime that was left then, in seconds.
     expires_in: u64,
 }
 
-impl Tokens {
-    /// Of the same client at another endpoint, without a token.
-    pub(crate) fn at(&self, endpoint: Url) -> Tokens {
-        let client = self.client.clone();
-        let tokens = Tokens::new(Client { endpoint, ..client });
-        tokens.state().file.clone_from(&self.state().file);
-        Tokens { received: Arc::clone(&self.received), ..tokens }
-    }
-
-    pub(crate) fn keep_in(&self, path: PathBuf) {
-        self.state().file = Some(Arc::new(TokenFile(path)));
-    }
-
-    /// The token of the file, if it is of use, or one from the token endpoint.
-    pub(super) fn obtain(
-        &self, settings: &Settings, deadline: Deadline, is_of_use: impl FnOnce(&Token) -> bool,
-    ) -> Result<Token, Error> {
-        let file = self.state().file.clone();
-        let kept = file.as_ref().and_then(|file| file.read(&self.client));
-        if let Some(token) = kept.filter(is_of_use) {
-            // One that was held before has been refused, or is the one to be renewed.
-            if !self.state().recent.contains(&token.value) {
-                tell!(debug, "the token is that of the token file");
-                return Ok(token);
-            }
-        }
-        let token = self.client.request(&settings.network, deadline, &self.secrets(settings))?;
-        self.received.fetch_add(1, Ordering::Relaxed);
-        if let Some(file) = file {
-            file.write(&self.client, &token);
-        }
-        Ok(token)
-    }
-
-    /// Has no other run take a token that was refused.
-    pub(super) fn forget(&self, refused: &str) {
-        let file = self.state().file.clone();
-        if let Some(file) = file {
-            file.forget(&self.client, refused);
-        }
-    }
-}
-
-impl Keep for TokenFile {
+impl TokenStore for TokenFile {
     fn read(&self, client: &Client) -> Option<Token> {
         let read = self.try_read(client, now());
         read.unwrap_or_else(|why| {
@@ -102,7 +58,7 @@ impl Keep for TokenFile {
         }
     }
 
-    fn forget(&self, client: &Client, refused: &str) {
+    fn remove(&self, client: &Client, refused: &str) {
         let read = self.try_read(client, now());
         if matches!(read, Ok(Some(token)) if token.value() == refused) {
             let _ = fs::remove_file(&self.0);
@@ -112,7 +68,7 @@ impl Keep for TokenFile {
 
 impl TokenFile {
     fn try_read(&self, client: &Client, now: u64) -> io::Result<Option<Token>> {
-        // To open a pipe for reading alone would wait for a writer.
+        // Opening a FIFO read-only would block until there is a writer.
         let file = match OpenOptions::new().read(true).write(true).open(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
@@ -124,29 +80,29 @@ impl TokenFile {
         #[cfg(unix)]
         check_private(&metadata)?;
         let mut text = String::new();
-        file.take(LONGEST).read_to_string(&mut text)?;
-        let kept = json::read(&text).filter(|kept: &Kept| {
-            // What can't stand in a header field was not written here.
-            check_visible("access token", &kept.access_token).is_ok()
+        file.take(MAX_SIZE).read_to_string(&mut text)?;
+        let stored = json::read(&text).filter(|stored: &StoredToken| {
+            // Only a damaged file holds a token that no header field can carry.
+            check_visible("access token", &stored.access_token).is_ok()
         });
-        let kept = kept.ok_or_else(|| io::Error::other("it is damaged"))?;
-        if (&kept.token_endpoint, &kept.client_id) != (&endpoint(client), &client.id) {
+        let stored = stored.ok_or_else(|| io::Error::other("it is damaged"))?;
+        if (&stored.token_endpoint, &stored.client_id) != (&endpoint(client), &client.id) {
             return Err(io::Error::other("it is another client's"));
         }
-        // A clock that was set back would make an old token look young.
-        let age = now.checked_sub(kept.written_at);
+        // A clock that was set back would make an old token look new.
+        let age = now.checked_sub(stored.written_at);
         let age = age.ok_or_else(|| io::Error::other("it was written in the future"))?;
-        let lifetime = Duration::from_secs(kept.expires_in).min(LONGEST_LIFETIME);
+        let lifetime = Duration::from_secs(stored.expires_in).min(LONGEST_LIFETIME);
         let left = lifetime.saturating_sub(Duration::from_secs(age));
-        let (value, expiry) = (kept.access_token.into(), Instant::now() + left);
-        let token = Token { value, lifetime, expiry, is_kept: true };
+        let (value, expiry) = (stored.access_token.into(), Instant::now() + left);
+        let token = Token { value, lifetime, expiry, from_file: true };
         Ok((!left.is_zero()).then_some(token))
     }
 
-    /// Puts the file in its place in one step, so that others find the old one or the new one.
+    /// Replaces the file in one step, so that other processes read the old one or the new one.
     fn try_write(&self, client: &Client, token: &Token, now: u64) -> io::Result<()> {
         let left = token.expiry.saturating_duration_since(Instant::now());
-        let kept = Kept {
+        let stored = StoredToken {
             token_endpoint: endpoint(client),
             client_id: client.id.clone(),
             access_token: token.value().to_owned(),
@@ -156,14 +112,14 @@ impl TokenFile {
         if fs::metadata(&self.0).is_ok_and(|found| !found.is_file()) {
             return Err(io::Error::other("it is not a file"));
         }
-        // Another process may be writing at the same time.
+        // Another process may write at the same time.
         let mut part = self.0.clone().into_os_string();
         part.push(format!(".{:016x}", random()));
         let mut options = OpenOptions::new();
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.write(true).create_new(true).open(&part)?;
-        let written = file.write_all(to_string(&kept).as_bytes());
+        let written = file.write_all(to_string(&stored).as_bytes());
         let written = written.and_then(|()| fs::rename(&part, &self.0));
         if written.is_err() {
             let _ = fs::remove_file(&part);
@@ -172,7 +128,7 @@ impl TokenFile {
     }
 }
 
-/// Its whole URL: a query, too, may tell whose tokens it issues.
+/// Returns the whole URL, since a query may select whose tokens the endpoint issues.
 fn endpoint(client: &Client) -> String {
     format!("{}{}", client.endpoint.origin, client.endpoint.path)
 }
@@ -182,13 +138,13 @@ fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-/// Fails if others can read the file, or have written it. Elsewhere its directory has to keep them
-/// out: `%LOCALAPPDATA%` on Windows, say.
+/// Fails if another user can read the file, or wrote it. On other systems its directory has to keep
+/// them out, such as `%LOCALAPPDATA%` on Windows.
 #[cfg(unix)]
 fn check_private(file: &fs::Metadata) -> io::Result<()> {
     use std::os::{fd::OwnedFd, unix::fs::MetadataExt as _, unix::net::UnixStream};
-    // The user that this process acts as owns the sockets made by it. (The standard library has no
-    // other way to ask, and `/proc` is Linux's.)
+    // This process's user owns the sockets that it makes. The standard library has no other way to
+    // ask for the user, and `/proc` is Linux's.
     let (socket, _) = UnixStream::pair()?;
     if file.uid() != fs::File::from(OwnedFd::from(socket)).metadata()?.uid() {
         return Err(io::Error::other("it is another user's"));
@@ -202,6 +158,7 @@ fn check_private(file: &fs::Metadata) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::url::Url;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -283,7 +240,7 @@ mod tests {
             good.replace("\"token\"", "\"a\\r\\nb\""),
             good.replace("599", "-1"),
             good.replace("599", "\"599\""),
-            " ".repeat(usize::try_from(LONGEST).unwrap()) + &good,
+            " ".repeat(usize::try_from(MAX_SIZE).unwrap()) + &good,
         ];
         for content in damaged {
             file.write(&content);
