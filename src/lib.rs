@@ -402,6 +402,7 @@ macro_rules! tell {
 
 mod error;
 mod http;
+mod json;
 mod response;
 mod retry;
 mod session;

@@ -1,15 +1,13 @@
 //! The response to a call: its status, its fields, and its content as a stream or whole. Made by
 //! `session`. Knows nothing of tokens and retries.
 
-pub(crate) mod json;
-
 use std::fmt;
 use std::io::{self, Read};
 
 use crate::error::remote_text::beginning;
 use crate::error::{field, Error, ErrorKind, Received};
 use crate::http;
-use json::BYTE_ORDER_MARK;
+use crate::json::{self, BYTE_ORDER_MARK};
 
 /// The most that [`Response::bytes`], [`Response::text`] and [`Response::json`] read.
 const LIMIT: u64 = 1024 * 1024;

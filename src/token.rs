@@ -195,13 +195,17 @@ impl Tokens {
                 *since = Instant::now();
                 return outcome;
             }
+            let is_first = state.queue[0] == slot.number;
             let left = deadline.left();
             let has_failed = state.last.as_ref().is_some_and(|(at, ..)| at > since);
             if left.is_zero() || has_failed && left < SHORTEST {
-                let call = self.client.call(deadline);
-                return Err(call.late("while another thread requested the token"));
+                let when = match is_first {
+                    true => "before a token was requested",
+                    false => "while another thread requested the token",
+                };
+                return Err(self.client.call(deadline).late(when));
             }
-            if state.queue[0] == slot.number {
+            if is_first {
                 drop(state);
                 return self.request(settings, deadline, since);
             }

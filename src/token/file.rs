@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use miniserde::{json::to_string, Deserialize, Serialize};
 
 use super::{Client, Token, LONGEST_LIFETIME};
-use crate::response::json;
+use crate::json;
 use crate::retry::random;
 use crate::url::check_visible;
 

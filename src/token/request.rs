@@ -10,7 +10,7 @@ use super::{minreq, Token};
 use crate::error::remote_text::{excerpt, members, reason, text};
 use crate::error::{Error, ErrorKind, Received};
 use crate::http::{Call, Deadline, Network, Request, KEPT, USER_AGENT};
-use crate::response::json;
+use crate::json;
 use crate::url::{check_visible, form_encoded, Url};
 
 /// The lifetime of a token whose response does not tell (JAS documents ten minutes).

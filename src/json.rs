@@ -1,15 +1,15 @@
-//! JSON from outside. Called by `response` and `token`. Knows nothing of what it says.
+//! JSON from a server or a file. Called by `response` and `token`. Knows nothing of its meaning.
 
 use miniserde::Deserialize;
 
-/// How deep arrays and objects may lie in one another. miniserde can't overflow the stack, but
-/// each level costs it about 40 bytes: a megabyte of brackets would take what a small device has.
+/// The most levels that arrays and objects may be nested. miniserde can't overflow the stack, but
+/// each level costs it about 40 bytes: a megabyte of brackets would use up a small device's memory.
 const DEPTH: usize = 128;
 
-/// Some servers put it before text.
+/// Some servers send it before the text.
 pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Reads JSON, perhaps behind a byte order mark; `None` if it is none, not of this type, or nested
+/// Reads JSON, optionally after a byte order mark. `None` if it is no JSON of this type, or nested
 /// deeper than [`DEPTH`].
 pub(crate) fn read<T: Deserialize>(json: &str) -> Option<T> {
     let json = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
