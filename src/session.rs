@@ -23,13 +23,13 @@ use settings::{check_tls, Settings};
 /// Calls the JAS APIs with an access token that it requests and renews by itself.
 ///
 /// A session is made once and used for all calls, from any number of threads: they share one
-/// token. Clones share the token, too, and each has settings of its own. A clone on which
-/// [`token_endpoint`](Session::token_endpoint), [`proxy`](Session::proxy),
-/// [`proxy_from_env`](Session::proxy_from_env) or
-/// [`root_certificates`](Session::root_certificates) is called gets a token of its own.
+/// token. Clones share the token, too, and each clone has its own settings. Where a setting decides
+/// how the token endpoint is reached ([`token_endpoint`](Session::token_endpoint),
+/// [`proxy`](Session::proxy), [`proxy_from_env`](Session::proxy_from_env),
+/// [`root_certificates`](Session::root_certificates)), it gives the clone its own token as well.
 ///
-/// Settings take the session and return it, in any order (but [`resume`](Session::resume) comes
-/// after [`token_endpoint`](Session::token_endpoint)), and are checked at once:
+/// Settings take the session and return it, in any order, and are checked at once. Only
+/// [`resume`](Session::resume) has to come after [`token_endpoint`](Session::token_endpoint).
 ///
 /// ```
 /// use std::time::Duration;
@@ -49,41 +49,41 @@ pub struct Session {
     tokens: Arc<Tokens>,
     rate_limit: Arc<RateLimit>,
     retried: Arc<AtomicUsize>,
-    /// Copied when a clone changes one of them.
+    /// Copied when a clone changes a setting.
     settings: Arc<Settings>,
 }
 
-/// What a session and its clones have done so far: see [`Session::counts`].
+/// The tokens, connections and retries of a session and its clones: see [`Session::counts`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
     /// Tokens received from the token endpoint.
     pub tokens: u64,
-    /// Connections made, those for token requests included.
+    /// Connections made, including those of token requests.
     pub connections: u64,
-    /// Retries of calls, after a failure, a rate limit or a refused token. Retries of token
+    /// Requests that were sent again after a failure, a rate limit or a refused token. Token
     /// requests are not counted.
     pub retries: u64,
 }
 
 impl Session {
-    /// Makes a session for the APIs behind `base_url`, with the credentials that the JAS portal
-    /// calls key and secret. Sends nothing yet.
+    /// Makes a session for the APIs at `base_url`, with the credentials that the JAS portal calls
+    /// key and secret. Sends nothing yet.
     ///
-    /// The base URL is `https://HOST`, perhaps with a port and a path; `http` is accepted for this
-    /// machine only (`localhost`, 127.0.0.0/8, `[::1]`). Tokens are requested from `base_url` +
-    /// `/oauth2/token`, unless [`token_endpoint`](Session::token_endpoint) says otherwise.
+    /// The base URL is `https://HOST`, optionally with a port and a path. `http` is accepted for
+    /// this machine only (`localhost`, 127.0.0.0/8, `[::1]`). Tokens are requested from `base_url` +
+    /// `/oauth2/token`, unless [`token_endpoint`](Session::token_endpoint) is set.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if one of the three can't be used: it says
-    /// which character of it, and never what a secret is.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if one of the three can't be used. The message names
+    /// the character that is wrong, and never shows a secret.
     pub fn new(base_url: &str, client_id: &str, client_secret: &str) -> Result<Session, Error> {
         let secret = ("client secret", client_secret);
         Session::checked([("base URL", base_url), ("client id", client_id), secret])
     }
 
-    /// Takes the three with what errors call them.
+    /// Makes a session from pairs of a name, for errors, and a value.
     fn checked([url, id, secret]: [(&str, &str); 3]) -> Result<Session, Error> {
         let base = Url::base(url.0, url.1)?;
         check_tls(&base)?;
@@ -99,24 +99,24 @@ impl Session {
         })
     }
 
-    /// Makes a session from the environment: `JAS_URL` (the base URL), `JAS_CLIENT_ID` and
-    /// `JAS_CLIENT_SECRET`, and, if they are set, `JAS_API_KEY` and `JAS_TOKEN_ENDPOINT`.
+    /// Makes a session from environment variables: `JAS_URL` (the base URL), `JAS_CLIENT_ID`,
+    /// `JAS_CLIENT_SECRET`, and optionally `JAS_API_KEY` and `JAS_TOKEN_ENDPOINT`.
     ///
-    /// In place of the secret and the key, `JAS_CLIENT_SECRET_FILE` and `JAS_API_KEY_FILE` may name
-    /// files that they are read from, without the last line break.
+    /// The secret and the key can be read from files instead, without the last line break:
+    /// `JAS_CLIENT_SECRET_FILE` and `JAS_API_KEY_FILE` name these files.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput): it names each variable that is missing or empty,
-    /// or the one that can't be used, and why.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if a variable is missing, empty or can't be used. The
+    /// message names the variable, and says why.
     pub fn from_env() -> Result<Session, Error> {
         from_env::session()
     }
 
     /// Sends a GET.
     ///
-    /// `path` is put behind the base URL: an absolute path, perhaps with a query. A full URL of
-    /// the same origin (a `next` link) is taken as it is.
+    /// `path` is appended to the base URL: an absolute path, optionally with a query. A full URL of
+    /// the same origin (a `next` link) is used as it is.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -127,20 +127,19 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Any of [`ErrorKind`] but [`Content`](ErrorKind::Content), which reading the response
-    /// may give.
+    /// Any [`ErrorKind`] except [`Content`](ErrorKind::Content), which reading the response may
+    /// return.
     pub fn get(&self, path: &str) -> Result<Response, Error> {
         self.call(path, None, true)
     }
 
-    /// Sends a POST with `content` of this media type, to which JAS responds in the same media
-    /// type. XML is handed over untouched: any XML crate makes and reads it, and escapes what you
-    /// put in.
+    /// Sends a POST with `content` of this media type. JAS responds in the same media type. XML is
+    /// sent unchanged: use any XML crate to write it, which escapes your values, and to read it.
     ///
     /// A booking is not made twice: the POST is retried only if it never reached the API, or if the
-    /// API refused the token. When it fails, [`may_have_executed`](Error::may_have_executed) tells
-    /// whether to look before you send it again. For calls that only read there is
-    /// [`post_idempotent`](Session::post_idempotent).
+    /// API refused the token. If it fails, [`may_have_executed`](Error::may_have_executed) says
+    /// whether the booking may exist, so that you have to look before you send it again. For calls
+    /// that only read, use [`post_idempotent`](Session::post_idempotent).
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -160,7 +159,7 @@ impl Session {
     }
 
     /// Sends a POST with `content` as JSON, otherwise like [`post`](Session::post). A string
-    /// becomes a JSON string: send text that is JSON already with `post`.
+    /// becomes a JSON string: to send text that is JSON already, use `post`.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -186,9 +185,9 @@ impl Session {
     }
 
     /// Sends a POST that only reads, such as JAS's status queries, and so may be retried ([RFC
-    /// 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): if there was no
-    /// response, or the server is busy, up to [`retries`](Session::retries) times. Content of up to
-    /// 16 KiB is read within the call, and if it is truncated, the call is retried, too.
+    /// 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): up to
+    /// [`retries`](Session::retries) times if there is no response or the server is busy. Content of
+    /// up to 16 KiB is read within the call. If it is truncated, the call is retried, too.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -207,45 +206,45 @@ impl Session {
         self.call(path, Some((media_type, content.as_ref())), true)
     }
 
-    /// Gives a valid token, for requests that are made by other means. Requests one if need be.
+    /// Returns a valid token, for requests that another client sends. Requests one if necessary.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
     /// # let session = jas_session::Session::from_env()?;
     /// let token = session.access_token()?;
     /// let field = format!("Authorization: Bearer {token}");
-    /// // When it was refused:
+    /// // If the token was refused:
     /// session.invalidate(&token);
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// As a call whose token can't be had: [`Denied`](ErrorKind::Denied),
+    /// Those of a token request: [`Denied`](ErrorKind::Denied),
     /// [`Timeout`](ErrorKind::Timeout), [`Exchange`](ErrorKind::Exchange),
     /// [`InvalidToken`](ErrorKind::InvalidToken) or [`Status`](ErrorKind::Status).
     pub fn access_token(&self) -> Result<String, Error> {
         let deadline = Deadline::after(self.settings.timeout);
         let token = self.tokens.token(&self.settings.common, deadline)?;
-        // At once, since the token leaves.
+        // Now, because the other client can't renew it after its request.
         self.tokens.renew_if_due(&self.settings.common, deadline);
         let held = self.tokens.held().map(|(held, _)| held);
         Ok(held.unwrap_or_else(|| token.value().to_owned()))
     }
 
-    /// Gives the valid token held, if there is one, and what is left of its life. Requests none.
+    /// Returns the valid token held, if there is one, and how long it is valid. Requests none.
     ///
-    /// [`token_file`](Session::token_file) keeps it for the next run. Where there is no file, keep
-    /// it yourself, with the time at which it expires, and give it to [`resume`](Session::resume)
-    /// with what is left then.
+    /// [`token_file`](Session::token_file) stores it for the next run. On a system without files,
+    /// store it yourself together with its expiry, and pass it to [`resume`](Session::resume) with
+    /// the time that is left then.
     #[must_use]
     pub fn held_token(&self) -> Option<(String, Duration)> {
         self.tokens.held()
     }
 
-    /// Takes over a token from an earlier process, for this session and all its clones, with what
-    /// is left of its life (24 hours at most). A token whose time is over does no harm: the first
-    /// call requests another.
+    /// Uses a token from an earlier process, in this session and all its clones. `expires_in` is
+    /// how long it is still valid, 24 hours at most. An expired token does no harm: the first call
+    /// requests another.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -266,8 +265,8 @@ impl Session {
         Ok(self)
     }
 
-    /// Tells how many tokens, connections and retries this session and its clones have needed so
-    /// far: for the last line of a job.
+    /// Returns how many tokens, connections and retries this session and its clones have used so
+    /// far, for the last line of a job's log.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -277,8 +276,8 @@ impl Session {
         }
     }
 
-    /// Drops the token held if it is this one: for a token that was refused when it was used by
-    /// other means.
+    /// Drops the token held if it is this one. Call it when a server refused the token that
+    /// [`access_token`](Session::access_token) returned.
     pub fn invalidate(&self, refused: &str) {
         self.tokens.invalidate(refused);
     }

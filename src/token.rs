@@ -199,9 +199,10 @@ impl Tokens {
             let left = deadline.left();
             let has_failed = state.last.as_ref().is_some_and(|(at, ..)| at > since);
             if left.is_zero() || has_failed && left < SHORTEST {
-                let when = match is_first {
-                    true => "before a token was requested",
-                    false => "while another thread requested the token",
+                let when = if is_first {
+                    "before a token was requested"
+                } else {
+                    "while another thread requested the token"
                 };
                 return Err(self.client.call(deadline).late(when));
             }
