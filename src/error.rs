@@ -1,5 +1,5 @@
-//! The error that every call can give: its kind, its message, and what it keeps of a response.
-//! Made by all modules. Knows none of them.
+//! The error of every call: its kind, its message, and the response that it keeps. Made by all
+//! modules. Knows none of them.
 
 pub(crate) mod remote_text;
 mod response;
@@ -14,35 +14,35 @@ pub(crate) use response::Received;
 
 /// Why a call failed.
 ///
-/// [`kind`](Error::kind) sorts errors by who can mend them, `Display` says what happened, where
-/// and what to do, and [`source`](StdError::source) is the cause below, if there is one. None of
-/// them shows a secret, a token or an API key; [`content`](Error::content) alone holds a response
-/// as it was received.
+/// [`kind`](Error::kind) sorts errors by who can mend them. `Display` says what happened, where, and
+/// what to do. [`source`](StdError::source) is the cause, if there is one. None of them shows a
+/// secret, a token or an API key. Only [`content`](Error::content) returns a response as it was
+/// received.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
-/// Who can mend an [`Error`].
+/// The kind of an [`Error`]: who can mend it.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The caller: a URL, a field, a setting or an environment variable. Nothing was sent.
     InvalidInput,
-    /// The credentials, or the token endpoint's URL: the endpoint refused the request for a token.
-    /// [`Error::status`] is its response's, not the API's. A refusal of the credentials (400, 401,
-    /// 403, or 2xx with an `error`) is remembered for ten seconds.
+    /// The credentials, or the token endpoint's URL: the endpoint refused to issue a token.
+    /// [`Error::status`] is the endpoint's status, not the API's. Calls within ten seconds after
+    /// refused credentials (400, 401, 403, or 2xx with an `error`) get the same error.
     Denied,
-    /// The API responded with another status than 2xx: see [`Error::status`]. Or the token endpoint
-    /// is busy or out of order (429, 5xx, or 403 with `Retry-After`).
+    /// The API responded with a status other than 2xx: see [`Error::status`]. Or the token endpoint
+    /// is overloaded or failed (429, 5xx, or 403 with `Retry-After`).
     Status,
-    /// The timeout of the call passed ([`Session::timeout`](crate::Session::timeout)).
+    /// The call took longer than its timeout ([`Session::timeout`](crate::Session::timeout)).
     Timeout,
     /// The network or the server: no connection, no TLS, or a response that was truncated or not
     /// HTTP.
     Exchange,
     /// The token endpoint's 2xx response holds no usable bearer token.
     InvalidToken,
-    /// The content of a 2xx response is over the limit, not UTF-8, or not the JSON asked for:
-    /// [`Error::content`] keeps it.
+    /// The content of a 2xx response is over the limit, not UTF-8, or not the expected JSON:
+    /// [`Error::content`] returns it.
     Content,
 }
 
@@ -57,62 +57,60 @@ struct Inner {
 }
 
 impl Error {
-    /// Tells who can mend it.
+    /// Returns the kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The status code of the response that refused, or whose content could not be read or used
-    /// (2xx), if there was one.
+    /// Returns the status code of the response, if there was one: of a refusal, or 2xx if the content
+    /// could not be read or used.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         Some(self.response()?.status)
     }
 
-    /// The value of a header field of that response: the first one of this name, compared without
-    /// case.
+    /// Returns the first value of a header field of that response. The name is compared without case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         field(&self.response()?.fields, name)
     }
 
-    /// The content of that response as it was received: of a refusal 64 KiB at most, of a 2xx
-    /// response as much as had been read.
+    /// Returns the content of that response as it was received: up to 64 KiB of a refusal, all that
+    /// was read of a 2xx response.
     ///
-    /// So the number of a booking is not lost when it is not in the expected shape, or when the
-    /// response is truncated behind it. A server may have put anything there, a secret it was sent
-    /// included: `Display` shows a cleaned excerpt. Of a token endpoint's responses only refusals
-    /// are kept.
+    /// So the number of a booking is not lost if the content doesn't have the expected shape, or if
+    /// it is truncated after the number. The content may hold anything, including a secret that the
+    /// server received: `Display` shows a cleaned excerpt. Of a token endpoint's responses only
+    /// refusals are kept.
     #[must_use]
     pub fn content(&self) -> Option<&[u8]> {
         Some(&self.response()?.content)
     }
 
-    /// How long the server asks to wait before the next try (`Retry-After`, [RFC 9110, section
-    /// 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)), uncapped.
+    /// Returns how long the server asks to wait before the next attempt (`Retry-After`, [RFC 9110,
+    /// section 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)), without a maximum.
     ///
-    /// An HTTP-date is measured against the `Date` field of the same response. Ask
-    /// [`may_have_executed`](Error::may_have_executed) before sending a create again: a 503 may
-    /// have both. Not every rate limit says how long: see [`status`](Error::status) for 429, too.
+    /// An HTTP-date is measured against the `Date` field of the same response. Before you send a
+    /// booking again, check [`may_have_executed`](Error::may_have_executed): a 503 can have
+    /// `Retry-After` although the booking was made. A rate limit may come without `Retry-After`, so
+    /// check [`status`](Error::status) for 429, too.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.response()?.retry_after
     }
 
-    /// Whether the API may have done what was asked, or may still do it, although no good response
-    /// arrived.
+    /// Returns whether the API may have executed the request, or may still execute it.
     ///
-    /// `false`: the request was not executed, as far as a 4xx response tells. (A 409 may mean that
-    /// an earlier one was.) After a 2xx response whose content could not be read or used, it is
-    /// `true`.
+    /// `false` if nothing was sent, or if the status is 4xx. (A 409 can mean that an earlier request
+    /// was executed.) `true` after a 2xx response whose content could not be read or used.
     #[must_use]
     pub fn may_have_executed(&self) -> bool {
         self.0.may_have_executed
     }
 
-    /// Finds the error of this crate in another one: `error` itself, the error inside an
-    /// [`io::Error`] (from reading a [`Response`](crate::Response)), or one of the sources.
+    /// Returns the error of this crate in another error: `error` itself, the error inside an
+    /// [`io::Error`] (from reading a [`Response`](crate::Response)), or one of its sources.
     ///
     /// A wrapper has to return the [`io::Error`] as its source. `serde_json::Error` does not:
     /// convert it with `io::Error::from` first.
@@ -170,19 +168,20 @@ impl Error {
         self
     }
 
-    /// The same with more to say.
+    /// Appends `more` to the message.
     pub(crate) fn and(mut self, more: &str) -> Error {
         self.0.message.push_str(more);
         self
     }
 
-    /// Once `true` it stays so: what an earlier attempt may have done is not undone by a later.
+    /// Sets `may_have_executed` if it is true, and never resets it: a later attempt doesn't undo what
+    /// an earlier one may have done.
     pub(crate) fn or_executed(mut self, may_have_executed: bool) -> Error {
         self.0.may_have_executed |= may_have_executed;
         self
     }
 
-    /// A retry would end in the same way: TLS refused a certificate, for example.
+    /// Marks the error as one that a retry would meet again, such as a refused certificate.
     pub(crate) fn finally(mut self, is_final: bool) -> Error {
         self.0.is_final = is_final;
         self
@@ -196,7 +195,7 @@ impl Error {
         self.0.is_final
     }
 
-    /// For a token request: whatever came of it, the API has done nothing.
+    /// Marks the error as one of a token request, after which the API has executed nothing.
     pub(crate) fn never_executed(mut self) -> Error {
         self.0.may_have_executed = false;
         self
@@ -244,7 +243,7 @@ impl From<Error> for io::Error {
                 .source()
                 .and_then(|source| source.downcast_ref::<io::Error>())
                 .map(io::Error::kind)
-                // Readers would try again, without end.
+                // Readers would repeat the call without end.
                 .filter(|kind| {
                     !matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
                 })
@@ -254,7 +253,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// The first value of the field `name`, compared without case.
+/// Returns the first value of the field `name`, compared without case.
 pub(crate) fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
     fields
         .iter()

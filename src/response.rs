@@ -9,22 +9,22 @@ use crate::error::{field, Error, ErrorKind, Received};
 use crate::http;
 use crate::json::{self, BYTE_ORDER_MARK};
 
-/// The most that [`Response::bytes`], [`Response::text`] and [`Response::json`] read.
+/// The default limit of [`Response::bytes`], [`Response::text`] and [`Response::json`].
 const LIMIT: u64 = 1024 * 1024;
 
 /// A response with a 2xx status.
 ///
-/// Its content is read from the connection as it is asked for: as a stream in constant memory by
-/// [`Read`], or whole by [`bytes`](Response::bytes), [`text`](Response::text) or
-/// [`json`](Response::json). All reading has to be over within the timeout of the call, which
-/// counts from its start. A response that is dropped before its end closes its connection.
-/// [`Error::find`] finds the [`Error`] of a read, whatever became of its [`io::Error`].
+/// Its content is read from the connection on demand: as a stream in constant memory with [`Read`],
+/// or whole with [`bytes`](Response::bytes), [`text`](Response::text) or [`json`](Response::json).
+/// All of it has to be read within the timeout of the call, which began with the call. A response
+/// that is dropped before its end closes its connection. [`Error::find`] returns the [`Error`] inside
+/// the [`io::Error`] of a read.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let session = jas_session::Session::from_env()?;
 /// let mut document = session.get("/documents/v1/PAR45176295.pdf")?;
-/// // Renamed when it is whole: a truncated download leaves no file of that name.
+/// // Renamed when it is complete: a truncated download leaves no file of that name.
 /// std::io::copy(&mut document, &mut std::fs::File::create("PAR45176295.part")?)?;
 /// std::fs::rename("PAR45176295.part", "PAR45176295.pdf")?;
 /// # Ok(()) }
@@ -35,7 +35,7 @@ pub struct Response {
     secrets: Secrets,
 }
 
-/// What no message about the content may show.
+/// Returns the secrets that no message about the content may show.
 type Secrets = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 impl Response {
@@ -43,26 +43,26 @@ impl Response {
         Response { inner, limit: LIMIT, secrets }
     }
 
-    /// The status code: always 2xx.
+    /// Returns the status code, which is always 2xx.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.inner.status
     }
 
-    /// The value of a header field: the first one of this name, compared without case.
+    /// Returns the first value of a header field. The name is compared without case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         field(&self.inner.fields, name)
     }
 
-    /// The length of the content, if the server told it before it sent the content.
+    /// Returns the length of the content, if the server sent it in the head.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {
         self.inner.content.length()
     }
 
-    /// Sets the most bytes that [`bytes`](Response::bytes), [`text`](Response::text) and
-    /// [`json`](Response::json) accept: 1 MiB by default. Content of exactly this length is
+    /// Sets the maximum number of bytes that [`bytes`](Response::bytes), [`text`](Response::text)
+    /// and [`json`](Response::json) accept: 1 MiB by default. Content of exactly this length is
     /// accepted. [`Read`] has no limit.
     #[must_use]
     pub fn limit(mut self, bytes: u64) -> Response {
@@ -82,9 +82,9 @@ impl Response {
     /// # Errors
     ///
     /// [`Content`](ErrorKind::Content) if it is longer than the [`limit`](Response::limit):
-    /// [`Error::content`] has its beginning then. [`Timeout`](ErrorKind::Timeout) if the time of
-    /// the call is up, [`Exchange`](ErrorKind::Exchange) if it is truncated: [`Error::content`] has
-    /// what came.
+    /// [`Error::content`] returns its beginning. [`Timeout`](ErrorKind::Timeout) if the call took
+    /// longer than its timeout, [`Exchange`](ErrorKind::Exchange) if the content is truncated:
+    /// [`Error::content`] returns what arrived.
     pub fn bytes(self) -> Result<Vec<u8>, Error> {
         self.whole(|content, _| Ok(content))
     }
@@ -94,7 +94,7 @@ impl Response {
     /// # Errors
     ///
     /// As [`bytes`](Response::bytes), and [`Content`](ErrorKind::Content) if it is not UTF-8:
-    /// [`Error::content`] has it then.
+    /// [`Error::content`] returns it.
     pub fn text(self) -> Result<String, Error> {
         let mut text = self.whole(|content, _| utf8(content))?;
         if text.starts_with(BYTE_ORDER_MARK) {
@@ -119,10 +119,9 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// As [`text`](Response::text), and [`Content`](ErrorKind::Content) if it is not JSON, or
-    /// not JSON of this type: a member that `T` needs is missing or of another type.
-    /// The message shows how it begins, and [`Error::content`] has all of it. JSON that is nested
-    /// deeper than 128 levels is not read.
+    /// As [`text`](Response::text), and [`Content`](ErrorKind::Content) if it is not JSON, or if a
+    /// member that `T` needs is missing or of another type. The message shows the beginning, and
+    /// [`Error::content`] returns all of it. JSON that is nested deeper than 128 levels is refused.
     pub fn json<T: miniserde::Deserialize>(self) -> Result<T, Error> {
         self.whole(|content, secrets| {
             let text = utf8(content)?;
@@ -139,16 +138,16 @@ impl Response {
         })
     }
 
-    /// Reads the whole content and makes something of it. What could not be used is in the error.
+    /// Reads the whole content and converts it. The error keeps content that could not be used.
     fn whole<T>(
-        self, read: impl FnOnce(Vec<u8>, &Secrets) -> Result<T, Unfit>,
+        self, read: impl FnOnce(Vec<u8>, &Secrets) -> Result<T, Unusable>,
     ) -> Result<T, Error> {
         let http::Response { status, fields, content } = self.inner;
         let label = content.call().label.clone();
         let result = content.whole(self.limit).and_then(|content| {
             read(content, &self.secrets).map_err(|(why, content)| {
                 let message = format!("{label}: the content {why}");
-                // The status was 2xx: the API has done what was asked.
+                // The status was 2xx: the API has executed the request.
                 (Error::new(ErrorKind::Content, message).or_executed(true), content)
             })
         });
@@ -158,12 +157,12 @@ impl Response {
 }
 
 /// Why content could not be used, and the content.
-type Unfit = (String, Vec<u8>);
+type Unusable = (String, Vec<u8>);
 
-fn utf8(content: Vec<u8>) -> Result<String, Unfit> {
+fn utf8(content: Vec<u8>) -> Result<String, Unusable> {
     String::from_utf8(content).map_err(|cause| {
-        let place = cause.utf8_error().valid_up_to();
-        let why = format!("is not UTF-8 from byte {place} on");
+        let offset = cause.utf8_error().valid_up_to();
+        let why = format!("is not UTF-8 from byte {offset} on");
         (why, cause.into_bytes())
     })
 }
@@ -171,7 +170,7 @@ fn utf8(content: Vec<u8>) -> Result<String, Unfit> {
 impl Read for Response {
     /// Reads a part of the content. Truncated content is an error of the kind
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), and a timeout one of the kind
-    /// [`TimedOut`](io::ErrorKind::TimedOut); the [`Error`] is inside.
+    /// [`TimedOut`](io::ErrorKind::TimedOut). [`Error::find`] returns the [`Error`] inside.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.content.read(buffer).map_err(io::Error::from)
     }

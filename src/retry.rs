@@ -1,5 +1,5 @@
-//! What to do after an attempt that failed: one pure decision, and the rate limit that holds for
-//! all calls. Called by `session` and `token`. Sends nothing, and waits for nothing.
+//! What follows a failed attempt: one pure decision, and the rate limit of a session. Called by
+//! `session` and `token`. Sends nothing and waits for nothing.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
@@ -10,31 +10,32 @@ use crate::error::{Error, ErrorKind, Received};
 /// The pause before the first retry; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// As many times longer is a pause for a rate limit that does not tell how long it lasts: the
-/// limits that are known count the calls of a second or more.
-const LIMITED: u32 = 4;
+/// Factor for the pause after a 429 without `Retry-After`: known rate limits count the calls of a
+/// second or more.
+const RATE_LIMIT_FACTOR: u32 = 4;
 
-/// A rate limit that lasts longer is that of its own call alone: other paths may have others.
+/// Longer limits apply only to the call that met them: other paths may have other limits.
 const LONGEST_LIMIT: Duration = Duration::from_secs(30);
 
-/// What was sent.
+/// The attempts of one call so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
     /// The request only reads, or may be executed more than once ([RFC 9110, section
     /// 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)).
     pub(crate) is_idempotent: bool,
-    /// How many times it has been retried so far, and how many times it may be.
+    /// How many retries were made.
     pub(crate) retried: u32,
+    /// How many retries are allowed.
     pub(crate) retries: u32,
-    /// A token was refused during this call before, and another requested since.
+    /// A token was refused during this call, and another was requested since.
     pub(crate) was_renewed: bool,
     pub(crate) time_left: Duration,
-    /// Any number; spreads the pauses of callers that failed at the same time.
+    /// A random number, which spreads the pauses of callers that failed at the same time.
     pub(crate) jitter: u64,
 }
 
 impl Attempt {
-    /// The first attempt of a request that only reads, and whose token is no matter.
+    /// The first attempt of a request that only reads and needs no token.
     pub(crate) fn first(retries: u32) -> Attempt {
         Attempt {
             is_idempotent: true,
@@ -49,15 +50,15 @@ impl Attempt {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
-    /// Give the error to the caller.
+    /// Return the error to the caller.
     Return,
-    /// Replace the token, and send once more.
+    /// Replace the token and send the request again.
     Renew,
-    /// Send once more after this pause.
+    /// Send the request again after this pause.
     Retry(Duration),
 }
 
-/// Decides what follows an attempt that failed in this way.
+/// Decides what follows an attempt that failed with this error.
 pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Next {
     if token_refused {
         return if attempt.was_renewed { Next::Return } else { Next::Renew };
@@ -71,7 +72,7 @@ pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Ne
         _ => false,
     };
     let pause = response.and_then(Received::requested_pause).unwrap_or_else(|| {
-        let factor = if error.status() == Some(429) { LIMITED } else { 1 };
+        let factor = if error.status() == Some(429) { RATE_LIMIT_FACTOR } else { 1 };
         back_off(attempt.retried, attempt.jitter).saturating_mul(factor)
     });
     if may_retry && attempt.retried < attempt.retries && pause < attempt.time_left {
@@ -81,43 +82,44 @@ pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Ne
     }
 }
 
-/// A number that nobody can guess, another one each time, and after a fork in each process.
+/// Returns an unpredictable number. It differs in each call, and after a fork in each process.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-/// The pause after so many retries: doubled each time, from three quarters to five quarters
-/// of itself by `jitter`.
+/// Returns the pause after so many retries: it doubles each time, and `jitter` makes it up to a
+/// quarter shorter or longer.
 fn back_off(retried: u32, jitter: u64) -> Duration {
     let whole = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(retried).unwrap_or(u32::MAX));
     let part = u32::try_from(jitter % 513).unwrap_or(0);
     (whole / 4 * 3).saturating_add(whole / 1024 * part)
 }
 
-/// The end of a rate limit that a call has met, and how long that was: for all calls of a session.
+/// The rate limit that applies to all calls of a session: when it ends, and how long it is.
 #[derive(Default)]
 pub(crate) struct RateLimit(Mutex<Option<(Instant, Duration)>>);
 
 impl RateLimit {
-    /// Whether no call has met one yet.
+    /// Whether no call has met a rate limit yet.
     pub(crate) fn is_none(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
-    /// Notes an error that tells of a rate limit, if it does.
+    /// Remembers the rate limit that an error reports, if it reports one.
     pub(crate) fn note(&self, error: &Error) {
         let Some(response) = error.response().filter(|response| response.is_rate_limit()) else {
             return;
         };
-        let wait = response.requested_pause().unwrap_or(FIRST_PAUSE * LIMITED);
+        let wait = response.requested_pause().unwrap_or(FIRST_PAUSE * RATE_LIMIT_FACTOR);
         if wait <= LONGEST_LIMIT {
             let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             *limit = (*limit).max(Some((Instant::now() + wait, wait)));
         }
     }
 
-    /// How long a call has to wait before it sends, if `time` is enough for that: until the end,
-    /// and up to a quarter longer if it has not been refused before. Those go first.
+    /// Returns how long a call has to wait before it sends: until the end of the limit, and a quarter
+    /// longer if it was not refused itself, so that refused calls go first. Zero if the wait would
+    /// take longer than `time`.
     pub(crate) fn wait(&self, time: Duration, was_refused: bool) -> Duration {
         let limit = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((end, length)) = limit else {
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn what_follows_each_error() {
         let first = Next::Retry(back_off(0, 256));
-        let limited = Next::Retry(back_off(0, 256) * LIMITED);
+        let limited = Next::Retry(back_off(0, 256) * RATE_LIMIT_FACTOR);
         let asked = Next::Retry(Duration::from_secs(7));
         // What came back, then what follows a call that may be retried and one that must not.
         for (error, idempotent, plain) in [

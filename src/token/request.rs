@@ -1,6 +1,6 @@
 //! One request for a token ([RFC 6749, section
 //! 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)), and what its response means. Called
-//! by `token`. Knows nothing of the token held, of those who wait, or of retries.
+//! by `token`. Knows nothing of the token held, of waiting callers, or of retries.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::http::{Call, Deadline, Network, Request, KEPT, USER_AGENT};
 use crate::json;
 use crate::url::{check_visible, form_encoded, Url};
 
-/// The lifetime of a token whose response does not tell (JAS documents ten minutes).
+/// The lifetime in seconds if the response has no `expires_in` (JAS documents ten minutes).
 const DEFAULT_LIFETIME: u64 = 600;
 
-/// Where tokens come from.
+/// The client (RFC 6749, section 2), and where it requests tokens.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) endpoint: Url,
@@ -34,7 +34,7 @@ impl Client {
     pub(super) fn request(
         &self, network: &Network, deadline: Deadline, secrets: &[String],
     ) -> Result<Token, Error> {
-        // The credentials stand in the content (RFC 6749, section 2.3.1), as JAS wants them.
+        // JAS wants the credentials in the content (RFC 6749, section 2.3.1).
         let (id, secret) = (form_encoded(&self.id), form_encoded(&self.secret));
         let content =
             format!("grant_type=client_credentials&client_id={id}&client_secret={secret}");
@@ -44,7 +44,7 @@ impl Client {
             ("Content-Type", "application/x-www-form-urlencoded"),
             ("User-Agent", USER_AGENT),
         ];
-        // The life of the token is counted from before it began.
+        // The lifetime is counted from before the request, so that it never ends too late.
         let start = Instant::now();
         tell!(debug, "requesting a token from {}", self.endpoint);
         let response = minreq::send(Request {
@@ -52,11 +52,11 @@ impl Client {
             url: &self.endpoint,
             fields: &fields,
             content: Some(content.as_bytes()),
-            // Always on a connection of its own: its response must be nobody else's.
+            // On a new connection, so that no other request gets the response with the token.
             is_repeatable: false,
             network,
         });
-        // Whatever comes of it, the API has done nothing.
+        // The API has executed nothing.
         let response = response.map_err(Error::never_executed)?;
         if !response.is_success() {
             return Err(self.refused(response.received(), secrets));
@@ -88,7 +88,8 @@ impl Client {
         self.error(ErrorKind::InvalidToken, &what)
     }
 
-    /// A refusal ([RFC 6749, section 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
+    /// Returns the error for a refusal ([RFC 6749, section
+    /// 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
     fn refused(&self, received: Received, secrets: &[String]) -> Error {
         let status = received.status;
         let (kind, advice) = received.token_advice();
@@ -99,7 +100,7 @@ impl Client {
     }
 }
 
-/// What is read of a token endpoint's 2xx response ([RFC 6749, section
+/// The members of a token endpoint's 2xx response that are read ([RFC 6749, section
 /// 5.1](https://www.rfc-editor.org/rfc/rfc6749#section-5.1)).
 #[derive(miniserde::Deserialize)]
 struct Members {
@@ -108,10 +109,10 @@ struct Members {
     expires_in: Option<Value>,
 }
 
-/// The token of a 2xx response, and its lifetime; or why there is none, without a word of the
-/// content but of the token's type: it may hold the token.
+/// Returns the token of a 2xx response and its lifetime, or why it is unusable. Quotes only
+/// `token_type`: the content may hold the token.
 pub(crate) fn read(content: &[u8], secrets: &[String]) -> Result<(String, Duration), String> {
-    // Nobody needs a byte that is not UTF-8: it stands in no token.
+    // Tokens are ASCII, so invalid UTF-8 can be replaced.
     let json = String::from_utf8_lossy(content);
     let members: Members = json::read(&json)
         .ok_or("it is not a JSON object as RFC 6749, section 5.1, describes it")?;
@@ -120,7 +121,7 @@ pub(crate) fn read(content: &[u8], secrets: &[String]) -> Result<(String, Durati
     check_visible("access_token", &value)
         .map_err(|_| "its access_token can't stand in a header field")?;
     let kind = members.token_type.unwrap_or_default();
-    // Some gateways say `BearerToken`, or nothing.
+    // Some gateways send `BearerToken`, or leave it out.
     if !["", "bearer", "bearertoken"].contains(&&*kind.trim().to_ascii_lowercase()) {
         let kind = excerpt(&kind, &[secrets, &[value]].concat());
         return Err(format!("its token_type is \"{kind}\", not Bearer"));
@@ -129,18 +130,18 @@ pub(crate) fn read(content: &[u8], secrets: &[String]) -> Result<(String, Durati
     Ok((value, Duration::from_secs(seconds)))
 }
 
-/// Whether the content of a 2xx response says why there is no token.
+/// Whether the content of a 2xx response is a refusal.
 fn is_refusal(content: &[u8]) -> bool {
     let text = text(content);
     text.contains("\"error\"") && !members(&text).is_empty()
 }
 
-/// `expires_in` as servers send it: a number, a number in a string, null, or not at all.
+/// Returns the seconds of `expires_in`: a number, a number in a string, null, or missing.
 fn seconds(expires_in: Option<Value>) -> Option<u64> {
     let number = match expires_in {
         None | Some(Value::Null) => Number::U64(DEFAULT_LIFETIME),
         Some(Value::Number(number)) => number,
-        // The standard library's own parser would cost 16 kB.
+        // The standard library's parser for f64 would add 16 kB to the binary.
         Some(Value::String(number)) => from_str(number.trim()).ok()?,
         Some(_) => return None,
     };
