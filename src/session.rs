@@ -26,8 +26,10 @@ const OWNED: &str = "Authorization Host Content-Length Content-Type Transfer-Enc
 const TOO_SOON: &str = "; a token was replaced less than 10 seconds ago: try again later";
 const LOOK_FIRST: &str = "; the request may have been executed: look before you send it again";
 
-/// A value of a field that is as long may be a key, and is shown in no message.
+/// Fields set by the caller may hold keys: their values are secrets from this length on, except
+/// those of [`PUBLIC`] fields, whose words other text has, too.
 const LIKE_A_KEY: usize = 12;
+const PUBLIC: &str = "Accept Accept-Language User-Agent";
 
 /// Calls the JAS APIs with an access token that it requests and renews by itself.
 ///
@@ -216,8 +218,9 @@ impl Session {
 
     /// Sets a header field of every API call, never of a token request. It replaces an earlier
     /// value, and the session's own `User-Agent` (`jas-session/VERSION`) and `Accept` (the media
-    /// type of a POST, else `*/*`). It may be a key of a gateway: a value of 12 characters or more
-    /// that a server echoes is shown in no message.
+    /// type of a POST, else `*/*`). A value of 12 characters or more may be a key of a gateway, so it
+    /// is kept out of messages like a secret, except that of `Accept`, `Accept-Language` and
+    /// `User-Agent`.
     ///
     /// # Errors
     ///
@@ -716,8 +719,10 @@ impl Session {
         let mut secrets = self.tokens.secrets(&self.settings.common);
         secrets.push(token.value().to_owned());
         // Some gateways want a key in a field of their own.
-        let own = self.settings.fields.iter().map(|(_, value)| value);
-        secrets.extend(own.filter(|value| value.len() >= LIKE_A_KEY).cloned());
+        let is_public =
+            |name: &str| PUBLIC.split(' ').any(|field| field.eq_ignore_ascii_case(name));
+        let own = self.settings.fields.iter().filter(|(name, _)| !is_public(name));
+        secrets.extend(own.map(|(_, value)| value).filter(|v| v.len() >= LIKE_A_KEY).cloned());
         secrets
     }
 }
