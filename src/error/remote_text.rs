@@ -1,28 +1,29 @@
-//! What a server says, made fit for a message: the reason why it refused, short, on one line, and
-//! without secrets. Called by `session`, `token`, `response` and `url`. Secrets are text here: it
-//! knows nothing of what they are for.
+//! Shows text from a server in a message: shortened to one line, without secrets. Finds the reason
+//! of a refusal in it. Called by `session`, `token`, `response`, `retry` and `url`. Knows nothing of
+//! what the secrets are for.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
 use super::{field, Received};
 
-/// The most characters of remote text that a message shows.
+/// The maximum number of characters of remote text in a message.
 const EXCERPT: usize = 200;
 
-/// How many bytes of remote text are looked at for it.
-const SEEN: usize = 8 * 1024;
+/// The maximum number of bytes of content that are searched for its reason.
+const SCAN_LIMIT: usize = 8 * 1024;
 
 /// The number of letters and digits in a row that text must not have in common with a secret.
 const RUN: usize = 8;
 
-/// What stands where a secret stood, and before that is shown: a character that is in no secret.
+/// What a message shows in place of a secret. Until then the text has one character there, so that
+/// a short secret is not found in the word.
 const REDACTED: &str = "[redacted]";
 const HIDDEN: &str = "\u{fffc}";
 
-/// The members of JSON that tell a reason, in lower case: of [RFC 6749, section
+/// The members of JSON that hold a reason, in lower case: those of [RFC 6749, section
 /// 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2), of [RFC 9457, section
-/// 3](https://www.rfc-editor.org/rfc/rfc9457#section-3), and what gateways use besides.
+/// 3](https://www.rfc-editor.org/rfc/rfc9457#section-3), and those of gateways.
 const MEMBERS: &str = "error error_description message title detail faultstring errorcode code \
                        errormessage description reason field";
 
@@ -31,21 +32,21 @@ const MEMBERS: &str = "error error_description message title detail faultstring 
 const ESCAPES: [(&str, u32, usize); 4] =
     [("%", 16, 2), ("\\u", 16, 4), ("&#x", 16, usize::MAX), ("&#", 10, usize::MAX)];
 
-/// What is no text in HTML or XML: how it begins, and how it ends.
+/// The beginning and end of what is markup in HTML and XML.
 #[rustfmt::skip]
 const MARKUP: [(&str, &str); 5] = [("<![cdata[", "]]>"), ("<!--", "-->"),
     ("<script", "</script>"), ("<style", "</style>"), ("<", ">")];
 
-/// What a response says of its reason, for the end of a message: the usual members of JSON, or else
-/// the text or the text of a page, unless that may hold a token (`shows_text`).
+/// Returns the reason that a response gives, for the end of a message: from the usual members of
+/// JSON, or else the text of a page or plain text. `shows_text` is false where that may hold a token.
 pub(crate) fn reason(received: &Received, secrets: &[String], shows_text: bool) -> String {
     let wait = received.retry_after.filter(|wait| !wait.is_zero());
     let mut detail = wait.map_or_else(String::new, |wait| format!("; it asks to wait {wait:?}"));
     if let (300..=399, Some(location)) = (received.status, field(&received.fields, "location")) {
-        let place = excerpt(&without_query(&replace_secrets(location, secrets)), secrets);
-        return detail + "; it redirects to " + &place + ", which is never followed";
+        let location = excerpt(&without_query(&replace_secrets(location, secrets)), secrets);
+        return detail + "; it redirects to " + &location + ", which is never followed";
     }
-    // A secret may contain what is markup or an escape to the functions called here.
+    // First, because a part of a secret may look like markup or an escape.
     let text = replace_secrets(&text(&received.content), secrets);
     let mut reason = members(&text).join(": ");
     if reason.is_empty() && shows_text {
@@ -78,14 +79,13 @@ pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     clean(if secrets.any(may_be_in) { HIDDEN } else { &text })
 }
 
-/// The beginning of content that could not be used.
+/// Returns the beginning of content that could not be used.
 pub(crate) fn beginning(content: &str, secrets: &[String]) -> String {
     excerpt(&text(content.as_bytes()), secrets)
 }
 
-/// What the members of JSON that tell a reason say, wherever they stand in it, in their order;
-/// only the first of several errors. Found without a parser, so that JSON that is truncated or
-/// malformed tells its reason, too.
+/// Returns the values of the [`MEMBERS`] of JSON, at any depth, of the first error only. No parser is
+/// used, so truncated or malformed JSON is searched, too.
 pub(crate) fn members(text: &str) -> Vec<String> {
     let (mut found, mut seen) = (Vec::new(), Vec::new());
     let (mut name, mut rest) = (String::new(), text);
@@ -93,20 +93,16 @@ pub(crate) fn members(text: &str) -> Vec<String> {
         return found;
     }
     while let Some((before, string)) = rest.split_once('"') {
-        let mut is_escaped = false;
-        let end = string.bytes().position(|byte| {
-            let ends = byte == b'"' && !is_escaped;
-            is_escaped = byte == b'\\' && !is_escaped;
-            ends
-        });
-        let Some(end) = end else { break };
+        let is_unescaped = |i: &usize| (i - string[..*i].trim_end_matches('\\').len()) % 2 == 0;
+        let mut quotes = string.match_indices('"').map(|(i, _)| i);
+        let Some(end) = quotes.find(is_unescaped) else { break };
         let is_value = before.trim() == ":";
         if is_value && MEMBERS.split(' ').any(|member| member == name) {
             if seen.contains(&name) {
                 break;
             }
             seen.push(name);
-            // With its quotation marks, for its escapes to be read.
+            // With its quotation marks: a JSON string.
             found.extend(miniserde::json::from_str(&rest[before.len()..][..end + 2]));
         }
         name = string[..if is_value { 0 } else { end }].to_ascii_lowercase();
@@ -116,13 +112,13 @@ pub(crate) fn members(text: &str) -> Vec<String> {
     found
 }
 
-/// The beginning of content as text: UTF-8, or else ISO 8859-1; empty if it is binary.
+/// Reads the beginning of content as UTF-8, or else as ISO 8859-1. Empty if it is binary.
 pub(crate) fn text(content: &[u8]) -> String {
     let is_text = |byte: &u8| *byte >= b' ' || byte.is_ascii_whitespace();
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-    let start = &content[..content.len().min(SEEN)];
+    let start = &content[..content.len().min(SCAN_LIMIT)];
     let valid = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-    // Not ASCII only, and then invalid: UTF-8 that is truncated within a character.
+    // After a character that is not ASCII, an error means UTF-8 truncated within a character.
     if valid.len() == start.len() || !valid.is_ascii() {
         valid.to_owned()
     } else if start.iter().all(is_text) {
@@ -132,17 +128,17 @@ pub(crate) fn text(content: &[u8]) -> String {
     }
 }
 
-/// Where a response redirects to, without user, password, query and fragment.
+/// Removes user, password, query and fragment from a location.
 fn without_query(location: &str) -> String {
-    let place = location.split(['?', '#']).next().unwrap_or_default();
-    let (scheme, rest) = place.split_at(place.find("//").map_or(0, |start| start + 2));
+    let location = location.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = location.split_at(location.find("//").map_or(0, |start| start + 2));
     let host = rest.split('/').next().unwrap_or_default();
     let user = host.rfind('@').filter(|_| !scheme.is_empty());
     scheme.to_owned() + &rest[user.map_or(0, |user| user + 1)..]
 }
 
-/// What a page of HTML or XML shows: its body, or else its title, or else its markup, which may
-/// have attributes to read. Other text as it is.
+/// Returns the text of a page of HTML or XML: of its body, or else its title, or else all of it, for
+/// its attributes. Other text is returned as it is.
 fn page(text: &str) -> String {
     let body = text.to_ascii_lowercase().find("<body").unwrap_or(0);
     let parts = [&text[body..], text].map(without_markup);
@@ -163,7 +159,7 @@ fn without_markup(page: &str) -> String {
         match *begin {
             "<![cdata[" => plain.push_str(&page[at..at + length][begin.len()..]),
             "<!--" => {}
-            // A tag parts words.
+            // A tag separates words.
             _ => plain.push(' '),
         }
         at = page.len().min(at + length + end.len());
@@ -171,7 +167,7 @@ fn without_markup(page: &str) -> String {
     plain + &page[at..]
 }
 
-/// `text` with blanks and control characters folded into single blanks, and shortened.
+/// Turns white space and control characters into single spaces, and shortens `text`.
 fn clean(text: &str) -> String {
     let text = text.replace(HIDDEN, REDACTED);
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
@@ -182,7 +178,7 @@ fn clean(text: &str) -> String {
     clean + if chars.next().is_some() { "..." } else { "" }
 }
 
-/// What reorders or hides text on a terminal has no place in a message.
+/// Whether `c` reorders or hides text on a terminal.
 fn misleads(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' |
         '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
@@ -342,11 +338,14 @@ mod tests {
             ("", String::new()),
             ("{\"a\":\"hush-hush\"}", "{\"a\":\"[redacted]\"}".into()),
             // Longer than what is looked at, as one word or not.
-            (&"ab".repeat(SEEN), "ab".repeat(EXCERPT / 2) + "..."),
+            (&"ab".repeat(SCAN_LIMIT), "ab".repeat(EXCERPT / 2) + "..."),
             // The last one is truncated, which leaves a part of it.
-            (&"hush-hush, ".repeat(SEEN), REDACTED.into()),
-            (&format!("{}hush-hush", "a b ".repeat(SEEN / 4)), format!("{}...", "a b ".repeat(50))),
-            (&format!("{}hush-hush", " ".repeat(SEEN - 4)), REDACTED.into()),
+            (&"hush-hush, ".repeat(SCAN_LIMIT), REDACTED.into()),
+            (
+                &format!("{}hush-hush", "a b ".repeat(SCAN_LIMIT / 4)),
+                format!("{}...", "a b ".repeat(50)),
+            ),
+            (&format!("{}hush-hush", " ".repeat(SCAN_LIMIT - 4)), REDACTED.into()),
         ] {
             assert_eq!(beginning(content, &secrets), shown);
         }
@@ -354,8 +353,11 @@ mod tests {
 
     #[test]
     fn text_ends_at_the_limit_with_a_whole_character() {
-        assert_eq!(text("x".repeat(SEEN + 1).as_bytes()).len(), SEEN);
-        assert_eq!(text("\u{fc}".repeat(SEEN).as_bytes()).len(), SEEN);
-        assert_eq!(text(format!("x{}", "\u{fc}".repeat(SEEN)).as_bytes()).len(), SEEN - 1);
+        assert_eq!(text("x".repeat(SCAN_LIMIT + 1).as_bytes()).len(), SCAN_LIMIT);
+        assert_eq!(text("\u{fc}".repeat(SCAN_LIMIT).as_bytes()).len(), SCAN_LIMIT);
+        assert_eq!(
+            text(format!("x{}", "\u{fc}".repeat(SCAN_LIMIT)).as_bytes()).len(),
+            SCAN_LIMIT - 1
+        );
     }
 }
