@@ -1,5 +1,5 @@
-//! URLs and header fields: which characters they may have, and which origins secrets may be sent to.
-//! Called by all that takes input from outside. Knows nothing of requests.
+//! URLs and header fields: which characters they may have, and which origins secrets may be sent
+//! to. Called by all that takes input from outside. Knows nothing of requests.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,6 +1,6 @@
 //! Shows text from a server in a message: shortened to one line, without secrets. Finds the reason
-//! of a refusal in it. Called by `session`, `token`, `response`, `retry` and `url`. Knows nothing of
-//! what the secrets are for.
+//! of a refusal in it. Called by `session`, `token`, `response`, `retry` and `url`. Knows nothing
+//! of what the secrets are for.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -38,7 +38,8 @@ const MARKUP: [(&str, &str); 5] = [("<![cdata[", "]]>"), ("<!--", "-->"),
     ("<script", "</script>"), ("<style", "</style>"), ("<", ">")];
 
 /// Returns the reason that a response gives, for the end of a message: from the usual members of
-/// JSON, or else the text of a page or plain text. `shows_text` is false where that may hold a token.
+/// JSON, or else the text of a page or plain text. `shows_text` is false where that may hold a
+/// token.
 pub(crate) fn reason(received: &Received, secrets: &[String], shows_text: bool) -> String {
     let wait = received.retry_after.filter(|wait| !wait.is_zero());
     let mut detail = wait.map_or_else(String::new, |wait| format!("; it asks to wait {wait:?}"));
@@ -61,10 +62,10 @@ pub(crate) fn reason(received: &Received, secrets: &[String], shows_text: bool) 
 
 /// Shortens text from a server to one line without secrets.
 ///
-/// Secrets are replaced. If the rest may hold another form of one, all of it is hidden: if it shares
-/// with a secret a run of [`RUN`] ASCII letters and digits (or of the secret's longest run, where
-/// that is shorter), compared without case, and once more without what is between the letters and
-/// digits of both; or if it escapes letters or digits.
+/// Secrets are replaced. If the rest may hold another form of one, all of it is hidden: if it
+/// shares with a secret a run of [`RUN`] ASCII letters and digits (or of the secret's longest run,
+/// where that is shorter), compared without case, and once more without what is between the letters
+/// and digits of both; or if it escapes letters or digits.
 pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     let text = replace_secrets(text, secrets);
     let alphanumeric = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "");
@@ -84,8 +85,8 @@ pub(crate) fn beginning(content: &str, secrets: &[String]) -> String {
     excerpt(&text(content.as_bytes()), secrets)
 }
 
-/// Returns the values of the [`MEMBERS`] of JSON, at any depth, of the first error only. No parser is
-/// used, so truncated or malformed JSON is searched, too.
+/// Returns the values of the [`MEMBERS`] of JSON, at any depth, of the first error only. No parser
+/// is used, so truncated or malformed JSON is searched, too.
 pub(crate) fn members(text: &str) -> Vec<String> {
     let (mut found, mut seen) = (Vec::new(), Vec::new());
     let (mut name, mut rest) = (String::new(), text);
@@ -137,8 +138,8 @@ fn without_query(location: &str) -> String {
     scheme.to_owned() + &rest[user.map_or(0, |user| user + 1)..]
 }
 
-/// Returns the text of a page of HTML or XML: of its body, or else its title, or else all of it, for
-/// its attributes. Other text is returned as it is.
+/// Returns the text of a page of HTML or XML: of its body, or else its title, or else all of it,
+/// for its attributes. Other text is returned as it is.
 fn page(text: &str) -> String {
     let body = text.to_ascii_lowercase().find("<body").unwrap_or(0);
     let parts = [&text[body..], text].map(without_markup);
@@ -205,8 +206,8 @@ fn shares_run(text: &str, secret: &str) -> bool {
     text.as_bytes().windows(length).any(|part| parts.contains(part))
 }
 
-/// Whether `text`, in lower case, escapes a letter or a digit, which needs no escape, or a `%`, which
-/// may begin another escape.
+/// Whether `text`, in lower case, escapes a letter or a digit, which needs no escape, or a `%`,
+/// which may begin another escape.
 fn escapes_alphanumeric(text: &str) -> bool {
     ESCAPES.iter().any(|&(prefix, radix, most)| {
         text.match_indices(prefix).any(|(i, _)| {

@@ -2,8 +2,8 @@
 
 use miniserde::Deserialize;
 
-/// The maximum depth of arrays and objects. miniserde can't overflow the stack, but each level costs
-/// it about 40 bytes: a megabyte of brackets would use up the memory of a small device.
+/// The maximum depth of arrays and objects. miniserde can't overflow the stack, but each level
+/// costs it about 40 bytes: a megabyte of brackets would use up the memory of a small device.
 const DEPTH: usize = 128;
 
 /// Some servers and editors write it before text.

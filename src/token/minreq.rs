@@ -1,6 +1,6 @@
 //! Requests tokens via minreq. minreq opens a socket of its own and gives no access to it, but a
-//! token request has to obey the deadline, the proxy and the roots of its call. So minreq connects to
-//! a port of 127.0.0.1, which is closed as soon as it has connected. It writes and reads heads
+//! token request has to obey the deadline, the proxy and the roots of its call. So minreq connects
+//! to a port of 127.0.0.1, which is closed as soon as it has connected. It writes and reads heads
 //! without secrets there, and `http` makes the exchange with the server. Called by `request`. Knows
 //! nothing of tokens.
 
@@ -97,8 +97,8 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
     Ok(response)
 }
 
-/// Starts minreq and waits until it has connected and written its head. All calls are nonblocking: a
-/// signal could restart a blocking wait for ever.
+/// Starts minreq and waits until it has connected and written its head. All calls are nonblocking:
+/// a signal could restart a blocking wait for ever.
 fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Minreq, Error> {
     let late = || call.late("before the request was sent").and(proxy_advice());
     let start = |port: &Port| port.start(fields, call).map_err(|cause| call.refused_thread(cause));
@@ -127,8 +127,8 @@ impl Port {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let password = format!("{:016x}{:016x}", random(), random());
-        // If the loopback interface is down, this fails in time. minreq would wait for as long as the
-        // system does.
+        // If the loopback interface is down, this fails in time. minreq would wait for as long as
+        // the system does.
         TcpStream::connect_timeout(&listener.local_addr()?, call.deadline.left().max(PAUSE))?;
         Ok(Port { listener, password, callers: Vec::new(), is_full: false, has_closed_some: false })
     }
@@ -153,8 +153,8 @@ impl Port {
         thread.spawn(|| request.send_lazy().map(|read| (read.status_code, read.headers)))
     }
 
-    /// Accepts and reads all connections once. Returns minreq's socket and the head that it wrote, if
-    /// it is complete.
+    /// Accepts and reads all connections once. Returns minreq's socket and the head that it wrote,
+    /// if it is complete.
     fn poll(&mut self) -> io::Result<Option<(TcpStream, String)>> {
         self.is_full = false;
         while !self.is_full {
