@@ -62,10 +62,10 @@ pub(crate) fn reason(received: &Received, secrets: &[String], shows_text: bool) 
 
 /// Shortens text from a server to one line without secrets.
 ///
-/// Secrets are replaced. If the rest may hold another form of one, all of it is hidden: if it
-/// shares with a secret a run of [`RUN`] ASCII letters and digits (or of the secret's longest run,
-/// where that is shorter), compared without case, and once more without what is between the letters
-/// and digits of both; or if it escapes letters or digits.
+/// Secrets are replaced. All of the text is hidden if the rest shares with a secret a run of
+/// [`RUN`] ASCII letters and digits, or as many as the secret's longest run has. They are compared
+/// without case, and once more without all other characters. Text that escapes letters or digits is
+/// hidden, too.
 pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     let text = replace_secrets(text, secrets);
     let alphanumeric = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "");
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_hidden_if_it_shares_eight_letters_and_digits_with_a_secret() {
+    fn text_that_shares_a_run_with_a_secret_is_hidden() {
         for (secret, text, is_shown) in [
             ("Abcdefgh-1234", "no abcdefg 1234", true),
             ("Abcdefgh-1234", "no xABCDEFGHx", false),
@@ -281,10 +281,10 @@ mod tests {
             ("ab-cde-fg", "no cd e and fg", true),
             ("ab-cde-fg", "no CDEX", false),
             ("ab-cde-fg", "a b c d e f g", false),
-            // It can't be compared.
+            // A secret without letters and digits.
             ("-+-", "any", false),
             ("-+-", "", true),
-            // An escape may hide anything, but not for a sign.
+            // Only escapes of letters and digits can hide a secret.
             ("Abcdefgh-1234", "no %2E \\u0026 &#39; &#x2F; 100% \\u12 &# &#99999999999;", true),
             ("Abcdefgh-1234", "no %61%62%63%64", false),
             ("Abcdefgh-1234", "no %2561", false),
@@ -340,7 +340,7 @@ mod tests {
             ("{\"a\":\"hush-hush\"}", "{\"a\":\"[redacted]\"}".into()),
             // Longer than what is looked at, as one word or not.
             (&"ab".repeat(SCAN_LIMIT), "ab".repeat(EXCERPT / 2) + "..."),
-            // The last one is truncated, which leaves a part of it.
+            // The limit truncates the last one.
             (&"hush-hush, ".repeat(SCAN_LIMIT), REDACTED.into()),
             (
                 &format!("{}hush-hush", "a b ".repeat(SCAN_LIMIT / 4)),

@@ -28,11 +28,10 @@ pub(super) fn session() -> Result<Session, Error> {
         session.change().common.api_key = Some(key);
     }
     let (name, endpoint) = setting("JAS_TOKEN_ENDPOINT")?;
-    if endpoint.is_empty() {
-        Ok(session)
-    } else {
-        session.requesting_from(&name, &endpoint)
+    if !endpoint.is_empty() {
+        session = session.requesting_from(&name, &endpoint)?;
     }
+    Ok(session)
 }
 
 fn setting(name: &str) -> Result<Setting, Error> {
