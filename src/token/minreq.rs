@@ -206,12 +206,8 @@ fn failure(ended: Option<thread::Result<MinreqResult>>, call: &Call) -> Error {
 /// Returns the advice if a variable is set that minreq's feature `proxy` reads. Another crate may
 /// have turned that on.
 fn proxy_advice() -> &'static str {
-    let names = ["http_proxy", "all_proxy", "ALL_PROXY"];
-    if names.iter().any(|name| env::var_os(name).is_some()) {
-        PROXY_ADVICE
-    } else {
-        ""
-    }
+    let mut names = ["http_proxy", "all_proxy", "ALL_PROXY"].iter();
+    names.find(|name| env::var_os(name).is_some()).map_or("", |_| PROXY_ADVICE)
 }
 
 #[cfg(test)]
