@@ -1,16 +1,16 @@
-//! JSON from a server or a file. Called by `response` and `token`. Knows nothing of its meaning.
+//! Parses JSON of bounded depth. Called by `response` and `token`. Knows nothing of its meaning.
 
 use miniserde::Deserialize;
 
-/// The most levels that arrays and objects may be nested. miniserde can't overflow the stack, but
-/// each level costs it about 40 bytes: a megabyte of brackets would use up a small device's memory.
+/// The maximum depth of arrays and objects. miniserde can't overflow the stack, but each level
+/// costs it about 40 bytes: a megabyte of brackets would use up the memory of a small device.
 const DEPTH: usize = 128;
 
-/// Some servers send it before the text.
+/// Some servers and editors write it before text.
 pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Reads JSON, optionally after a byte order mark. `None` if it is no JSON of this type, or nested
-/// deeper than [`DEPTH`].
+/// Parses JSON, with or without a byte order mark. `None` if it is not JSON, not of this type, or
+/// nested deeper than [`DEPTH`].
 pub(crate) fn read<T: Deserialize>(json: &str) -> Option<T> {
     let json = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
     if is_deep(json) {

@@ -1,13 +1,13 @@
 //! A blocking client for the JAS freight APIs: shipments, bookings and tracking.
 //!
 //! A [`Session`] requests an OAuth 2.0 access token (client credentials, [RFC 6749, section
-//! 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)) and puts it on every call. It renews
-//! the token before it expires, and replaces a token that the API refused. It retries requests that
-//! only read. It never retries a booking that may have been made.
+//! 4.4](https://www.rfc-editor.org/rfc/rfc6749#section-4.4)) and sends it with every call. It
+//! renews the token before it expires, and replaces a token that the API refused. It retries
+//! read-only requests. It never retries a booking that may have been made.
 //!
 //! # Quick start
 //!
-//! Add the crate (`cargo add --path CLONE`), then:
+//! Add the crate (`cargo add --path CLONE`). Then:
 //!
 //! ```no_run
 //! use jas_session::Session;
@@ -23,8 +23,8 @@
 //!
 //! - The base URL is the one in the JAS portal, without `/oauth2/token`. Its host is a name, an
 //!   IPv4 address, or an IPv6 address in brackets. `http` is accepted for this machine only.
-//! - [`Session::from_env`] takes the same from `JAS_URL`, `JAS_CLIENT_ID`, `JAS_CLIENT_SECRET` and
-//!   `JAS_API_KEY`.
+//! - [`Session::from_env`] reads the same values from `JAS_URL`, `JAS_CLIENT_ID`,
+//!   `JAS_CLIENT_SECRET` and `JAS_API_KEY`.
 //! - To read, call [`get`](Session::get) or [`post_idempotent`](Session::post_idempotent). To book,
 //!   call [`post`](Session::post) or [`post_json`](Session::post_json).
 //!
@@ -32,10 +32,10 @@
 //!
 //! Every response other than 2xx is an [`Error`], so an error page is never taken for data.
 //!
-//! - [`Error::kind`] tells the cause: your input, the credentials, the server or the network.
-//! - [`Error::may_have_executed`] tells whether the API may have done what you asked.
-//! - Print it with `{error:#}`: that shows its causes, too.
-//! - [`Error::find`] finds it inside an [`io::Error`](std::io::Error).
+//! - [`Error::kind`] is the cause: your input, the credentials, the server or the network.
+//! - [`Error::may_have_executed`] is whether the API may have executed the request.
+//! - `{error:#}` prints an error with its causes.
+//! - [`Error::find`] finds an [`Error`] inside an [`io::Error`](std::io::Error).
 //!
 //! When you book, check in this order:
 //!
@@ -56,9 +56,9 @@
 //!     Err(error) if error.kind() == ErrorKind::Content => {
 //!         println!("booked: {:?}", error.content());
 //!     }
-//!     // Perhaps booked. A 503 with `Retry-After` belongs here, too.
+//!     // May be booked. This includes a 503 with `Retry-After`.
 //!     Err(error) if error.may_have_executed() => println!("look before you retry: {error:#}"),
-//!     // Not booked now, but perhaps by an earlier run.
+//!     // Not booked now, but an earlier run may have booked it.
 //!     Err(error) if error.status() == Some(409) => println!("look: {error}"),
 //!     // Not booked: a rate limit.
 //!     Err(error) if error.status() == Some(429) || error.retry_after().is_some() => {
@@ -72,8 +72,8 @@
 //!
 //! # Threads
 //!
-//! One session serves all threads. Share it by reference, or clone it: clones share the token and
-//! the idle connections. Calls run side by side. Here four threads track a list:
+//! Any number of threads can use one session at the same time. Share it by reference, or clone it:
+//! clones share the token and the idle connections. Here four threads track a list:
 //!
 //! ```no_run
 //! use std::sync::atomic::{AtomicUsize, Ordering};
@@ -102,16 +102,17 @@
 //!
 //! **Rate limits.** A 429 is a rate limit, and so is a 403 or 503 with `Retry-After`. The session
 //! retries [`get`](Session::get) and [`post_idempotent`](Session::post_idempotent) when the limit
-//! ends. Its other calls wait for the end, too, if the limit lasts 30 seconds at most and the wait
+//! ends. Its other calls wait for that, too, if the limit lasts 30 seconds at most and the wait
 //! fits into half of the time that they have left.
 //!
-//! - If the limit allows as many calls at a time as you have threads, no setting is needed.
-//! - With more threads, raise [`retries`](Session::retries): to 20 for 16 threads at 5 calls a
-//!   second, for example. Raise the [`timeout`](Session::timeout), too: it includes the waiting.
+//! - If the limit allows as many simultaneous calls as you have threads, you need no setting.
+//! - With more threads, raise [`retries`](Session::retries): for example, to 20 for 16 threads and
+//!   a limit of 5 calls a second. Raise the [`timeout`](Session::timeout), too: it includes the
+//!   waits.
 //! - A [`post`](Session::post) is not retried after a rate limit. See [`Error::retry_after`].
 //!   `may_have_executed()` is `false` after a 429, and `true` after a 503.
 //!
-//! **When to stop.** After these errors, the other calls would fail as well:
+//! **When to stop.** After these errors, further calls will fail as well:
 //!
 //! - [`Denied`](ErrorKind::Denied), [`InvalidToken`](ErrorKind::InvalidToken) and
 //!   [`InvalidInput`](ErrorKind::InvalidInput).
@@ -120,13 +121,14 @@
 //! - [`Status`](ErrorKind::Status) 401 or 403, if `retry_after()` is `None`: the API key or the
 //!   subscription is wrong.
 //!
-//! The example `track_shipments` of the repository is a whole job: rows in order, CSV, a progress
-//! line and an exit status. [`Session::counts`] gives the numbers for its last line.
+//! The example `track_shipments` of the repository is a complete job: it writes CSV in the order of
+//! its input, shows its progress and sets an exit status. [`Session::counts`] returns the numbers
+//! for its last line.
 //!
 //! # Cron jobs
 //!
-//! [`Session::token_file`] keeps the token for the next run. A JAS token lives ten minutes. Until
-//! it expires, further runs make no token request:
+//! [`Session::token_file`] keeps the token for the next run. A JAS token is valid for ten minutes.
+//! Until it expires, further runs make no token request:
 //!
 //! ```no_run
 //! # use jas_session::Session;
@@ -136,27 +138,27 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A missing or damaged file makes no call fail. The feature `log` reports it. To keep the token
-//! elsewhere, use [`Session::held_token`] and [`Session::resume`].
+//! If the file is missing or damaged, the session requests a token, and the feature `log` reports
+//! it. To keep the token elsewhere, use [`Session::held_token`] and [`Session::resume`].
 //!
 //! A token may expire while the device is suspended. The API then refuses it, and the session
 //! replaces it.
 //!
 //! # Windows
 //!
-//! - **Certificates.** If Windows trusts the issuer that a proxy of your company has, turn on the
-//!   feature `system-roots`. Else give the issuer to [`Session::root_certificates`], exported as
-//!   "Base-64 encoded X.509".
-//! - **Proxies.** Windows's settings are not read: use [`Session::proxy`]. The proxy must take
+//! - **Certificates.** A proxy of your company may decrypt TLS. If Windows trusts its issuer, turn
+//!   on the feature `system-roots`. Otherwise export the issuer as "Base-64 encoded X.509", and
+//!   pass it to [`Session::root_certificates`].
+//! - **Proxies.** Windows's settings are not read: use [`Session::proxy`]. The proxy must accept
 //!   Basic credentials or none.
 //! - **Token file.** Keep it below `%LOCALAPPDATA%`, where other users can't read it.
 //! - **Task Scheduler.** It shows the exit status of a job. The example `fetch` has one for each
-//!   kind of outcome.
+//!   kind of error.
 //!
 //! # JSON and XML
 //!
-//! [`post_json`](Session::post_json) and [`Response::json`] work with miniserde's derives. With any
-//! other crate, pass content as text or bytes. This example uses `serde_json` and `quick-xml`:
+//! [`post_json`](Session::post_json) and [`Response::json`] work with miniserde's derives. With
+//! other crates, pass content as text or bytes. This example uses `serde_json` and `quick-xml`:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -197,13 +199,13 @@
 //! # Ok(()) }
 //! ```
 //!
-//! For a percentage, divide by [`Response::content_length`], as the example `download` does. Not
-//! every server sends a length.
+//! To show a percentage, divide by [`Response::content_length`], as the example `download` does.
+//! Some servers send no length.
 //!
 //! # Proxy
 //!
-//! Connections are direct by default. [`Session::proxy`] sets an HTTP proxy, and
-//! [`Session::proxy_from_env`] the one that the environment names:
+//! Connections are direct by default. [`Session::proxy`] sets an HTTP proxy.
+//! [`Session::proxy_from_env`] takes it from the environment.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -211,11 +213,11 @@
 //! let issuer = std::fs::read("company-ca.pem")?;
 //! let session = Session::from_env()?
 //!     .proxy("http://user:password@proxy.example.com:3128")?
-//!     .root_certificates(&issuer)?; // only for a proxy that opens TLS
+//!     .root_certificates(&issuer)?; // only for a proxy that decrypts TLS
 //! # Ok(()) }
 //! ```
 //!
-//! A proxy that opens TLS shows a certificate of your company. Trust its issuer with
+//! A proxy that decrypts TLS sends a certificate of your company. Trust its issuer with
 //! [`Session::root_certificates`]. If your system trusts the issuer already, turn on the feature
 //! `system-roots` instead.
 //!
@@ -225,7 +227,7 @@
 //! # Your own tests
 //!
 //! You can test a job without JAS, over `http` on 127.0.0.1. The example `sandbox` of the
-//! repository is a stand-in for JAS that you can start beside your tests (`cargo run --example
+//! repository is a server that imitates JAS: start it before your tests (`cargo run --example
 //! sandbox -- --help`). Or write a stub with the standard library:
 //!
 //! <details><summary>A stub that responds like JAS, or like a bad network</summary>
@@ -236,7 +238,7 @@
 //! use std::time::Duration;
 //! use jas_session::{ErrorKind, Session};
 //!
-//! /// Gives `respond` the request line and the content, sends what it returns, and closes.
+//! /// Passes the request line and the content to `respond`, sends what it returns, and closes.
 //! fn stub(respond: impl Fn(&str, &str) -> String + Send + 'static) -> String {
 //!     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
 //!     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -296,10 +298,10 @@
 //!
 //! </details>
 //!
-//! <details><summary>A stand-in on another host, such as a container of docker-compose</summary>
+//! <details><summary>A server on another host, such as a container of docker-compose</summary>
 //!
-//! It has to speak TLS, because `http` is accepted for this machine only. Make an issuer, and a
-//! certificate for the name of the service, here `jas`:
+//! It needs TLS, because `http` is accepted for this machine only. Make an issuer and a certificate
+//! for the name of the service, here `jas`:
 //!
 //! ```sh
 //! openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=test-issuer \
@@ -310,15 +312,15 @@
 //!     -extfile names -out jas.pem
 //! ```
 //!
-//! 1. Give `jas.pem` and `jas.key` to the stand-in, or to an nginx in front of it. If the stand-in
+//! 1. Install `jas.pem` and `jas.key` in the server, or in an nginx in front of it. If the server
 //!    listens on 127.0.0.1 only, run nginx in its network (`network_mode: "service:jas"`).
-//! 2. Give your program `JAS_URL=https://jas` and `ca.pem`.
+//! 2. Set `JAS_URL=https://jas` for your program.
 //! 3. Call [`Session::root_certificates`] with the content of `ca.pem`.
 //!
 //! </details>
 //!
-//! `http` never goes through a proxy. To test your proxy, call [`Session::access_token`] against
-//! the real JAS.
+//! `http` never goes through a proxy. To test your proxy, call [`Session::access_token`] with the
+//! base URL and credentials of the real JAS.
 //!
 //! # Common mistakes
 //!
@@ -343,29 +345,30 @@
 //! | each further `get` or `post_idempotent`, on an idle connection | 1 |
 //! | each `post` or `post_json`, always on a new connection | 3 |
 //!
-//! - **Connections** stay open for later calls: see [`Session::idle_connections`]. A `post` uses
-//!   none of them. If an idle connection broke, nobody could tell whether the booking was made.
-//! - **Threads.** A new connection to a host name starts one, for the look-up. A token request starts
-//!   one, for minreq. Nothing else does.
-//! - **Token requests.** minreq requests the tokens, over 127.0.0.1: it writes the header fields of
-//!   the request and reads the status of the response. This crate adds the credentials and exchanges
-//!   both with the server, within the timeout, through the proxy, and with the roots of the session.
-//!   So the loopback interface must be up for a token request. A call that has a token does without.
+//! - **Connections** stay open for later calls: see [`Session::idle_connections`]. A `post` never
+//!   uses an idle connection: if that broke, it would be unknown whether the booking was made.
+//! - **Threads.** A new connection to a host name starts a thread, for the look-up. A token request
+//!   starts one, for minreq. Nothing else starts a thread.
+//! - **Token requests.** minreq requests the tokens, over a port of 127.0.0.1: it writes the header
+//!   fields of the request and reads the status of the response there. This crate adds the
+//!   credentials, sends the request to the server, and keeps to the session's timeout, proxy and
+//!   roots. So a token request needs the loopback interface. Other calls don't.
 //! - **Stack.** A thread that makes calls needs 100 KiB of stack in a debug build, and 50 KiB in a
 //!   release build.
 //!
 //! # Limits
 //!
-//! - **TLS.** Versions 1.2 and 1.3, with AES-GCM or ChaCha20-Poly1305, and a key exchange by X25519,
-//!   P-256 or P-384. A server that only has CBC, a key exchange by RSA or DHE, or a P-521 key can't be
-//!   reached.
-//! - **Client certificates** are not supported. The error names a server that requires one.
-//! - **Renegotiation** of TLS 1.2 is not supported. Apache needs it where a `Location` or `Directory`
-//!   has its own `SSLVerifyClient` or `SSLCipherSuite`: there, calls fail, and the error says so.
-//! - **The year 2038.** The standard library aborts a 32-bit program for musl once the clock is past
-//!   19 January 2038. It does not abort a 64-bit program, or one for glibc.
-//! - **The clock.** A certificate can be checked only if the device's clock is right. If it is not, a
-//!   call fails, and the error says what the clock says.
+//! - **TLS.** Versions 1.2 and 1.3, with AES-GCM or ChaCha20-Poly1305, and a key exchange by
+//!   X25519, P-256 or P-384. Servers with only CBC, only RSA or DHE key exchange, or a P-521 key
+//!   are not supported.
+//! - **Client certificates** are not supported. If a server requires one, the error says so.
+//! - **Renegotiation** of TLS 1.2 is not supported. Apache needs it where a `Location` or
+//!   `Directory` has its own `SSLVerifyClient` or `SSLCipherSuite`: calls to these fail, and the
+//!   error says so.
+//! - **The year 2038.** After 19 January 2038, the standard library aborts 32-bit programs for
+//!   musl. Other programs are not affected.
+//! - **The clock.** Certificates can be checked only if the device's clock is right. If it is
+//!   wrong, calls fail, and the error shows the clock's time.
 //!
 //! # Features
 //!
@@ -375,22 +378,22 @@
 //! | `system-roots` | HTTPS that trusts the system's roots instead of the compiled-in ones. On Windows and macOS the system checks the certificates. Not on Android. |
 //! | `log` | Reports to the `log` crate, with target `jas_session`: token requests and renewals (`info`, `debug`), refusals and retries (`warn`). |
 //!
-//! If the application has installed a default [`CryptoProvider`] of rustls, the session uses it
-//! instead of ring. The session installs none.
+//! If the application has installed a default [`CryptoProvider`] of rustls, the session uses that
+//! instead of ring. It never installs one itself.
 //!
-//! A logger must not call the session: that would be a deadlock.
+//! A logger must not call the session: that would deadlock.
 //!
 //! [`CryptoProvider`]: https://docs.rs/rustls/0.23/rustls/crypto/struct.CryptoProvider.html
 //!
 //! # Versions
 //!
-//! The crate follows semantic versioning. It needs Rust 1.85 or newer (MSRV), which is raised in
-//! minor versions only. The texts of error messages are not part of the API: match on
+//! The crate follows semantic versioning. It needs Rust 1.85 or newer; minor versions may raise
+//! that, patch versions never do. The texts of error messages are not part of the API: match on
 //! [`Error::kind`] and [`Error::status`].
 
 #![forbid(unsafe_code)]
 
-/// Tells the `log` crate, if the feature is on.
+/// Logs a message with the `log` crate, if the feature is on.
 #[cfg(feature = "log")]
 macro_rules! tell {
     ($level:ident, $($message:tt)*) => { log::$level!(target: "jas_session", $($message)*) };
@@ -419,7 +422,7 @@ pub use session::{Counts, Session};
 #[path = "../tests/fuzz/doors.rs"]
 pub mod fuzzing;
 
-// Has the compiler check the README's lines.
+// Compiles the examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -1,12 +1,15 @@
-//! What may be sent where: origins, paths, fields and their characters. Called by all that takes
-//! input from outside. Knows nothing of who sends it.
+//! URLs and header fields: which characters they may have, and which origins secrets may be sent
+//! to. Called by all that takes input from outside. Knows nothing of requests.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::error::remote_text::excerpt;
 use crate::error::Error;
+
+/// The maximum number of characters of a refused path that are read for its error.
+const SHOWN_PATH: usize = 1000;
 
 /// Scheme, host and port ([RFC 9110, section
 /// 4.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-4.3.1)).
@@ -16,12 +19,11 @@ pub(crate) struct Origin {
     /// Lower case; an IPv6 address is without its brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// As it stands in a URL: without the port if it is the scheme's own.
+    /// The origin as a URL, without the port if that is the scheme's default.
     text: String,
 }
 
-/// An origin with what is behind it: a path that starts with `/` (or none, in a base URL that
-/// others are joined to), and perhaps a query.
+/// An origin and a path, which starts with `/` (or is empty in a base URL) and may have a query.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Url {
     pub(crate) origin: Arc<Origin>,
@@ -29,7 +31,7 @@ pub(crate) struct Url {
 }
 
 impl Origin {
-    /// Reads a host and a port, of something that errors call `what`.
+    /// Parses a host and an optional port. Errors call them `what`.
     pub(crate) fn parse(
         what: &str, https: bool, authority: &str, default_port: u16,
     ) -> Result<Origin, Error> {
@@ -49,16 +51,11 @@ impl Origin {
             (text, Some(Ok(port))) if port != 0 && !text.starts_with(":+") => port,
             _ => return Err(refused(what, "has a port that is not from 1 to 65535")),
         };
-        Ok(Origin::new(https, host, port))
-    }
-
-    fn new(https: bool, host: String, port: u16) -> Origin {
         let mut origin = Origin { https, host, port, text: String::new() };
-        let (scheme, default) = if https { ("https", ":443") } else { ("http", ":80") };
+        let (scheme, default) = if https { ("https://", ":443") } else { ("http://", ":80") };
         let authority = origin.authority();
-        origin.text =
-            [scheme, "://", authority.strip_suffix(default).unwrap_or(&authority)].concat();
-        origin
+        origin.text = [scheme, authority.strip_suffix(default).unwrap_or(&authority)].concat();
+        Ok(origin)
     }
 
     /// The value of the field `Host`.
@@ -66,8 +63,7 @@ impl Origin {
         &self.text[if self.https { "https://".len() } else { "http://".len() }..]
     }
 
-    /// Whether the host is this machine by its very name, so that no name look-up is needed, and
-    /// `http` is safe.
+    /// Whether the host is certainly this machine: no name look-up is needed, and `http` is safe.
     pub(crate) fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.address().is_some_and(|address| address.is_loopback())
     }
@@ -93,19 +89,19 @@ impl fmt::Display for Origin {
 }
 
 impl fmt::Display for Url {
-    /// For messages: without the query, which may name what does not belong in a log.
+    /// Writes it for messages: without the query, which may hold private data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text())
     }
 }
 
 impl Url {
-    /// For messages, as `Display` writes it.
+    /// Returns what `Display` writes, faster.
     pub(crate) fn text(&self) -> String {
         [&self.origin.text, self.path.split('?').next().unwrap_or_default()].concat()
     }
 
-    /// The base URL: no query, and no `/` at its end.
+    /// Parses a base URL: no query, and no `/` at its end.
     pub(crate) fn base(what: &str, text: &str) -> Result<Url, Error> {
         let mut url = Url::parse(what, text)?;
         if url.path.contains('?') {
@@ -113,14 +109,13 @@ impl Url {
         }
         url.path.truncate(url.path.trim_end_matches('/').len());
         if let Some(base) = url.path.strip_suffix("/oauth2/token") {
-            let url = format!("{}{base}", url.origin);
-            let why = format!("is that of the token endpoint: leave its path out ({url})");
-            return Err(refused(what, why));
+            let why = "is that of the token endpoint: leave its path out";
+            return Err(refused(what, format_args!("{why} ({}{base})", url.origin)));
         }
         Ok(url)
     }
 
-    /// A whole URL, named `what` in errors.
+    /// Parses a URL. Errors call it `what`.
     pub(crate) fn parse(what: &str, text: &str) -> Result<Url, Error> {
         check_uri(what, text)?;
         let (https, rest) = match text.split_once("://") {
@@ -128,8 +123,7 @@ impl Url {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
             _ => return Err(refused(what, "does not start with https://")),
         };
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(end);
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if authority.contains('@') {
             let why = "has user information before its host (`@`), which must not be sent";
             return Err(refused(what, why));
@@ -140,73 +134,67 @@ impl Url {
                        [::1]), because secrets would be readable on the way";
             return Err(refused(what, why));
         }
-        // RFC 9112, section 3.2.1: what is requested has a path, `/` at the least.
+        // RFC 9112, section 3.2.1: a request target starts with `/`.
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         Ok(Url { origin: Arc::new(origin), path })
     }
 
-    /// `path` behind this base URL; or `path` itself if it is a full URL of the same origin.
+    /// Appends `path` to this base URL. A full URL of the same origin is taken as it is.
     pub(crate) fn join(&self, path: &str) -> Result<Url, Error> {
-        self.joined("path", path).or_else(|error| {
-            let start = path.chars().take_while(|&c| c != '?').take(1000);
-            match excerpt(&start.collect::<String>(), &[]) {
-                // It may have a password before the `@`.
-                shown if shown.is_empty() || path.contains('@') => Err(error),
-                shown => self.joined(&format!("path \"{shown}\""), path),
+        self.join_named("path", path).or_else(|error| {
+            let start = path.chars().take_while(|&c| c != '?').take(SHOWN_PATH);
+            let shown = excerpt(&start.collect::<String>(), &[]);
+            // There may be a password before an `@`.
+            if shown.is_empty() || path.contains('@') {
+                return Err(error);
             }
+            self.join_named(&format!("path \"{shown}\""), path)
         })
     }
 
-    fn joined(&self, what: &str, path: &str) -> Result<Url, Error> {
+    /// Joins like [`join`](Url::join). Errors call the path `what`.
+    fn join_named(&self, what: &str, path: &str) -> Result<Url, Error> {
         if path.starts_with('/') {
             check_uri(what, path)?;
-            let origin = Arc::clone(&self.origin);
-            return Ok(Url { origin, path: [&self.path, path].concat() });
+            return Ok(Url { origin: self.origin.clone(), path: [&self.path, path].concat() });
         }
         if !path.contains("://") {
             check_uri(what, path)?;
             return Err(refused(what, "starts neither with `/` nor with the base URL's origin"));
         }
         let url = Url::parse(what, path)?;
-        if url.origin != self.origin {
-            let (own, other) = (&self.origin, &url.origin);
-            let why = format!(
-                "is a URL of another origin ({other}) than the base URL's ({own}), where neither \
-                 token nor API key may go"
-            );
-            return Err(refused(what, why));
+        if url.origin == self.origin {
+            return Ok(url);
         }
-        Ok(url)
+        let (own, other) = (&self.origin, &url.origin);
+        let why = format_args!(
+            "is a URL of another origin ({other}) than the base URL's ({own}), where neither token \
+             nor API key may go"
+        );
+        Err(refused(what, why))
     }
 }
 
-/// `text` in the encoding of `application/x-www-form-urlencoded` ([RFC 6749, appendix
+/// Encodes `text` as `application/x-www-form-urlencoded` ([RFC 6749, appendix
 /// B](https://www.rfc-editor.org/rfc/rfc6749#appendix-B)).
 pub(crate) fn form_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for &byte in text.as_bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => {
-                encoded.push(byte.into());
-            }
-            b' ' => encoded.push('+'),
-            _ => {
-                // Text takes all that is written to it.
-                let _ = write!(encoded, "%{byte:02X}");
-            }
+    let encode = |byte: u8| match byte {
+        b' ' => "+".to_owned(),
+        _ if byte.is_ascii_alphanumeric() || b"*-._".contains(&byte) => {
+            char::from(byte).to_string()
         }
-    }
-    encoded
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
 }
 
 /// Checks a client id or secret: printable ASCII ([RFC 6749, appendix
-/// A](https://www.rfc-editor.org/rfc/rfc6749#appendix-A)), no blank at either end.
+/// A](https://www.rfc-editor.org/rfc/rfc6749#appendix-A)).
 pub(crate) fn check_credential(what: &str, text: &str) -> Result<(), Error> {
-    check(what, text, |byte| (b' '..=b'~').contains(&byte))?;
-    check_ends(what, text)
+    check(what, text, |byte| (b' '..=b'~').contains(&byte))
 }
 
-/// Checks an access token or an API key: visible ASCII, so that it can stand in a header field.
+/// Checks an access token or an API key: visible ASCII, so that it can be part of a field value.
 pub(crate) fn check_visible(what: &str, text: &str) -> Result<(), Error> {
     check(what, text, |byte| byte.is_ascii_graphic())
 }
@@ -217,8 +205,7 @@ pub(crate) fn check_field_value(what: &str, text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Ok(());
     }
-    check(what, text, |byte| byte == b'\t' || (b' '..=b'~').contains(&byte))?;
-    check_ends(what, text)
+    check(what, text, |byte| byte == b'\t' || (b' '..=b'~').contains(&byte))
 }
 
 /// Checks a field name: a token of [RFC 9110, section
@@ -227,16 +214,16 @@ pub(crate) fn check_field_name(what: &str, text: &str) -> Result<(), Error> {
     check(what, text, is_token_character)
 }
 
-/// Checks a media type: `type/subtype`, perhaps with parameters.
+/// Checks a media type: `type/subtype`, optionally with parameters.
 pub(crate) fn check_media_type(text: &str) -> Result<(), Error> {
     let what = "media type";
     check(what, text, |byte| byte == b'\t' || (b' '..=b'~').contains(&byte))?;
-    check_ends(what, text)?;
     let essence = text.split(';').next().unwrap_or_default().trim_end();
     let (kind, subtype) = essence.split_once('/').unwrap_or_default();
-    let why = "is not of the form type/subtype, such as application/json";
-    let is_good = is_token(kind.as_bytes()) && is_token(subtype.as_bytes());
-    is_good.then_some(()).ok_or_else(|| refused(what, why))
+    if is_token(kind.as_bytes()) && is_token(subtype.as_bytes()) {
+        return Ok(());
+    }
+    Err(refused(what, "is not of the form type/subtype, such as application/json"))
 }
 
 /// Whether this is a token of [RFC 9110, section
@@ -254,27 +241,25 @@ fn is_token_character(byte: u8) -> bool {
 pub(crate) fn check_uri(what: &str, text: &str) -> Result<(), Error> {
     let is_sign = |byte| b"-._~:/?[]@!$&'()*+,;=%".contains(&byte);
     check(what, text, |byte| byte.is_ascii_alphanumeric() || is_sign(byte))?;
-    let bytes = text.as_bytes();
-    for (i, _) in text.match_indices('%') {
-        let digits = bytes.get(i + 1..i + 3).unwrap_or_default();
-        if digits.len() < 2 || !digits.iter().all(u8::is_ascii_hexdigit) {
-            let why = "without two hexadecimal digits behind it: write %25 for a percent sign";
-            return Err(refused(what, format!("has a `%` as character {} {why}", i + 1)));
-        }
-    }
-    Ok(())
+    let is_hex = |digits: &str| digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let is_escape = |i: usize| text.get(i + 1..i + 3).is_some_and(is_hex);
+    let Some((i, _)) = text.match_indices('%').find(|(i, _)| !is_escape(*i)) else {
+        return Ok(());
+    };
+    let why = "without two hexadecimal digits behind it: write %25 for a percent sign";
+    Err(refused(what, format_args!("has a `%` as character {} {why}", i + 1)))
 }
 
 fn check_host(what: &str, host: &str) -> Result<(), Error> {
-    let label = |label: &str| {
+    let is_label = |label: &str| {
         matches!(label.len(), 1..=63)
             && label.trim_matches('-') == label
-            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+            && label.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
     };
-    if host.is_empty() || host.len() > 253 || !host.split('.').all(label) {
+    if host.len() > 253 || !host.split('.').all(is_label) {
         return Err(refused(what, "has no valid host name"));
     }
-    // A resolver reads `127.1`, `0x7f.0.0.1` or `2130706433` as an address, too.
+    // Resolvers read `127.1`, `0x7f.0.0.1` and `2130706433` as addresses, too.
     let last = host.rsplit('.').next().unwrap_or_default();
     let is_hexadecimal = last.starts_with("0x") || last.starts_with("0X");
     let is_number = is_hexadecimal || last.bytes().all(|byte| byte.is_ascii_digit());
@@ -285,23 +270,23 @@ fn check_host(what: &str, host: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that `text` is not empty and holds good bytes only, which are ASCII.
-fn check(what: &str, text: &str, is_good: impl Fn(u8) -> bool) -> Result<(), Error> {
+/// Checks that `text` is not empty, holds only these bytes, which are ASCII, and neither starts nor
+/// ends with a space.
+fn check(what: &str, text: &str, is_allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
     if text.is_empty() {
         return Err(refused(what, "is empty"));
     }
-    // All before it is ASCII, so that its index counts characters, too.
-    let bad = text.bytes().position(|byte| !is_good(byte));
-    let Some((i, c)) = bad.and_then(|i| Some((i, text[i..].chars().next()?))) else {
+    let wrong = text.bytes().position(|byte| !is_allowed(byte));
+    let Some((i, c)) = wrong.and_then(|i| Some((i, text[i..].chars().next()?))) else {
+        if text.trim().len() < text.len() {
+            return Err(refused(what, "starts or ends with a blank"));
+        }
         return Ok(());
     };
-    if i > 0 && text.ends_with('\n') && text.trim_end_matches(['\r', '\n']).chars().count() == i {
-        return Err(refused(
-            what,
-            "ends with a line break, as the content of a file does: trim it",
-        ));
+    if i > 0 && text.ends_with('\n') && text.trim_end_matches(['\r', '\n']).len() == i {
+        let why = "ends with a line break, as the content of a file does: trim it";
+        return Err(refused(what, why));
     }
-    let (place, code) = (i + 1, u32::from(c));
     let name = match c {
         '\n' | '\r' => "a line break",
         '\t' => "a tab",
@@ -311,14 +296,9 @@ fn check(what: &str, text: &str, is_good: impl Fn(u8) -> bool) -> Result<(), Err
         c if !c.is_ascii() => "not ASCII",
         _ => "not allowed there",
     };
-    Err(refused(what, format_args!("can't be sent: character {place} is {name} (U+{code:04X})")))
-}
-
-fn check_ends(what: &str, text: &str) -> Result<(), Error> {
-    if text.trim().len() == text.len() {
-        return Ok(());
-    }
-    Err(refused(what, "starts or ends with a blank"))
+    // Only ASCII comes before it, so the index counts characters.
+    let (number, code) = (i + 1, u32::from(c));
+    Err(refused(what, format_args!("can't be sent: character {number} is {name} (U+{code:04X})")))
 }
 
 pub(crate) fn refused(what: &str, why: impl fmt::Display) -> Error {

@@ -1,80 +1,92 @@
-//! What a server says, made fit for a message: the reason why it refused, short, on one line, and
-//! without secrets. Called by `session`, `token`, `response` and `url`. Secrets are text here: it
-//! knows nothing of what they are for.
+//! Shows text from a server in a message: shortened to one line, without secrets. Finds the reason
+//! of a refusal in it. Called by `session`, `token`, `response`, `retry` and `url`. Knows nothing
+//! of what the secrets are for.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
 
 use super::{field, Received};
 
-/// The most characters of remote text that a message shows.
+/// The maximum number of characters of remote text in a message.
 const EXCERPT: usize = 200;
 
-/// How many bytes of remote text are looked at for it.
-const SEEN: usize = 8 * 1024;
+/// The maximum number of bytes of content that are searched for its reason.
+const SCAN_LIMIT: usize = 8 * 1024;
 
-/// How often text may be escaped over and over, and secrets still be found in it.
-const ESCAPED: usize = 4;
+/// The number of letters and digits in a row that text must not have in common with a secret.
+const RUN: usize = 8;
 
-/// What stands where a secret stood, and before that is shown: a character that is in no secret.
+/// What a message shows in place of a secret. Until then the text has one character there, so that
+/// a short secret is not found in the word.
 const REDACTED: &str = "[redacted]";
 const HIDDEN: &str = "\u{fffc}";
 
-/// The members of JSON that tell a reason, in lower case: of [RFC 6749, section
+/// The members of JSON that hold a reason, in lower case: those of [RFC 6749, section
 /// 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2), of [RFC 9457, section
-/// 3](https://www.rfc-editor.org/rfc/rfc9457#section-3), and what gateways use besides.
+/// 3](https://www.rfc-editor.org/rfc/rfc9457#section-3), and those of gateways.
 const MEMBERS: &str = "error error_description message title detail faultstring errorcode code \
                        errormessage description reason field";
 
-const ENTITIES: [(&[u8], &[u8]); 5] =
-    [(b"&amp;", b"&"), (b"&lt;", b"<"), (b"&gt;", b">"), (b"&quot;", b"\""), (b"&apos;", b"'")];
+/// How URLs, JSON, HTML and XML escape a character: the prefix, and the base and the maximum number
+/// of the digits after it.
+const ESCAPES: [(&str, u32, usize); 4] =
+    [("%", 16, 2), ("\\u", 16, 4), ("&#x", 16, usize::MAX), ("&#", 10, usize::MAX)];
 
-/// What is no text in HTML or XML: how it begins, and how it ends.
+/// The beginning and end of what is markup in HTML and XML.
 #[rustfmt::skip]
 const MARKUP: [(&str, &str); 5] = [("<![cdata[", "]]>"), ("<!--", "-->"),
     ("<script", "</script>"), ("<style", "</style>"), ("<", ">")];
 
-/// What a response says of its reason, for the end of a message: the usual members of JSON, or else
-/// the text or the text of a page, unless that may hold a token (`shows_text`).
+/// Returns the reason that a response gives, for the end of a message: from the usual members of
+/// JSON, or else the text of a page or plain text. `shows_text` is false where that may hold a
+/// token.
 pub(crate) fn reason(received: &Received, secrets: &[String], shows_text: bool) -> String {
     let wait = received.retry_after.filter(|wait| !wait.is_zero());
     let mut detail = wait.map_or_else(String::new, |wait| format!("; it asks to wait {wait:?}"));
     if let (300..=399, Some(location)) = (received.status, field(&received.fields, "location")) {
-        let place = clean(&without_query(&redact(location, secrets)));
-        return detail + "; it redirects to " + &place + ", which is never followed";
+        let location = excerpt(&without_query(&replace_secrets(location, secrets)), secrets);
+        return detail + "; it redirects to " + &location + ", which is never followed";
     }
-    // Before anything is taken out of it, and again when its parts are together.
-    let text = redact(&text(&received.content), secrets);
-    let members = members(&text);
-    let reason = match members.len() {
-        0 if shows_text => page(&text, secrets),
-        _ => excerpt(&members.join(": "), secrets),
-    };
+    // First, because a part of a secret may look like markup or an escape.
+    let text = replace_secrets(&text(&received.content), secrets);
+    let mut reason = members(&text).join(": ");
+    if reason.is_empty() && shows_text {
+        reason = page(&text);
+    }
+    let reason = excerpt(&reason, secrets);
     if !reason.is_empty() {
         detail = detail + "; the response says: " + &reason;
     }
     detail
 }
 
-/// Remote text made fit for a message: secrets redacted, then made short and one line.
+/// Shortens text from a server to one line without secrets.
+///
+/// Secrets are replaced. All of the text is hidden if the rest shares with a secret a run of
+/// [`RUN`] ASCII letters and digits, or as many as the secret's longest run has. They are compared
+/// without case, and once more without all other characters. Text that escapes letters or digits is
+/// hidden, too.
 pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
-    clean(&redact(text, secrets))
+    let text = replace_secrets(text, secrets);
+    let alphanumeric = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "");
+    let lower = text.to_ascii_lowercase();
+    let stripped = alphanumeric(&lower);
+    let is_escaped = escapes_alphanumeric(&lower);
+    let may_be_in = |secret: &String| {
+        let secret = secret.to_ascii_lowercase();
+        is_escaped || shares_run(&lower, &secret) || shares_run(&stripped, &alphanumeric(&secret))
+    };
+    let mut secrets = secrets.iter().filter(|secret| !secret.is_empty());
+    clean(if secrets.any(may_be_in) { HIDDEN } else { &text })
 }
 
-/// How content begins that could not be used. One long word may end in the middle of a secret: no
-/// part of it is shown then.
+/// Returns the beginning of content that could not be used.
 pub(crate) fn beginning(content: &str, secrets: &[String]) -> String {
-    let words = text(content.as_bytes());
-    if !words.is_empty() {
-        return excerpt(&words, secrets);
-    }
-    let word: String = content.chars().take(SEEN).collect();
-    match redact(&word, secrets) {
-        word if word.contains(HIDDEN) => REDACTED.to_owned(),
-        word => clean(&word),
-    }
+    excerpt(&text(content.as_bytes()), secrets)
 }
 
-/// What the members of JSON that tell a reason say, wherever they stand in it, in their order;
-/// only the first of several errors. Found without a parser, so that JSON that is truncated or
-/// malformed tells its reason, too.
+/// Returns the values of the [`MEMBERS`] of JSON, at any depth, of the first error only. No parser
+/// is used, so truncated or malformed JSON is searched, too.
 pub(crate) fn members(text: &str) -> Vec<String> {
     let (mut found, mut seen) = (Vec::new(), Vec::new());
     let (mut name, mut rest) = (String::new(), text);
@@ -82,20 +94,16 @@ pub(crate) fn members(text: &str) -> Vec<String> {
         return found;
     }
     while let Some((before, string)) = rest.split_once('"') {
-        let mut is_escaped = false;
-        let end = string.bytes().position(|byte| {
-            let ends = byte == b'"' && !is_escaped;
-            is_escaped = byte == b'\\' && !is_escaped;
-            ends
-        });
-        let Some(end) = end else { break };
+        let is_unescaped = |i: &usize| (i - string[..*i].trim_end_matches('\\').len()) % 2 == 0;
+        let mut quotes = string.match_indices('"').map(|(i, _)| i);
+        let Some(end) = quotes.find(is_unescaped) else { break };
         let is_value = before.trim() == ":";
         if is_value && MEMBERS.split(' ').any(|member| member == name) {
             if seen.contains(&name) {
                 break;
             }
             seen.push(name);
-            // With its quotation marks, for its escapes to be read.
+            // With its quotation marks: a JSON string.
             found.extend(miniserde::json::from_str(&rest[before.len()..][..end + 2]));
         }
         name = string[..if is_value { 0 } else { end }].to_ascii_lowercase();
@@ -105,45 +113,39 @@ pub(crate) fn members(text: &str) -> Vec<String> {
     found
 }
 
-/// The beginning of content as text: UTF-8, or else ISO 8859-1; empty if it is no text.
+/// Reads the beginning of content as UTF-8, or else as ISO 8859-1. Empty if it is binary.
 pub(crate) fn text(content: &[u8]) -> String {
     let is_text = |byte: &u8| *byte >= b' ' || byte.is_ascii_whitespace();
-    let mut seen = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-    if seen.len() > SEEN {
-        // A secret may begin in the last word, and end behind it.
-        let end = seen[..SEEN].iter().rposition(u8::is_ascii_whitespace);
-        seen = &seen[..end.unwrap_or(0)];
-    }
-    match std::str::from_utf8(seen) {
-        Ok(text) => text.to_owned(),
-        // Truncated within a character, perhaps. (Behind nothing but ASCII it is ISO 8859-1.)
-        Err(error) if !seen[..error.valid_up_to()].is_ascii() => {
-            String::from_utf8_lossy(&seen[..error.valid_up_to()]).into_owned()
-        }
-        Err(_) if seen.iter().all(is_text) => seen.iter().map(|&byte| char::from(byte)).collect(),
-        Err(_) => String::new(),
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    let start = &content[..content.len().min(SCAN_LIMIT)];
+    let valid = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    // After a character that is not ASCII, an error means UTF-8 truncated within a character.
+    if valid.len() == start.len() || !valid.is_ascii() {
+        valid.to_owned()
+    } else if start.iter().all(is_text) {
+        start.iter().map(|&byte| char::from(byte)).collect()
+    } else {
+        String::new()
     }
 }
 
-/// Where a response redirects to, without user, password, query and fragment.
+/// Removes user, password, query and fragment from a location.
 fn without_query(location: &str) -> String {
-    let place = location.split(['?', '#']).next().unwrap_or_default();
-    let (scheme, rest) = place.split_at(place.find("//").map_or(0, |start| start + 2));
+    let location = location.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = location.split_at(location.find("//").map_or(0, |start| start + 2));
     let host = rest.split('/').next().unwrap_or_default();
     let user = host.rfind('@').filter(|_| !scheme.is_empty());
     scheme.to_owned() + &rest[user.map_or(0, |user| user + 1)..]
 }
 
-/// What a page of HTML or XML shows: its body, or else its title, or else its markup, which may
-/// have attributes to read. Other text as it is.
-fn page(text: &str, secrets: &[String]) -> String {
+/// Returns the text of a page of HTML or XML: of its body, or else its title, or else all of it,
+/// for its attributes. Other text is returned as it is.
+fn page(text: &str) -> String {
     let body = text.to_ascii_lowercase().find("<body").unwrap_or(0);
-    let plain = [&text[body..], text].map(|part| excerpt(&without_markup(part), secrets));
-    let mut plain = plain.into_iter().filter(|plain| !plain.is_empty());
-    match plain.next() {
-        Some(plain) if text.trim_start().starts_with('<') => plain,
-        _ => clean(text),
-    }
+    let parts = [&text[body..], text].map(without_markup);
+    let shown = parts.into_iter().find(|part| !part.trim().is_empty());
+    let is_page = text.trim_start().starts_with('<');
+    shown.filter(|_| is_page).unwrap_or_else(|| text.to_owned())
 }
 
 fn without_markup(page: &str) -> String {
@@ -158,7 +160,7 @@ fn without_markup(page: &str) -> String {
         match *begin {
             "<![cdata[" => plain.push_str(&page[at..at + length][begin.len()..]),
             "<!--" => {}
-            // A tag parts words.
+            // A tag separates words.
             _ => plain.push(' '),
         }
         at = page.len().min(at + length + end.len());
@@ -166,7 +168,7 @@ fn without_markup(page: &str) -> String {
     plain + &page[at..]
 }
 
-/// `text` with blanks and control characters folded into single blanks, and shortened.
+/// Turns white space and control characters into single spaces, and shortens `text`.
 fn clean(text: &str) -> String {
     let text = text.replace(HIDDEN, REDACTED);
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
@@ -177,86 +179,44 @@ fn clean(text: &str) -> String {
     clean + if chars.next().is_some() { "..." } else { "" }
 }
 
-/// What reorders or hides text on a terminal has no place in a message.
+/// Whether `c` reorders or hides text on a terminal.
 fn misleads(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' |
         '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// `text` without the secrets. If one may stand in it in another form, escaped or in pieces, all of
-/// it is hidden.
-fn redact(text: &str, secrets: &[String]) -> String {
+/// Replaces secrets that are in `text` as they are.
+fn replace_secrets(text: &str, secrets: &[String]) -> String {
     let mut secrets: Vec<_> = secrets.iter().filter(|secret| !secret.is_empty()).collect();
     // One may be a part of another.
-    secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
-    let hide = |text: String, secret: &&String| text.replace(&***secret, HIDDEN);
-    let clean = secrets.iter().fold(text.to_owned(), hide);
-    let plain = unescaped(&clean);
-    for secret in secrets {
-        match (&plain, unescaped(secret)) {
-            (Some(plain), Some(secret)) if !plain.contains(&secret) => {}
-            _ => return HIDDEN.to_owned(),
-        }
-    }
-    clean
+    secrets.sort_unstable_by_key(|secret| Reverse(secret.len()));
+    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(&***secret, HIDDEN))
 }
 
-/// What `text` means when nothing in it is an escape any more, without blanks (`+` is one in a
-/// form) and what can't be seen. The same comes of a secret, however it was escaped: so they can be
-/// compared.
-fn unescaped(text: &str) -> Option<String> {
-    let mut plain = text.as_bytes().to_vec();
-    for _ in 0..=ESCAPED {
-        let mut next = Vec::with_capacity(plain.len());
-        let mut rest = &plain[..];
-        while !rest.is_empty() {
-            let mut utf8 = [0; 4];
-            let (length, meant) = escape(rest, &mut utf8).unwrap_or((1, &rest[..1]));
-            next.extend_from_slice(meant);
-            rest = &rest[length..];
-        }
-        if next.len() == plain.len() {
-            let blank = |c: &char| c.is_whitespace() || c.is_control() || misleads(*c) || *c == '+';
-            let plain = String::from_utf8_lossy(&plain);
-            return Some(plain.chars().filter(|c| !blank(c)).collect());
-        }
-        plain = next;
+/// Whether `text` has in common with `secret` a run of [`RUN`] letters and digits, or of as many as
+/// the longest run of `secret` has. A secret without letters and digits can't be compared: then any
+/// text counts.
+fn shares_run(text: &str, secret: &str) -> bool {
+    let runs = secret.as_bytes().split(|byte| !byte.is_ascii_alphanumeric());
+    let length = runs.clone().map(<[u8]>::len).max().unwrap_or(0).min(RUN);
+    if length == 0 {
+        return !text.is_empty();
     }
-    None
+    let parts: HashSet<_> = runs.flat_map(|run| run.windows(length)).collect();
+    text.as_bytes().windows(length).any(|part| parts.contains(part))
 }
 
-/// The escape for a URL, JSON, HTML or XML that `text` starts with: its length, and what it means.
-fn escape<'a>(text: &'a [u8], utf8: &'a mut [u8; 4]) -> Option<(usize, &'a [u8])> {
-    if let Some((name, meant)) = ENTITIES.iter().find(|(name, _)| text.starts_with(name)) {
-        return Some((name.len(), meant));
-    }
-    let (length, code) = match text {
-        [b'%', digits @ ..] => {
-            utf8[0] = u8::try_from(number(digits.get(..2)?, 16)?).ok()?;
-            return Some((3, &utf8[..1]));
-        }
-        [b'\\', b'u', digits @ ..] => (6, number(digits.get(..4)?, 16)?),
-        [b'\\', _, ..] => return Some((2, &text[1..2])),
-        [b'&', b'#', rest @ ..] => {
-            let (skipped, radix) = match rest {
-                [b'x' | b'X', ..] => (3, 16),
-                _ => (2, 10),
-            };
-            let digits = &text[skipped..];
-            let is_end = |digit: &u8| !char::from(*digit).is_digit(radix);
-            let end = digits.iter().position(is_end).unwrap_or(digits.len());
-            let length = skipped + end + usize::from(digits.get(end) == Some(&b';'));
-            (length, number(&digits[..end], radix)?)
-        }
-        _ => return None,
-    };
-    Some((length, char::from_u32(code)?.encode_utf8(utf8).as_bytes()))
-}
-
-fn number(digits: &[u8], radix: u32) -> Option<u32> {
-    digits.iter().try_fold(0_u32, |number, digit| {
-        let digit = char::from(*digit).to_digit(radix)?;
-        number.checked_mul(radix)?.checked_add(digit)
+/// Whether `text`, in lower case, escapes a letter or a digit, which needs no escape, or a `%`,
+/// which may begin another escape.
+fn escapes_alphanumeric(text: &str) -> bool {
+    ESCAPES.iter().any(|&(prefix, radix, most)| {
+        text.match_indices(prefix).any(|(i, _)| {
+            let digits = text[i + prefix.len()..].chars().take(most);
+            let code = digits
+                .map_while(|digit| digit.to_digit(radix))
+                .fold(0_u32, |code, digit| code.saturating_mul(radix).saturating_add(digit));
+            char::from_u32(code).is_some_and(|c| c.is_ascii_alphanumeric() || c == '%')
+        })
     })
 }
 
@@ -311,10 +271,31 @@ mod tests {
     }
 
     #[test]
-    fn text_that_looks_like_a_secret_is_shown() {
-        let text = format!("{}b 100% &c; \\ %41", "a".repeat(100));
-        let secret = "a".repeat(60) + "c";
-        assert_eq!(excerpt(&text, &owned(&[&secret, "", "%4"])), text.replace("%4", REDACTED));
+    fn text_that_shares_a_run_with_a_secret_is_hidden() {
+        for (secret, text, is_shown) in [
+            ("Abcdefgh-1234", "no abcdefg 1234", true),
+            ("Abcdefgh-1234", "no xABCDEFGHx", false),
+            ("Abcdefgh-1234", "no e-f.g, h 1 2&3 4", false),
+            ("Abcdefgh-1234", "no f-g h 1 2 3 4", true),
+            // The longest run of the secret is shorter.
+            ("ab-cde-fg", "no cd e and fg", true),
+            ("ab-cde-fg", "no CDEX", false),
+            ("ab-cde-fg", "a b c d e f g", false),
+            // A secret without letters and digits.
+            ("-+-", "any", false),
+            ("-+-", "", true),
+            // Only escapes of letters and digits can hide a secret.
+            ("Abcdefgh-1234", "no %2E \\u0026 &#39; &#x2F; 100% \\u12 &# &#99999999999;", true),
+            ("Abcdefgh-1234", "no %61%62%63%64", false),
+            ("Abcdefgh-1234", "no %2561", false),
+            ("Abcdefgh-1234", "no \\u0061\\u0062", false),
+            ("Abcdefgh-1234", "no &#97;&#98;", false),
+            ("Abcdefgh-1234", "no &#X061;&#x062", false),
+            ("", "no %61", true),
+        ] {
+            let expected = if is_shown { text } else { REDACTED };
+            assert_eq!(excerpt(text, &owned(&[secret])), expected, "{secret}");
+        }
     }
 
     #[test]
@@ -358,20 +339,26 @@ mod tests {
             ("", String::new()),
             ("{\"a\":\"hush-hush\"}", "{\"a\":\"[redacted]\"}".into()),
             // Longer than what is looked at, as one word or not.
-            (&"ab".repeat(SEEN), "ab".repeat(EXCERPT / 2) + "..."),
-            (&"hush-hush".repeat(SEEN), REDACTED.into()),
-            (&format!("{}hush-hush", "a b ".repeat(SEEN / 4)), format!("{}...", "a b ".repeat(50))),
-            (&format!("{}hush-hush", " ".repeat(SEEN - 4)), String::new()),
+            (&"ab".repeat(SCAN_LIMIT), "ab".repeat(EXCERPT / 2) + "..."),
+            // The limit truncates the last one.
+            (&"hush-hush, ".repeat(SCAN_LIMIT), REDACTED.into()),
+            (
+                &format!("{}hush-hush", "a b ".repeat(SCAN_LIMIT / 4)),
+                format!("{}...", "a b ".repeat(50)),
+            ),
+            (&format!("{}hush-hush", " ".repeat(SCAN_LIMIT - 4)), REDACTED.into()),
         ] {
             assert_eq!(beginning(content, &secrets), shown);
         }
     }
 
     #[test]
-    fn text_that_is_shortened_ends_with_a_whole_word() {
-        let long = format!("{} secret", " ".repeat(SEEN - 4));
-        assert_eq!(text(long.as_bytes()).trim(), "");
-        assert_eq!(text("x".repeat(SEEN + 1).as_bytes()), "");
-        assert_eq!(text("x".repeat(SEEN).as_bytes()).len(), SEEN);
+    fn text_ends_at_the_limit_with_a_whole_character() {
+        assert_eq!(text("x".repeat(SCAN_LIMIT + 1).as_bytes()).len(), SCAN_LIMIT);
+        assert_eq!(text("\u{fc}".repeat(SCAN_LIMIT).as_bytes()).len(), SCAN_LIMIT);
+        assert_eq!(
+            text(format!("x{}", "\u{fc}".repeat(SCAN_LIMIT)).as_bytes()).len(),
+            SCAN_LIMIT - 1
+        );
     }
 }

@@ -1,12 +1,13 @@
-//! A session's settings in environment variables, and in the files that they name. Called by
+//! Reads a session's settings from environment variables and the files that they name. Called by
 //! `session`. Knows nothing of calls.
 
 use std::env::{self, VarError};
 
 use super::Session;
 use crate::error::Error;
+use crate::json::BYTE_ORDER_MARK;
 
-/// What messages call a setting, and its value: empty if it is not set.
+/// The name of a setting for messages, and its value, which is empty if it is not set.
 type Setting = (String, String);
 
 pub(super) fn session() -> Result<Session, Error> {
@@ -15,10 +16,8 @@ pub(super) fn session() -> Result<Session, Error> {
     let missing = names.iter().zip(&settings).filter(|(_, (_, value))| value.is_empty());
     let missing: Vec<_> = missing.map(|(name, _)| *name).collect();
     if !missing.is_empty() {
-        let missing = missing.join(", ");
-        return Err(Error::invalid_input(format!(
-            "environment variables missing or empty: {missing}"
-        )));
+        let message = format!("environment variables missing or empty: {}", missing.join(", "));
+        return Err(Error::invalid_input(message));
     }
     let mut session =
         Session::checked(settings.each_ref().map(|(name, value)| (&**name, &**value)))?;
@@ -26,18 +25,19 @@ pub(super) fn session() -> Result<Session, Error> {
     if !key.is_empty() {
         session = session.named_api_key(&name, &key)?;
     }
-    match setting("JAS_TOKEN_ENDPOINT")? {
-        (_, endpoint) if endpoint.is_empty() => Ok(session),
-        (name, endpoint) => session.named_token_endpoint(&name, &endpoint),
+    let (name, endpoint) = setting("JAS_TOKEN_ENDPOINT")?;
+    if !endpoint.is_empty() {
+        session = session.named_token_endpoint(&name, &endpoint)?;
     }
+    Ok(session)
 }
 
 fn setting(name: &str) -> Result<Setting, Error> {
     Ok((format!("environment variable {name}"), variable(name)?))
 }
 
-/// A variable, or else what is in the file that the variable `NAME_FILE` names, without the byte
-/// order mark that Windows's editors put first, and without its last line break.
+/// Reads a variable, or the file that the variable `NAME_FILE` names: without the byte order mark
+/// that editors on Windows write, and without the last line break.
 fn secret(name: &str) -> Result<Setting, Error> {
     let of_file = format!("{name}_FILE");
     let (setting, path) = (setting(name)?, variable(&of_file)?);
@@ -45,17 +45,17 @@ fn secret(name: &str) -> Result<Setting, Error> {
         return Ok(setting);
     }
     if !setting.1.is_empty() {
-        let message =
-            format!("the environment variables {name} and {of_file} are both set: unset one");
-        return Err(Error::invalid_input(message));
+        return Err(Error::invalid_input(format!(
+            "the environment variables {name} and {of_file} are both set: unset one"
+        )));
     }
     let what = format!("file {path} ({of_file})");
     let content = std::fs::read(&path).map_err(|cause| {
         Error::invalid_input(format!("the {what} can't be read")).with_source(cause)
     })?;
-    // What is not UTF-8 is no character that can be sent.
+    // Invalid UTF-8 becomes a character that is refused later.
     let content = String::from_utf8_lossy(&content);
-    let text = content.strip_prefix('\u{feff}').unwrap_or(&content);
+    let text = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
     let line = text.strip_suffix('\n').unwrap_or(text);
     match line.strip_suffix('\r').unwrap_or(line) {
         "" => Err(Error::invalid_input(format!("the {what} is empty"))),
@@ -63,7 +63,7 @@ fn secret(name: &str) -> Result<Setting, Error> {
     }
 }
 
-/// A variable's value; empty if it is not set.
+/// Returns a variable's value, which is empty if it is not set.
 pub(super) fn variable(name: &str) -> Result<String, Error> {
     match env::var(name) {
         Err(VarError::NotUnicode(_)) => {

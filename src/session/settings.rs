@@ -17,8 +17,10 @@ use crate::url::{check_field_name, check_field_value, check_visible, Url};
 const OWNED: &str = "Authorization Host Content-Length Content-Type Transfer-Encoding Connection \
                      Expect Accept-Encoding x-api-key";
 
-/// Values of header fields with at least this length may be keys, and are redacted.
+/// A value of a header field may be a key, so it is a secret from this length on. The values of
+/// [`PUBLIC`] fields are none: other text has the same words.
 const KEY_LENGTH: usize = 12;
+const PUBLIC: &str = "Accept Accept-Language User-Agent";
 
 #[derive(Clone)]
 pub(super) struct Settings {
@@ -131,7 +133,7 @@ impl Session {
     /// Sets a header field of every API call, but of no token request. It replaces an earlier value,
     /// and the session's own `User-Agent` (`jas-session/VERSION`) and `Accept` (the media type of a
     /// POST, else `*/*`). A value of 12 characters or more may be a key of a gateway, so no message
-    /// shows it.
+    /// shows it, except that of `Accept`, `Accept-Language` and `User-Agent`.
     ///
     /// # Errors
     ///
@@ -141,7 +143,7 @@ impl Session {
     /// Expect, Accept-Encoding and x-api-key.
     pub fn header(mut self, name: &str, value: &str) -> Result<Session, Error> {
         check_field_name("field name", name)?;
-        if let Some(owned) = OWNED.split(' ').find(|owned| owned.eq_ignore_ascii_case(name)) {
+        if let Some(owned) = find(OWNED, name) {
             let advice = match owned {
                 "x-api-key" => ": use Session::api_key",
                 "Content-Type" => ": give it to Session::post",
@@ -155,7 +157,7 @@ impl Session {
         settings.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
         settings.fields.push((name.to_owned(), value.to_owned()));
         // Some gateways take a key in a field of their own.
-        if value.len() >= KEY_LENGTH {
+        if value.len() >= KEY_LENGTH && find(PUBLIC, name).is_none() {
             settings.common.secrets.push(value.to_owned());
         }
         Ok(self)
@@ -323,6 +325,11 @@ impl Session {
     pub(super) fn change(&mut self) -> &mut Settings {
         Arc::make_mut(&mut self.settings)
     }
+}
+
+/// Finds a field name in a list, compared without case.
+fn find(list: &'static str, name: &str) -> Option<&'static str> {
+    list.split(' ').find(|listed| listed.eq_ignore_ascii_case(name))
 }
 
 /// Fails for `https` if the crate was built without TLS, before the first call would.

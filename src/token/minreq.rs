@@ -1,8 +1,8 @@
-//! Requests tokens via minreq. minreq opens a socket of its own and hands out no handle on it, but a
-//! token request has to obey the deadline, the proxy and the roots of its call. So minreq connects to
-//! a port of 127.0.0.1, which is open until it has come. There it writes and reads heads without
-//! secrets, and `http` makes the exchange with the server. Called by `request`. Knows nothing of
-//! tokens.
+//! Requests tokens via minreq. minreq opens a socket of its own and gives no access to it, but a
+//! token request has to obey the deadline, the proxy and the roots of its call. So minreq connects
+//! to a port of 127.0.0.1, which is closed as soon as it has connected. It writes and reads heads
+//! without secrets there, and `http` makes the exchange with the server. Called by `request`. Knows
+//! nothing of tokens.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -16,55 +16,55 @@ use crate::error::Error;
 use crate::http::{self, is_out_of_files, Call};
 use crate::retry::random;
 
-/// The header field that minreq is known by: its value is made for one request.
+/// The header field that identifies minreq, by a random value for each request.
 const FIELD: &str = "JAS-Session";
 
-/// The header fields of a response that minreq reads. Others may hold what the request held.
+/// The header fields of a response that minreq reads. Others may echo secrets of the request.
 const HARMLESS: [&str; 3] = ["retry-after", "date", "content-type"];
 
-/// How many connections are held at a time until they have shown the field.
-const STRANGERS: usize = 64;
+/// The maximum number of connections that have not sent the field yet.
+const CALLER_LIMIT: usize = 64;
 
-/// The longest head that minreq writes.
+/// The maximum length of the head that minreq writes.
 const HEAD_LIMIT: usize = 1024;
 
-/// The pause between two looks at the connections, and the one after so many looks.
-const PAUSE: Duration = Duration::from_micros(100);
-const LONG_PAUSE: Duration = Duration::from_millis(1);
-const LOOKS: usize = 10;
+/// The pauses between polls of the connections: the first ones are short.
+const SHORT_PAUSE: Duration = Duration::from_micros(100);
+const SHORT_PAUSES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// How many looks minreq has to end once its port is closed. (By the clock, a process that was
-/// stopped would give it no time at all.)
-const LAST_LOOKS: u32 = 50;
+/// How many pauses minreq has to end after its port is closed. They are counted because a deadline
+/// would give it no time if the process was stopped.
+const EXIT_PAUSES: u32 = 50;
 
 /// The stack of the thread that minreq runs on.
 const STACK: usize = 64 * 1024;
 
-/// Where minreq may have gone if it has not come here.
-const PROXY: &str = ": if another crate has turned on minreq's feature `proxy`, the variables \
-                     http_proxy and all_proxy must not be set";
+/// Why minreq may have connected elsewhere.
+const PROXY_ADVICE: &str = ": if another crate has turned on minreq's feature `proxy`, the \
+                            variables http_proxy and all_proxy must not be set";
 
-/// The status and the header fields that minreq has read.
-type Read = Result<(u16, Vec<(String, String)>), minreq::Error>;
+/// The status and the header fields that minreq read.
+type MinreqResult = Result<(u16, Vec<(String, String)>), minreq::Error>;
 
-/// minreq's socket, the head that it has written there, and its thread.
-type Met = (TcpStream, String, JoinHandle<Read>);
+/// minreq's socket, the head that it wrote to it, and its thread.
+type Minreq = (TcpStream, String, JoinHandle<MinreqResult>);
 
 /// A port of 127.0.0.1 for minreq.
 struct Port {
     listener: TcpListener,
-    /// The value of [`FIELD`] that minreq shows.
+    /// The value of [`FIELD`].
     password: String,
-    /// The connections to it, and what has come on each.
+    /// The accepted connections, and what was received on each.
     callers: Vec<(TcpStream, String)>,
-    /// More may be waiting than were let in at the last look.
+    /// The last poll may have left connections unaccepted.
     is_full: bool,
-    /// Some were closed to make room, minreq's perhaps.
+    /// Connections were closed to make room. One of them may have been minreq's.
     has_closed_some: bool,
 }
 
-/// Sends a POST whose header fields, which may hold no secrets, minreq writes. The response has the
-/// status and the harmless header fields that minreq reads.
+/// Sends a POST with the header fields that minreq writes, which must hold no secrets. The response
+/// has the status and the harmless header fields that minreq read.
 pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> {
     let call = request.call.clone();
     let (mut socket, head, thread) = loop {
@@ -74,10 +74,10 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
             met => break met?,
         }
     };
+    // These are for the port only.
+    let is_local = |name| ["Host", FIELD, "Content-Length"].contains(&name);
     let fields = head.lines().filter_map(|line| line.split_once(": "));
-    // These are for this port.
-    let fields: Vec<_> =
-        fields.filter(|(name, _)| !["Host", FIELD, "Content-Length"].contains(name)).collect();
+    let fields: Vec<_> = fields.filter(|(name, _)| !is_local(name)).collect();
     let response = http::send(http::Request { fields: &fields, ..request });
     let is_harmless = |(name, _): &(String, String)| HARMLESS.contains(&&**name);
     if let Ok(http::Response { status, fields, .. }) = &response {
@@ -85,11 +85,11 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
         let fields: String = fields.flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
         let _ = socket.write_all(format!("HTTP/1.1 {status}\r\n{fields}\r\n").as_bytes());
     }
-    // To close it would not be enough: a forked process may hold it, too.
+    // Dropping it is not enough: a forked process may have a copy.
     let _ = socket.shutdown(Shutdown::Both);
     let read = thread.join().ok().and_then(Result::ok);
     let mut response = response?;
-    // Without a head, minreq makes up a status.
+    // Without a head, minreq invents a status.
     let read = read.filter(|(status, _)| *status == response.status);
     let (_, fields) = read.ok_or_else(|| failure(None, &call))?;
     response.fields.retain(|field| !is_harmless(field));
@@ -97,31 +97,27 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
     Ok(response)
 }
 
-/// Starts minreq and waits until it has connected and written its head. Nothing here waits in the
-/// system, where a signal could begin the wait anew.
-fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Met, Error> {
-    let refused = |cause| call.refused_by_host(cause);
-    let late = || call.late("before the request was sent").and(hint());
-    let start = |port: &Port| {
-        let started = port.start(fields, call);
-        started.map_err(|cause| call.refused_thread(cause))
-    };
+/// Starts minreq and waits until it has connected and written its head. All calls are nonblocking:
+/// a signal could restart a blocking wait for ever.
+fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Minreq, Error> {
+    let late = || call.late("before the request was sent").and(proxy_advice());
+    let start = |port: &Port| port.start(fields, call).map_err(|cause| call.refused_thread(cause));
     let mut thread = start(&port)?;
-    let mut pauses = iter::repeat_n(PAUSE, LOOKS);
+    let mut pauses = iter::repeat_n(SHORT_PAUSE, SHORT_PAUSES);
     let error = loop {
-        match port.look() {
+        match port.poll() {
             Ok(Some((socket, head))) => return Ok((socket, head, thread)),
-            Err(cause) => break Some(refused(cause)),
+            Err(cause) => break Some(call.refused_by_host(cause)),
             Ok(None) if call.deadline.left().is_zero() => break Some(late()),
             Ok(None) if !thread.is_finished() => {}
             Ok(None) if mem::take(&mut port.has_closed_some) => thread = start(&port)?,
             Ok(None) => break None,
         }
-        sleep(if port.is_full { Duration::ZERO } else { pauses.next().unwrap_or(LONG_PAUSE) });
+        sleep(if port.is_full { Duration::ZERO } else { pauses.next().unwrap_or(PAUSE) });
     };
     drop(port);
-    // It ends at once, unless a proxy keeps it.
-    (0..LAST_LOOKS).take_while(|_| !thread.is_finished()).for_each(|_| sleep(LONG_PAUSE));
+    // minreq ends at once, unless it waits for a proxy.
+    (0..EXIT_PAUSES).take_while(|_| !thread.is_finished()).for_each(|_| sleep(PAUSE));
     let ended = thread.is_finished().then(|| thread.join());
     Err(error.unwrap_or_else(|| failure(ended, call)))
 }
@@ -131,25 +127,25 @@ impl Port {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let password = format!("{:016x}{:016x}", random(), random());
-        // Where nothing passes the loopback interface, minreq would wait for as long as the system
-        // does, and could not be stopped.
-        TcpStream::connect_timeout(&listener.local_addr()?, call.deadline.left().max(LONG_PAUSE))?;
+        // If the loopback interface is down, this fails in time. minreq would wait for as long as
+        // the system does.
+        TcpStream::connect_timeout(&listener.local_addr()?, call.deadline.left().max(PAUSE))?;
         Ok(Port { listener, password, callers: Vec::new(), is_full: false, has_closed_some: false })
     }
 
     /// Starts minreq on a thread of its own.
-    fn start(&self, fields: &[(&str, &str)], call: &Call) -> io::Result<JoinHandle<Read>> {
+    fn start(&self, fields: &[(&str, &str)], call: &Call) -> io::Result<JoinHandle<MinreqResult>> {
         let url = format!("http://{}/", self.listener.local_addr()?);
         let mut request = Request::new(Method::Post, url)
-            // minreq's own limit can underflow; ours has been kept before.
+            // minreq's own limits can underflow, and `http` has its own.
             .with_max_headers_size(None)
             .with_max_status_line_length(None)
             .with_follow_redirects(false)
             .with_header(FIELD, &*self.password)
             .with_headers(fields.iter().copied());
-        // minreq would take a timeout from its own variable, and a proxy may keep it for ever.
-        if !hint().is_empty() || env::var_os("MINREQ_TIMEOUT").is_some() {
-            // It starts a thread for that, and would panic if this host refused it.
+        // minreq would take its timeout from this variable, or wait for a proxy without one.
+        if !proxy_advice().is_empty() || env::var_os("MINREQ_TIMEOUT").is_some() {
+            // For a timeout minreq starts a thread, and panics if that fails.
             thread::Builder::new().spawn(|| ())?;
             request = request.with_timeout(call.deadline.left().as_secs() + 1);
         }
@@ -157,9 +153,9 @@ impl Port {
         thread.spawn(|| request.send_lazy().map(|read| (read.status_code, read.headers)))
     }
 
-    /// Looks once at all connections, without waiting. Returns minreq's socket, and the head that it
-    /// has written.
-    fn look(&mut self) -> io::Result<Option<(TcpStream, String)>> {
+    /// Accepts and reads all connections once. Returns minreq's socket and the head that it wrote,
+    /// if it is complete.
+    fn poll(&mut self) -> io::Result<Option<(TcpStream, String)>> {
         self.is_full = false;
         while !self.is_full {
             match self.listener.accept() {
@@ -171,25 +167,25 @@ impl Port {
                 Err(error) if self.callers.is_empty() => return Err(error),
                 Err(_) => self.is_full = true,
             }
-            self.is_full |= self.callers.len() == STRANGERS;
+            self.is_full |= self.callers.len() == CALLER_LIMIT;
         }
         let mut buffer = [0; HEAD_LIMIT];
-        self.callers.retain_mut(|(socket, said)| match socket.read(&mut buffer) {
+        self.callers.retain_mut(|(socket, head)| match socket.read(&mut buffer) {
             Ok(length) => {
-                said.push_str(&String::from_utf8_lossy(&buffer[..length]));
-                length > 0 && said.len() <= HEAD_LIMIT
+                head.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                length > 0 && head.len() <= HEAD_LIMIT
             }
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         });
-        let shown = format!("\r\n{FIELD}: {}\r\n", self.password);
-        let mut said = self.callers.iter().map(|(_, said)| said);
-        if let Some(i) = said.position(|s| s.ends_with("\r\n\r\n") && s.contains(&shown)) {
+        let field = format!("\r\n{FIELD}: {}\r\n", self.password);
+        let mut heads = self.callers.iter().map(|(_, head)| head);
+        if let Some(i) = heads.position(|h| h.ends_with("\r\n\r\n") && h.contains(&field)) {
             let (socket, head) = self.callers.swap_remove(i);
             socket.set_nonblocking(false)?;
             return Ok(Some((socket, head)));
         }
         if self.is_full {
-            // Those who have been there for the longest time make room.
+            // Closes the oldest connections.
             self.callers.drain(..self.callers.len().div_ceil(2));
             self.has_closed_some = true;
         }
@@ -197,20 +193,21 @@ impl Port {
     }
 }
 
-/// Why minreq was of no use.
-fn failure(ended: Option<thread::Result<Read>>, call: &Call) -> Error {
-    let unusable = call.failed(format_args!("minreq can't be used{PROXY}"));
+/// Makes the error for the result of minreq's thread, if that ended.
+fn failure(ended: Option<thread::Result<MinreqResult>>, call: &Call) -> Error {
+    let unusable = call.failed(format_args!("minreq can't be used{PROXY_ADVICE}"));
     match ended {
-        Some(Ok(Err(IoError(cause)))) => call.refused_by_host(cause).and(hint()),
+        Some(Ok(Err(IoError(cause)))) => call.refused_by_host(cause).and(proxy_advice()),
         Some(Ok(Err(cause))) => unusable.with_source(cause),
         _ => unusable,
     }
 }
 
-/// With minreq's feature `proxy`, which another crate may have turned on, these variables count.
-fn hint() -> &'static str {
+/// Returns the advice if a variable is set that minreq's feature `proxy` reads. Another crate may
+/// have turned that on.
+fn proxy_advice() -> &'static str {
     let mut names = ["http_proxy", "all_proxy", "ALL_PROXY"].iter();
-    names.find(|name| env::var_os(name).is_some()).map_or("", |_| PROXY)
+    names.find(|name| env::var_os(name).is_some()).map_or("", |_| PROXY_ADVICE)
 }
 
 #[cfg(test)]
