@@ -20,43 +20,36 @@ const RESOLVER_STACK: usize = 256 * 1024;
 /// round.
 const FIRST_PATIENCE: Duration = Duration::from_millis(250);
 
-/// How many addresses that worked are remembered.
-const REMEMBERED: usize = 8;
-
 /// Shared by all clones of a session.
 #[derive(Clone, Default)]
 pub(crate) struct Addresses(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
-    /// The latest first, and how long it took to connect.
-    worked: Vec<(SocketAddr, Duration)>,
+    /// The address of each host that worked last, if the host has several.
+    worked: Vec<(Arc<Origin>, SocketAddr)>,
     /// How many connections have been made.
     connected: u64,
 }
 
 impl Addresses {
-    /// Connects to a host. The address that worked last comes first. `whose` tells in messages that
-    /// the host is not the server (" of the proxy ..."); else it is empty. Tells how long it took.
+    /// Connects to a host, and returns how long that took. The address that worked last is tried
+    /// first. `peer` names a host that is not the server in messages (" of the proxy ..."), or is
+    /// empty.
     pub(super) fn connect(
-        &self, origin: &Origin, whose: &str, call: &Call,
+        &self, origin: &Arc<Origin>, peer: &str, call: &Call,
     ) -> Result<(BufferedSocket, Duration), Error> {
-        let mut addresses = look_up(origin, whose, call)?;
-        let known = self.known().worked.iter().find_map(|(good, took)| {
-            let place = addresses.iter().position(|address| address == good)?;
-            Some((place, *took))
-        });
-        let (place, before) = known.unwrap_or_default();
-        if let Some(first) = addresses.get_mut(..=place) {
-            first.rotate_right(1);
+        let mut addresses = look_up(origin, peer, call)?;
+        if let Some((_, good)) = self.known().worked.iter().find(|(host, _)| host == origin) {
+            // The sort is stable.
+            addresses.sort_by_key(|address| address != good);
         }
-        let (socket, took) = connect(&addresses, before * 3, whose, call)?;
+        let (socket, took) = connect(&addresses, peer, call)?;
         let known = &mut *self.known();
         known.connected += 1;
         if let (Ok(address), true) = (socket.get_ref().peer(), addresses.len() > 1) {
-            known.worked.retain(|(other, _)| *other != address);
-            known.worked.insert(0, (address, took));
-            known.worked.truncate(REMEMBERED);
+            known.worked.retain(|(host, _)| host != origin);
+            known.worked.push((Arc::clone(origin), address));
         }
         Ok((socket, took))
     }
@@ -70,10 +63,9 @@ impl Addresses {
     }
 }
 
-/// The addresses of a host. The system's resolver can't be told to stop: a look-up that has not
-/// ended in time keeps its thread until it does. `whose` tells in messages that the host is
-/// not the server (" of the proxy ..."); else it is empty.
-fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>, Error> {
+/// Returns the addresses of a host. The system's resolver can't be stopped: a look-up that has not
+/// ended in time keeps its thread until it does.
+fn look_up(origin: &Origin, peer: &str, call: &Call) -> Result<Vec<SocketAddr>, Error> {
     let port = origin.port;
     if let Some(address) = origin.address() {
         return Ok(vec![(address, port).into()]);
@@ -94,25 +86,25 @@ fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>,
         Ok(Ok(addresses)) => Ok(addresses.collect()),
         Ok(Err(cause)) => Err(call.refused_files().unwrap_or_else(|| {
             call.failed(format_args!(
-                "the host name{whose} was not found: check its spelling, and the name server \
+                "the host name{peer} was not found: check its spelling, and the name server \
                  of this network"
             ))
             .with_source(cause)
         })),
-        Err(_) => Err(call.late(&format!("before the host name{whose} was resolved"))),
+        Err(_) => Err(call.late(&format!("before the host name{peer} was resolved"))),
     }
 }
 
 /// Connects to the first address that accepts. All are tried in turn with little patience, then
 /// those that were silent with twice as much, and so on, so that a dead address costs little ([RFC
 /// 8305](https://www.rfc-editor.org/rfc/rfc8305) has them tried side by side). An address that is
-/// alone gets all the time. Tells how long that took.
+/// alone gets all the time. Returns how long the connection took, too.
 fn connect(
-    addresses: &[SocketAddr], patience: Duration, whose: &str, call: &Call,
+    addresses: &[SocketAddr], peer: &str, call: &Call,
 ) -> Result<(BufferedSocket, Duration), Error> {
-    let to = whose.strip_prefix(" of ").unwrap_or("the host");
+    let to = peer.strip_prefix(" of ").unwrap_or("the host");
     let mut silent = addresses.to_vec();
-    let mut patience = patience.max(FIRST_PATIENCE);
+    let mut patience = FIRST_PATIENCE;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     while !silent.is_empty() {
         let is_alone = silent.len() == 1;
