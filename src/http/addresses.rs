@@ -44,10 +44,11 @@ impl Addresses {
             // The sort is stable.
             addresses.sort_by_key(|address| address != good);
         }
-        let (socket, took) = connect(&addresses, peer, call)?;
+        let has_several = addresses.len() > 1;
+        let (socket, address, took) = connect(addresses, peer, call)?;
         let known = &mut *self.known();
         known.connected += 1;
-        if let (Ok(address), true) = (socket.get_ref().peer(), addresses.len() > 1) {
+        if has_several {
             known.worked.retain(|(host, _)| host != origin);
             known.worked.push((Arc::clone(origin), address));
         }
@@ -98,12 +99,11 @@ fn look_up(origin: &Origin, peer: &str, call: &Call) -> Result<Vec<SocketAddr>, 
 /// Connects to the first address that accepts. All are tried in turn with little patience, then
 /// those that were silent with twice as much, and so on, so that a dead address costs little ([RFC
 /// 8305](https://www.rfc-editor.org/rfc/rfc8305) has them tried side by side). An address that is
-/// alone gets all the time. Returns how long the connection took, too.
+/// alone gets all the time. Returns the address, too, and how long it took to accept.
 fn connect(
-    addresses: &[SocketAddr], peer: &str, call: &Call,
-) -> Result<(BufferedSocket, Duration), Error> {
+    mut silent: Vec<SocketAddr>, peer: &str, call: &Call,
+) -> Result<(BufferedSocket, SocketAddr, Duration), Error> {
     let to = peer.strip_prefix(" of ").unwrap_or("the host");
-    let mut silent = addresses.to_vec();
     let mut patience = FIRST_PATIENCE;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     while !silent.is_empty() {
@@ -117,7 +117,7 @@ fn connect(
             let start = Instant::now();
             let tcp = TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1)));
             match tcp.and_then(|tcp| Socket::buffered(tcp, call.deadline)) {
-                Ok(socket) => return Ok((socket, start.elapsed())),
+                Ok(socket) => return Ok((socket, address, start.elapsed())),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),
                 Err(error) if is_out_of_files(&error) => return Err(call.refused_by_host(error)),
                 Err(error) => last = error,

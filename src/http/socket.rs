@@ -2,7 +2,7 @@
 //! `proxy` and `tls`, and by `exchange` when it must not wait. Knows nothing of HTTP.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::workers::Counted;
@@ -125,10 +125,6 @@ impl Socket {
     /// Ends the connection for every process that holds it.
     pub(super) fn shut_down(&self) {
         let _ = self.tcp.shutdown(Shutdown::Both);
-    }
-
-    pub(super) fn peer(&self) -> io::Result<SocketAddr> {
-        self.tcp.peer_addr()
     }
 
     fn note_silence(&mut self) {
