@@ -11,6 +11,13 @@ use super::Deadline;
 /// How long a write may block before the writer is told: the server may have responded already.
 pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
 
+/// How much of the remaining time reads are polled. A timeout of Windows lasts half a second at least,
+/// and hides how many bytes were read or written before
+/// ([documentation](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)). So
+/// on Windows `peek` waits for bytes, which leaves them in place; and the last second, and all
+/// writes, are polled.
+const POLLED: Duration = Duration::from_secs(if cfg!(windows) { 1 } else { 0 });
+
 /// How much is read from a socket at a time, if the reader has no larger buffer of its own. An
 /// idle connection keeps it.
 const BUFFER: usize = 2 * 1024;
@@ -138,14 +145,13 @@ impl Socket {
         }
     }
 
-    /// Has reads wait for less than this.
+    /// Makes reads wait for less than this.
     fn limit_wait(&mut self, left: Duration) -> io::Result<()> {
-        // Socket timeouts fire late, the later the longer they are: a wait is a part of what is
-        // left, and then another.
+        // Long socket timeouts fire late, so wait in shorter steps.
         if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
             self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
             match self.tcp.set_read_timeout(Some(self.timeout)) {
-                // macOS says so once the peer has gone: nothing waits then.
+                // macOS fails so once the peer has gone. Then reads don't wait.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
                 result => return result,
             }
@@ -160,65 +166,39 @@ impl Socket {
         self.tcp.set_nonblocking(false)?;
         result
     }
-}
 
-#[cfg(not(windows))]
-impl Socket {
-    /// Reads what comes in a part of the time that is left, or of `most`.
-    fn read_part(
-        &mut self, left: Duration, most: Duration, buffer: &mut [u8],
-    ) -> io::Result<usize> {
-        self.limit_wait(left.min(most))?;
-        self.tcp.read(buffer)
-    }
-
-    /// Writes what can be written in [`WRITE_PART`].
-    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.tcp.write(bytes)
-    }
-}
-
-/// A timeout of Windows lasts half a second at least, and does not tell how much has been read or
-/// written before ([documentation of
-/// it](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)). So bytes are
-/// only awaited in a way that leaves them where they are; and in the last second, and to write, it
-/// is tried again and again.
-#[cfg(windows)]
-impl Socket {
-    fn read_part(
-        &mut self, left: Duration, most: Duration, buffer: &mut [u8],
-    ) -> io::Result<usize> {
-        if left > LAST {
-            self.limit_wait(most.min(left - LAST))?;
-            self.tcp.peek(&mut [0])?;
-            return self.tcp.read(buffer);
-        }
-        let result = self.at_once(|tcp| tcp.read(buffer));
-        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            std::thread::sleep(PAUSE);
+    /// The same, with a pause before that failure. Only Windows needs it: see [`POLLED`].
+    fn poll<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
+        let result = self.at_once(act);
+        if result.as_ref().is_err_and(is_passing) {
+            std::thread::sleep(Duration::from_millis(1));
         }
         result
     }
 
-    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut waited = Duration::ZERO;
-        loop {
-            match self.at_once(|tcp| tcp.write(bytes)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && waited < WRITE_PART => {
-                    std::thread::sleep(PAUSE);
-                    waited += PAUSE;
-                }
-                result => return result,
-            }
+    /// Reads the bytes that come within a part of the time that is left, or of `most`.
+    fn read_part(
+        &mut self, left: Duration, most: Duration, buffer: &mut [u8],
+    ) -> io::Result<usize> {
+        let left = left.saturating_sub(POLLED);
+        if left.is_zero() {
+            return self.poll(|tcp| tcp.read(buffer));
         }
+        self.limit_wait(left.min(most))?;
+        if cfg!(windows) {
+            self.tcp.peek(&mut [0])?;
+        }
+        self.tcp.read(buffer)
+    }
+
+    /// Writes the bytes that can be written within [`WRITE_PART`].
+    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if cfg!(windows) {
+            return self.poll(|tcp| tcp.write(bytes));
+        }
+        self.tcp.write(bytes)
     }
 }
-
-/// How much of the time goes by trying again, and the pause between two attempts.
-#[cfg(windows)]
-const LAST: Duration = Duration::from_secs(1);
-#[cfg(windows)]
-const PAUSE: Duration = Duration::from_millis(1);
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
