@@ -58,17 +58,17 @@ impl Proxy {
     pub(crate) fn from_env(
         variable: impl Fn(&str) -> Result<String, Error>,
     ) -> Result<Option<Proxy>, Error> {
-        let first = |names: [&'static str; 2]| {
-            let mut values = names.into_iter().map(|name| Ok((name, variable(name)?)));
-            values.find(|found| !matches!(found, Ok((_, value)) if value.is_empty()))
+        let first = |names: [&'static str; 2]| match variable(names[0])? {
+            value if value.is_empty() => Ok((names[1], variable(names[1])?)),
+            value => Ok((names[0], value)),
         };
-        let Some((name, url)) = first(["https_proxy", "HTTPS_PROXY"]).transpose()? else {
+        let (name, url) = first(["https_proxy", "HTTPS_PROXY"])?;
+        if url.is_empty() {
             return Ok(None);
-        };
-        let mut proxy = Proxy::parse(&format!("environment variable {name}"), &url)?;
-        if let Some((_, list)) = first(["no_proxy", "NO_PROXY"]).transpose()? {
-            proxy.exempt = list.to_ascii_lowercase();
         }
+        let mut proxy = Proxy::parse(&format!("environment variable {name}"), &url)?;
+        let (_, hosts) = first(["no_proxy", "NO_PROXY"])?;
+        proxy.exempt = hosts.to_ascii_lowercase();
         Ok(Some(proxy))
     }
 
