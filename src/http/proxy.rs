@@ -19,6 +19,7 @@ use crate::url::{check_uri, refused, Origin};
 /// Where a proxy listens if its URL does not tell; curl takes the same.
 const DEFAULT_PORT: u16 = 1080;
 
+#[derive(PartialEq)]
 pub(crate) struct Proxy {
     pub(super) origin: Arc<Origin>,
     /// What is secret of the credentials: the password, and what stands in
@@ -26,8 +27,6 @@ pub(crate) struct Proxy {
     credentials: Option<[String; 2]>,
     /// Hosts that are connected to directly: `no_proxy`, in lower case.
     exempt: String,
-    /// [`tunnel`]. Programs that set no proxy are linked without it.
-    connect: fn(&Proxy, &Origin, &Network, &Call) -> Result<BufferedSocket, Error>,
 }
 
 impl Proxy {
@@ -50,7 +49,7 @@ impl Proxy {
         let origin = Origin::parse(what, false, place, DEFAULT_PORT)?;
         let credentials = (!user_info.is_empty()).then(|| credentials(what, user_info));
         let credentials = credentials.transpose()?;
-        Ok(Proxy { origin: Arc::new(origin), credentials, exempt: String::new(), connect: tunnel })
+        Ok(Proxy { origin: Arc::new(origin), credentials, exempt: String::new() })
     }
 
     /// The proxy of the environment, if there is one. `variable` gives an empty value for a
@@ -88,7 +87,35 @@ impl Proxy {
     pub(super) fn connect(
         &self, origin: &Origin, network: &Network, call: &Call,
     ) -> Result<BufferedSocket, Error> {
-        (self.connect)(self, origin, network, call)
+        let mut socket = network.connect(&self.origin, &format!(" of the proxy {self}"), call)?;
+        let start = Instant::now();
+        let target = origin.authority();
+        let authorization = match &self.credentials {
+            Some([_, basic]) => format!("Proxy-Authorization: Basic {basic}\r\n"),
+            None => String::new(),
+        };
+        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
+        let response = format!("the response of the proxy {self}");
+        let incomplete = |trouble| call.incomplete(&response, trouble);
+        let written = write_all(socket.get_mut(), request.as_bytes());
+        written.map_err(|cause| incomplete(cause.into()))?;
+        let mut left = HEAD_LIMIT;
+        loop {
+            let mut head = Vec::new();
+            read_head(&mut socket, &mut left, &mut head).map_err(incomplete)?;
+            let status = status_line(&head).filter(|(version, _)| version.starts_with(b"1."));
+            match status.map(|(_, status)| status) {
+                // 101 would be final, and nobody has asked for it.
+                Some(100 | 102..=199) => {}
+                // The fields of a 2xx frame no content: what follows is the tunnel.
+                Some(200..=299) => {
+                    network.watch(&mut socket, &self.origin, start.elapsed());
+                    return Ok(socket);
+                }
+                Some(status @ 100..) => return Err(self.refused(call, status, &target)),
+                _ => return Err(incomplete(Trouble::Malformed(NO_HTTP))),
+            }
+        }
     }
 
     /// What the proxy may echo, and no message may show.
@@ -117,51 +144,9 @@ impl Proxy {
     }
 }
 
-impl PartialEq for Proxy {
-    fn eq(&self, other: &Proxy) -> bool {
-        self.origin == other.origin
-            && self.credentials == other.credentials
-            && self.exempt == other.exempt
-    }
-}
-
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.origin.authority())
-    }
-}
-
-fn tunnel(
-    proxy: &Proxy, origin: &Origin, network: &Network, call: &Call,
-) -> Result<BufferedSocket, Error> {
-    let mut socket = network.connect(&proxy.origin, &format!(" of the proxy {proxy}"), call)?;
-    let start = Instant::now();
-    let target = origin.authority();
-    let authorization = match &proxy.credentials {
-        Some([_, basic]) => format!("Proxy-Authorization: Basic {basic}\r\n"),
-        None => String::new(),
-    };
-    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
-    let response = format!("the response of the proxy {proxy}");
-    let incomplete = |trouble| call.incomplete(&response, trouble);
-    let written = write_all(socket.get_mut(), request.as_bytes());
-    written.map_err(|cause| incomplete(cause.into()))?;
-    let mut left = HEAD_LIMIT;
-    loop {
-        let mut head = Vec::new();
-        read_head(&mut socket, &mut left, &mut head).map_err(incomplete)?;
-        let status = status_line(&head).filter(|(version, _)| version.starts_with(b"1."));
-        match status.map(|(_, status)| status) {
-            // 101 would be final, and nobody has asked for it.
-            Some(100 | 102..=199) => {}
-            // The fields of a 2xx frame no content: what follows is the tunnel.
-            Some(200..=299) => {
-                network.watch(&mut socket, &proxy.origin, start.elapsed());
-                return Ok(socket);
-            }
-            Some(status @ 100..) => return Err(proxy.refused(call, status, &target)),
-            _ => return Err(incomplete(Trouble::Malformed(NO_HTTP))),
-        }
     }
 }
 
