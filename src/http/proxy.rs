@@ -45,8 +45,8 @@ impl Proxy {
                        write %2F for `/` and %3F for `?`";
             return Err(refused(what, why));
         }
-        let (user_info, place) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let origin = Origin::parse(what, false, place, DEFAULT_PORT)?;
+        let (user_info, host_port) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let origin = Origin::parse(what, false, host_port, DEFAULT_PORT)?;
         let credentials = (!user_info.is_empty()).then(|| credentials(what, user_info));
         let credentials = credentials.transpose()?;
         Ok(Proxy { origin: Arc::new(origin), credentials, exempt: String::new() })
@@ -99,22 +99,13 @@ impl Proxy {
         let incomplete = |trouble| call.incomplete(&response, trouble);
         let written = write_all(socket.get_mut(), request.as_bytes());
         written.map_err(|cause| incomplete(cause.into()))?;
-        let mut left = HEAD_LIMIT;
-        loop {
-            let mut head = Vec::new();
-            read_head(&mut socket, &mut left, &mut head).map_err(incomplete)?;
-            let status = status_line(&head).filter(|(version, _)| version.starts_with(b"1."));
-            match status.map(|(_, status)| status) {
-                // 101 would be final, and nobody has asked for it.
-                Some(100 | 102..=199) => {}
-                // The fields of a 2xx frame no content: what follows is the tunnel.
-                Some(200..=299) => {
-                    network.watch(&mut socket, &self.origin, start.elapsed());
-                    return Ok(socket);
-                }
-                Some(status @ 100..) => return Err(self.refused(call, status, &target)),
-                _ => return Err(incomplete(Trouble::Malformed(NO_HTTP))),
+        match final_status(&mut socket).map_err(incomplete)? {
+            // The header fields of a 2xx frame no content: the tunnel follows them.
+            200..=299 => {
+                network.watch(&mut socket, &self.origin, start.elapsed());
+                Ok(socket)
             }
+            status => Err(self.status_error(call, status, &target)),
         }
     }
 
@@ -124,7 +115,7 @@ impl Proxy {
         credentials.unwrap_or_default()
     }
 
-    fn refused(&self, call: &Call, status: u16, target: &str) -> Error {
+    fn status_error(&self, call: &Call, status: u16, target: &str) -> Error {
         let advice = match status {
             // tinyproxy says 401 if they are wrong.
             401 | 407 if self.credentials.is_some() => {
@@ -150,10 +141,25 @@ impl fmt::Display for Proxy {
     }
 }
 
+/// Reads the response to a CONNECT, after interim ones.
+fn final_status(socket: &mut BufferedSocket) -> Result<u16, Trouble> {
+    let mut head_budget = HEAD_LIMIT;
+    loop {
+        let mut head = Vec::new();
+        read_head(socket, &mut head_budget, &mut head)?;
+        match status_line(&head).filter(|(version, _)| version.starts_with(b"1.")) {
+            // 101 is final, but no CONNECT asks for it.
+            Some((_, 100 | 102..=199)) => {}
+            Some((_, status @ 100..)) => return Ok(status),
+            _ => return Err(Trouble::Malformed(NO_HTTP)),
+        }
+    }
+}
+
 /// The password and the whole for `Basic`, of `user:password` with percent-encoding.
 fn credentials(what: &str, user_info: &str) -> Result<[String; 2], Error> {
     let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
-    let (Some(user), Some(password)) = (decoded(user), decoded(password)) else {
+    let (Some(user), Some(password)) = (percent_decoded(user), percent_decoded(password)) else {
         return Err(refused(
             what,
             "has a user name or a password that is not UTF-8 or holds a control character",
@@ -167,7 +173,7 @@ fn credentials(what: &str, user_info: &str) -> Result<[String; 2], Error> {
 }
 
 /// `text` without its percent-encoding, in which each `%` has been checked.
-fn decoded(text: &str) -> Option<String> {
+fn percent_decoded(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();
     for part in parts {

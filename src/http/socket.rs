@@ -83,7 +83,7 @@ impl OnSilence {
         OnSilence { is_for_response, start, next, act: Box::new(act) }
     }
 
-    fn act_in_time(&mut self) {
+    fn act_if_due(&mut self) {
         if self.next.left().is_zero() {
             let waited = self.start.elapsed();
             (self.act)(waited);
@@ -135,7 +135,7 @@ impl Socket {
     }
 
     fn note_silence(&mut self) {
-        self.on_silence.iter_mut().for_each(OnSilence::act_in_time);
+        self.on_silence.iter_mut().for_each(OnSilence::act_if_due);
     }
 
     fn time_left(&self) -> io::Result<Duration> {
@@ -146,7 +146,7 @@ impl Socket {
     }
 
     /// Makes reads wait for less than this.
-    fn limit_wait(&mut self, left: Duration) -> io::Result<()> {
+    fn set_read_timeout(&mut self, left: Duration) -> io::Result<()> {
         // Long socket timeouts fire late, so wait in shorter steps.
         if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
             self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
@@ -160,7 +160,9 @@ impl Socket {
     }
 
     /// Fails with `WouldBlock` where it would have to wait.
-    fn at_once<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
+    fn nonblocking<T>(
+        &mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
         self.tcp.set_nonblocking(true)?;
         let result = act(&mut self.tcp);
         self.tcp.set_nonblocking(false)?;
@@ -169,7 +171,7 @@ impl Socket {
 
     /// The same, with a pause before that failure. Only Windows needs it: see [`POLLED`].
     fn poll<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
-        let result = self.at_once(act);
+        let result = self.nonblocking(act);
         if result.as_ref().is_err_and(is_passing) {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -184,7 +186,7 @@ impl Socket {
         if left.is_zero() {
             return self.poll(|tcp| tcp.read(buffer));
         }
-        self.limit_wait(left.min(most))?;
+        self.set_read_timeout(left.min(most))?;
         if cfg!(windows) {
             self.tcp.peek(&mut [0])?;
         }
@@ -205,7 +207,7 @@ impl Read for Socket {
         let result = loop {
             let left = self.time_left()?;
             if !self.waits {
-                break self.at_once(|tcp| tcp.read(buffer));
+                break self.nonblocking(|tcp| tcp.read(buffer));
             }
             let next = self.on_silence.as_ref().map_or(left, |silence| silence.next.left());
             match self.read_part(left, next, buffer) {
@@ -223,7 +225,7 @@ impl Read for Socket {
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.waits {
-            return self.at_once(|tcp| tcp.write(bytes));
+            return self.nonblocking(|tcp| tcp.write(bytes));
         }
         self.time_left()?;
         match self.write_part(bytes) {

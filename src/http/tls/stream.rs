@@ -82,7 +82,7 @@ impl Stream {
 
     /// Sends pending TLS messages, such as new keys or an alert, without waiting. Ignores errors:
     /// the response may still be readable.
-    fn flush_at_once(&mut self) {
+    fn flush_nonblocking(&mut self) {
         if self.tls.wants_write() {
             let waits = std::mem::replace(&mut self.socket().waits, false);
             let _ = self.flush();
@@ -116,7 +116,7 @@ impl socket::Stream for Stream {
             return;
         }
         self.tls.send_close_notify();
-        self.flush_at_once();
+        self.flush_nonblocking();
     }
 
     fn forget_session(&self) {
@@ -143,7 +143,7 @@ impl BufRead for Stream {
         while self.tls.reader().fill_buf().is_err_and(waits) {
             // Fails again if it failed below, now that the content before the failure was read.
             let state = self.tls.process_new_packets().map(drop);
-            self.flush_at_once();
+            self.flush_nonblocking();
             state.map_err(invalid)?;
             self.tls.read_tls(&mut self.socket)?;
             let _ = self.tls.process_new_packets();
