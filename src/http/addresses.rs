@@ -1,6 +1,5 @@
-//! Which address of a host is connected to: the look-up of its name, the order in which its
-//! addresses are tried, and the memory of those that worked. Called by `connection` and `proxy`.
-//! Knows nothing of what is sent.
+//! Connecting to a host: the look-up of its name, the order of its addresses, and the memory of the
+//! one that worked. Called by `http`. Knows nothing of what is sent.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -13,11 +12,11 @@ use super::Call;
 use crate::error::Error;
 use crate::url::Origin;
 
-/// The stack of the thread that looks up a name, where the system's resolver may load modules.
+/// The stack of the thread that looks up a name. The system's resolver may load modules in it.
 const RESOLVER_STACK: usize = 256 * 1024;
 
-/// How long an address is waited for, at least, before the next one is tried; twice as long in each
-/// round.
+/// How long the first round waits for an address before it tries the next one. Each further round
+/// waits twice as long.
 const FIRST_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Shared by all clones of a session.
@@ -26,16 +25,15 @@ pub(crate) struct Addresses(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
-    /// The address of each host that worked last, if the host has several.
+    /// The address that worked last, for each host with several.
     worked: Vec<(Arc<Origin>, SocketAddr)>,
     /// How many connections have been made.
     connected: u64,
 }
 
 impl Addresses {
-    /// Connects to a host, and returns how long that took. The address that worked last is tried
-    /// first. `peer` names a host that is not the server in messages (" of the proxy ..."), or is
-    /// empty.
+    /// Connects to a host, and returns how long that took. Tries the address that worked last first.
+    /// `peer` is " of the proxy ..." for messages, or empty.
     pub(super) fn connect(
         &self, origin: &Arc<Origin>, peer: &str, call: &Call,
     ) -> Result<(BufferedSocket, Duration), Error> {
@@ -79,7 +77,7 @@ fn look_up(origin: &Origin, peer: &str, call: &Call) -> Result<Vec<SocketAddr>, 
     let host = origin.host.clone();
     let (found, addresses) = mpsc::channel();
     let spawned = thread::Builder::new().stack_size(RESOLVER_STACK).spawn(move || {
-        // Nobody may wait for it any more.
+        // The call may have timed out.
         let _ = found.send((host.as_str(), port).to_socket_addrs());
     });
     spawned.map_err(|cause| call.refused_thread(cause))?;
@@ -96,10 +94,10 @@ fn look_up(origin: &Origin, peer: &str, call: &Call) -> Result<Vec<SocketAddr>, 
     }
 }
 
-/// Connects to the first address that accepts. All are tried in turn with little patience, then
-/// those that were silent with twice as much, and so on, so that a dead address costs little ([RFC
-/// 8305](https://www.rfc-editor.org/rfc/rfc8305) has them tried side by side). An address that is
-/// alone gets all the time. Returns the address, too, and how long it took to accept.
+/// Connects to the first address that accepts. Tries all in turn with little patience, then the
+/// silent ones with twice as much, and so on, so that a dead address costs little. ([RFC
+/// 8305](https://www.rfc-editor.org/rfc/rfc8305) tries them side by side.) A single address gets all
+/// the time. Returns the address, too, and how long it took to accept.
 fn connect(
     mut silent: Vec<SocketAddr>, peer: &str, call: &Call,
 ) -> Result<(BufferedSocket, SocketAddr, Duration), Error> {
@@ -129,7 +127,7 @@ fn connect(
     Err(call.failed(why).with_source(last))
 }
 
-/// Neither this process nor this host may open more.
+/// Whether the limit of open files is reached, of this process or of this host.
 pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
     // ENFILE and EMFILE; WSAEMFILE and WSAENOBUFS.
     let codes = if cfg!(windows) { [10024, 10055] } else { [23, 24] };

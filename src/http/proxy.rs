@@ -1,5 +1,5 @@
-//! A proxy on the way to the server: what its URL and the environment say of it, and the CONNECT
-//! that opens a tunnel ([RFC 9110, section
+//! A proxy in front of the server: its settings, by URL or by environment variables, and the CONNECT
+//! request that opens a tunnel ([RFC 9110, section
 //! 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)). Called by `connection`. Knows
 //! nothing of TLS and of requests.
 
@@ -16,16 +16,16 @@ use super::{Call, Network};
 use crate::error::Error;
 use crate::url::{check_uri, refused, Origin};
 
-/// Where a proxy listens if its URL does not tell; curl takes the same.
+/// The port of a proxy whose URL has none, as in curl.
 const DEFAULT_PORT: u16 = 1080;
 
 #[derive(PartialEq)]
 pub(crate) struct Proxy {
     pub(super) origin: Arc<Origin>,
-    /// What is secret of the credentials: the password, and what stands in
-    /// `Proxy-Authorization` behind `Basic` ([RFC 7617](https://www.rfc-editor.org/rfc/rfc7617)).
+    /// The password, and the credentials in `Proxy-Authorization` after `Basic` ([RFC
+    /// 7617](https://www.rfc-editor.org/rfc/rfc7617)).
     credentials: Option<[String; 2]>,
-    /// Hosts that are connected to directly: `no_proxy`, in lower case.
+    /// The hosts that are connected to directly: `no_proxy` in lower case.
     exempt: String,
 }
 
@@ -52,8 +52,8 @@ impl Proxy {
         Ok(Proxy { origin: Arc::new(origin), credentials, exempt: String::new() })
     }
 
-    /// The proxy of the environment, if there is one. `variable` gives an empty value for a
-    /// variable that is not set: curl makes no difference between the two.
+    /// Reads the proxy that environment variables name, if there is one. `variable` returns an empty
+    /// value for a variable that is not set: curl treats both alike.
     pub(crate) fn from_env(
         variable: impl Fn(&str) -> Result<String, Error>,
     ) -> Result<Option<Proxy>, Error> {
@@ -109,7 +109,7 @@ impl Proxy {
         }
     }
 
-    /// What the proxy may echo, and no message may show.
+    /// Returns the secrets that the proxy may echo, so that messages can hide them.
     pub(crate) fn secrets(proxy: Option<&Proxy>) -> [String; 2] {
         let credentials = proxy.and_then(|proxy| proxy.credentials.clone());
         credentials.unwrap_or_default()
@@ -117,7 +117,7 @@ impl Proxy {
 
     fn status_error(&self, call: &Call, status: u16, target: &str) -> Error {
         let advice = match status {
-            // tinyproxy says 401 if they are wrong.
+            // tinyproxy responds with 401 to wrong credentials.
             401 | 407 if self.credentials.is_some() => {
                 ": check the user name and the password; if they are right, the proxy takes no \
                  Basic credentials, the only ones that this crate sends"
@@ -156,7 +156,7 @@ fn final_status(socket: &mut BufferedSocket) -> Result<u16, Trouble> {
     }
 }
 
-/// The password and the whole for `Basic`, of `user:password` with percent-encoding.
+/// Returns the password, and the value for `Basic`, of a percent-encoded `user:password`.
 fn credentials(what: &str, user_info: &str) -> Result<[String; 2], Error> {
     let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
     let (Some(user), Some(password)) = (percent_decoded(user), percent_decoded(password)) else {
@@ -172,7 +172,8 @@ fn credentials(what: &str, user_info: &str) -> Result<[String; 2], Error> {
     Ok([password, basic])
 }
 
-/// `text` without its percent-encoding, in which each `%` has been checked.
+/// Returns `text` without its percent-encoding, or `None` if it is then not UTF-8 or holds a control
+/// character.
 fn percent_decoded(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();
@@ -185,7 +186,7 @@ fn percent_decoded(text: &str) -> Option<String> {
     (!text.chars().any(char::is_control)).then_some(text)
 }
 
-/// Whether a host is this entry of `no_proxy`, or below it. Both are in lower case.
+/// Whether a host is the domain of an entry of `no_proxy`, or below it. Both are in lower case.
 fn is_in_domain(host: &str, entry: &str) -> bool {
     let domain = entry.strip_suffix('.').unwrap_or(entry);
     let domain = domain.strip_prefix('.').unwrap_or(domain);

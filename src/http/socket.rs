@@ -1,5 +1,5 @@
 //! A socket whose every read and write ends by the deadline of the call. Called by `connection`,
-//! `proxy` and `tls`, and by `exchange` when it must not wait. Knows nothing of HTTP.
+//! `exchange`, `proxy` and `tls`. Knows nothing of HTTP.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::workers::Counted;
 use super::Deadline;
 
-/// How long a write may block before the writer is told: the server may have responded already.
+/// How long a write may block before it fails with `WouldBlock`. Then the writer can look for an early
+/// response.
 pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
 
 /// How much of the remaining time reads are polled. A timeout of Windows lasts half a second at least,
@@ -18,12 +19,12 @@ pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
 /// writes, are polled.
 const POLLED: Duration = Duration::from_secs(if cfg!(windows) { 1 } else { 0 });
 
-/// How much is read from a socket at a time, if the reader has no larger buffer of its own. An
-/// idle connection keeps it.
+/// The size of the buffer for reads, unless the reader has a larger one of its own. An idle connection
+/// keeps it.
 const BUFFER: usize = 2 * 1024;
 
-/// What carries the bytes of HTTP: a socket, or TLS over one. A write that blocks for a moment
-/// fails with `WouldBlock`, and may be tried again.
+/// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_PART`] fails
+/// with `WouldBlock`, and may be tried again.
 pub(super) trait Stream: Send + Sync {
     fn reader(&mut self) -> &mut dyn BufRead;
 
@@ -31,22 +32,23 @@ pub(super) trait Stream: Send + Sync {
 
     fn socket(&mut self) -> &mut Socket;
 
-    /// Whether more has come than was read.
+    /// Whether bytes have come that were not read.
     fn has_unread_data(&self) -> bool;
 
-    /// Says that nothing more will be sent, if that takes no waiting.
+    /// Announces the end of the stream to the server, if that takes no waiting.
     fn close(&mut self) {}
 
-    /// Forgets the TLS session if this connection has resumed it.
+    /// Offers no TLS session to the server again, if this connection has resumed one.
     fn forget_session(&self) {}
 
-    /// Why the server ended TLS in place of a response, and whether it may have executed the request.
+    /// Returns why the server ended TLS in place of a response, and whether it may have executed the
+    /// request.
     fn refusal(&self, _: &io::Error) -> Option<(&'static str, bool)> {
         None
     }
 }
 
-/// A socket that is read through a buffer.
+/// A socket with a buffer for reads.
 pub(super) type BufferedSocket = BufReader<Socket>;
 
 /// A TCP connection whose every read and write ends by the deadline.
@@ -56,17 +58,17 @@ pub(super) struct Socket {
     pub(super) counted: Option<Counted>,
     tcp: TcpStream,
     pub(super) deadline: Deadline,
-    /// Reads and writes wait for what can't be done yet; else they fail with `WouldBlock`.
+    /// Whether reads and writes may wait. If not, they fail with `WouldBlock`.
     pub(super) waits: bool,
-    /// Gone once a byte has come, or a byte of the response.
+    /// Removed by the first byte, or by the first byte of the response.
     pub(super) on_silence: Option<OnSilence>,
-    /// The read timeout that is set: setting it costs a system call.
+    /// The current read timeout. Setting it costs a system call.
     timeout: Duration,
 }
 
-/// What to do when nothing has come for a while, then for twice as long, and so on.
+/// An action for when no byte has come for a while, then for twice as long, and so on.
 pub(super) struct OnSilence {
-    /// It is for the response: bytes of TLS do not end it.
+    /// Whether it waits for the response. Then bytes of TLS don't end it.
     is_for_response: bool,
     start: Instant,
     next: Deadline,
@@ -74,7 +76,7 @@ pub(super) struct OnSilence {
 }
 
 impl OnSilence {
-    /// Calls `act` with the time that has passed: after `patience` first.
+    /// Calls `act` with the time that has passed, after `patience` for the first time.
     pub(super) fn new(
         patience: Duration, is_for_response: bool,
         act: impl FnMut(Duration) + Send + Sync + 'static,
@@ -112,8 +114,8 @@ impl Stream for BufferedSocket {
 
 impl Socket {
     pub(super) fn buffered(tcp: TcpStream, deadline: Deadline) -> io::Result<BufferedSocket> {
-        // Nagle's algorithm would hold a request back until the server has acknowledged what was
-        // sent before it.
+        // Nagle's algorithm would hold a request back until the server has acknowledged the bytes
+        // before it.
         let _ = tcp.set_nodelay(true);
         if cfg!(not(windows)) {
             tcp.set_write_timeout(Some(WRITE_PART))?;
@@ -159,7 +161,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Fails with `WouldBlock` where it would have to wait.
+    /// Does one read or write without waiting: it fails with `WouldBlock` instead.
     fn nonblocking<T>(
         &mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>,
     ) -> io::Result<T> {
@@ -169,7 +171,7 @@ impl Socket {
         result
     }
 
-    /// The same, with a pause before that failure. Only Windows needs it: see [`POLLED`].
+    /// Does the same with a pause before that failure. Only Windows needs it: see [`POLLED`].
     fn poll<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
         let result = self.nonblocking(act);
         if result.as_ref().is_err_and(is_passing) {
@@ -243,7 +245,7 @@ impl Write for Socket {
     }
 }
 
-/// Writes all of it, for as long as there is time.
+/// Writes all bytes, unless the deadline passes.
 pub(super) fn write_all(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
@@ -256,11 +258,11 @@ pub(super) fn write_all(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<
     Ok(())
 }
 
-/// Whether a read or a write only took longer than it may at a time.
+/// Whether a read or a write has only reached the limit of a single wait, and may be tried again.
 pub(super) fn is_passing(error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => true,
-        // Elsewhere the peer has gone.
+        // On other systems the peer has gone.
         io::ErrorKind::TimedOut => cfg!(windows),
         _ => false,
     }

@@ -45,7 +45,7 @@ pub(crate) struct Trust(Option<Arc<Client>>);
 /// rustls's configuration, and the sessions that it may resume.
 struct Client {
     config: ClientConfig,
-    /// The roots besides the built-in ones.
+    /// The roots that are trusted in addition to the built-in ones.
     roots: Vec<CertificateDer<'static>>,
     sessions: ClientSessionMemoryCache,
     /// Servers that failed to resume a session, and until when they are offered none.

@@ -40,12 +40,12 @@ const CERT_E_CHAINING: &str = "(os error -2146762486)";
 
 const YEAR_9999: Duration = Duration::from_secs(253_402_300_799);
 
-/// The error of a read once TLS has failed.
+/// Wraps an error of TLS for the reader of the stream.
 pub(super) fn invalid(cause: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
 }
 
-/// The error of TLS in [`invalid`].
+/// Returns the error of TLS that [`invalid`] or rustls has wrapped.
 pub(super) fn refusal(cause: &io::Error) -> Option<&rustls::Error> {
     cause.get_ref()?.downcast_ref()
 }
