@@ -1,6 +1,5 @@
-//! Which address of a host is connected to: the look-up of its name, the order in which its
-//! addresses are tried, and the memory of those that worked. Called by `connection` and `proxy`.
-//! Knows nothing of what is sent.
+//! Connecting to a host: the look-up of its name, the order of its addresses, and the memory of the
+//! one that worked. Called by `http`. Knows nothing of what is sent.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -13,15 +12,12 @@ use super::Call;
 use crate::error::Error;
 use crate::url::Origin;
 
-/// The stack of the thread that looks up a name, where the system's resolver may load modules.
+/// The stack of the thread that looks up a name. The system's resolver may load modules in it.
 const RESOLVER_STACK: usize = 256 * 1024;
 
-/// How long an address is waited for, at least, before the next one is tried; twice as long in each
-/// round.
+/// How long the first round waits for an address before it tries the next one. Each further round
+/// waits twice as long.
 const FIRST_PATIENCE: Duration = Duration::from_millis(250);
-
-/// How many addresses that worked are remembered.
-const REMEMBERED: usize = 8;
 
 /// Shared by all clones of a session.
 #[derive(Clone, Default)]
@@ -29,34 +25,30 @@ pub(crate) struct Addresses(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
-    /// The latest first, and how long it took to connect.
-    worked: Vec<(SocketAddr, Duration)>,
+    /// The address that worked last, for each host with several.
+    worked: Vec<(Arc<Origin>, SocketAddr)>,
     /// How many connections have been made.
     connected: u64,
 }
 
 impl Addresses {
-    /// Connects to a host. The address that worked last comes first. `whose` tells in messages that
-    /// the host is not the server (" of the proxy ..."); else it is empty. Tells how long it took.
+    /// Connects to a host, and returns how long that took. Tries the address that worked last first.
+    /// `peer` is " of the proxy ..." for messages, or empty.
     pub(super) fn connect(
-        &self, origin: &Origin, whose: &str, call: &Call,
+        &self, origin: &Arc<Origin>, peer: &str, call: &Call,
     ) -> Result<(BufferedSocket, Duration), Error> {
-        let mut addresses = look_up(origin, whose, call)?;
-        let known = self.known().worked.iter().find_map(|(good, took)| {
-            let place = addresses.iter().position(|address| address == good)?;
-            Some((place, *took))
-        });
-        let (place, before) = known.unwrap_or_default();
-        if let Some(first) = addresses.get_mut(..=place) {
-            first.rotate_right(1);
+        let mut addresses = look_up(origin, peer, call)?;
+        if let Some((_, good)) = self.known().worked.iter().find(|(host, _)| host == origin) {
+            // The sort is stable.
+            addresses.sort_by_key(|address| address != good);
         }
-        let (socket, took) = connect(&addresses, before * 3, whose, call)?;
+        let has_several = addresses.len() > 1;
+        let (socket, address, took) = connect(addresses, peer, call)?;
         let known = &mut *self.known();
         known.connected += 1;
-        if let (Ok(address), true) = (socket.get_ref().peer(), addresses.len() > 1) {
-            known.worked.retain(|(other, _)| *other != address);
-            known.worked.insert(0, (address, took));
-            known.worked.truncate(REMEMBERED);
+        if has_several {
+            known.worked.retain(|(host, _)| host != origin);
+            known.worked.push((Arc::clone(origin), address));
         }
         Ok((socket, took))
     }
@@ -70,10 +62,9 @@ impl Addresses {
     }
 }
 
-/// The addresses of a host. The system's resolver can't be told to stop: a look-up that has not
-/// ended in time keeps its thread until it does. `whose` tells in messages that the host is
-/// not the server (" of the proxy ..."); else it is empty.
-fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>, Error> {
+/// Returns the addresses of a host. The system's resolver can't be stopped: a look-up that has not
+/// ended in time keeps its thread until it does.
+fn look_up(origin: &Origin, peer: &str, call: &Call) -> Result<Vec<SocketAddr>, Error> {
     let port = origin.port;
     if let Some(address) = origin.address() {
         return Ok(vec![(address, port).into()]);
@@ -86,7 +77,7 @@ fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>,
     let host = origin.host.clone();
     let (found, addresses) = mpsc::channel();
     let spawned = thread::Builder::new().stack_size(RESOLVER_STACK).spawn(move || {
-        // Nobody may wait for it any more.
+        // The call may have timed out.
         let _ = found.send((host.as_str(), port).to_socket_addrs());
     });
     spawned.map_err(|cause| call.refused_thread(cause))?;
@@ -94,25 +85,24 @@ fn look_up(origin: &Origin, whose: &str, call: &Call) -> Result<Vec<SocketAddr>,
         Ok(Ok(addresses)) => Ok(addresses.collect()),
         Ok(Err(cause)) => Err(call.refused_files().unwrap_or_else(|| {
             call.failed(format_args!(
-                "the host name{whose} was not found: check its spelling, and the name server \
+                "the host name{peer} was not found: check its spelling, and the name server \
                  of this network"
             ))
             .with_source(cause)
         })),
-        Err(_) => Err(call.late(&format!("before the host name{whose} was resolved"))),
+        Err(_) => Err(call.late(&format!("before the host name{peer} was resolved"))),
     }
 }
 
-/// Connects to the first address that accepts. All are tried in turn with little patience, then
-/// those that were silent with twice as much, and so on, so that a dead address costs little ([RFC
-/// 8305](https://www.rfc-editor.org/rfc/rfc8305) has them tried side by side). An address that is
-/// alone gets all the time. Tells how long that took.
+/// Connects to the first address that accepts. Tries all in turn with little patience, then the
+/// silent ones with twice as much, and so on, so that a dead address costs little. ([RFC
+/// 8305](https://www.rfc-editor.org/rfc/rfc8305) tries them side by side.) A single address gets all
+/// the time. Returns the address, too, and how long it took to accept.
 fn connect(
-    addresses: &[SocketAddr], patience: Duration, whose: &str, call: &Call,
-) -> Result<(BufferedSocket, Duration), Error> {
-    let to = whose.strip_prefix(" of ").unwrap_or("the host");
-    let mut silent = addresses.to_vec();
-    let mut patience = patience.max(FIRST_PATIENCE);
+    mut silent: Vec<SocketAddr>, peer: &str, call: &Call,
+) -> Result<(BufferedSocket, SocketAddr, Duration), Error> {
+    let to = peer.strip_prefix(" of ").unwrap_or("the host");
+    let mut patience = FIRST_PATIENCE;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     while !silent.is_empty() {
         let is_alone = silent.len() == 1;
@@ -125,7 +115,7 @@ fn connect(
             let start = Instant::now();
             let tcp = TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1)));
             match tcp.and_then(|tcp| Socket::buffered(tcp, call.deadline)) {
-                Ok(socket) => return Ok((socket, start.elapsed())),
+                Ok(socket) => return Ok((socket, address, start.elapsed())),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),
                 Err(error) if is_out_of_files(&error) => return Err(call.refused_by_host(error)),
                 Err(error) => last = error,
@@ -137,7 +127,7 @@ fn connect(
     Err(call.failed(why).with_source(last))
 }
 
-/// Neither this process nor this host may open more.
+/// Whether the limit of open files is reached, of this process or of this host.
 pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
     // ENFILE and EMFILE; WSAEMFILE and WSAENOBUFS.
     let codes = if cfg!(windows) { [10024, 10055] } else { [23, 24] };

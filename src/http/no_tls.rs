@@ -1,6 +1,6 @@
-//! In place of `tls` where the crate is built without it.
+//! Replaces `tls` in builds without it.
 
-/// There is nobody to trust without TLS.
+/// Without TLS there are no roots.
 #[derive(Clone, Default, PartialEq)]
 pub(crate) struct Trust(());
 

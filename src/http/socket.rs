@@ -1,22 +1,30 @@
 //! A socket whose every read and write ends by the deadline of the call. Called by `connection`,
-//! `proxy` and `tls`, and by `exchange` when it must not wait. Knows nothing of HTTP.
+//! `exchange`, `proxy` and `tls`. Knows nothing of HTTP.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::workers::Counted;
 use super::Deadline;
 
-/// How long a write may block before the writer is told: the server may have responded already.
+/// How long a write may block before it fails with `WouldBlock`. Then the writer can look for an early
+/// response.
 pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
 
-/// How much is read from a socket at a time, if the reader has no larger buffer of its own. An
-/// idle connection keeps it.
+/// How much of the remaining time reads are polled. A timeout of Windows lasts half a second at least,
+/// and hides how many bytes were read or written before
+/// ([documentation](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)). So
+/// on Windows `peek` waits for bytes, which leaves them in place; and the last second, and all
+/// writes, are polled.
+const POLLED: Duration = Duration::from_secs(if cfg!(windows) { 1 } else { 0 });
+
+/// The size of the buffer for reads, unless the reader has a larger one of its own. An idle connection
+/// keeps it.
 const BUFFER: usize = 2 * 1024;
 
-/// What carries the bytes of HTTP: a socket, or TLS over one. A write that blocks for a moment
-/// fails with `WouldBlock`, and may be tried again.
+/// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_PART`] fails
+/// with `WouldBlock`, and may be tried again.
 pub(super) trait Stream: Send + Sync {
     fn reader(&mut self) -> &mut dyn BufRead;
 
@@ -24,22 +32,23 @@ pub(super) trait Stream: Send + Sync {
 
     fn socket(&mut self) -> &mut Socket;
 
-    /// Whether more has come than was read.
+    /// Whether bytes have come that were not read.
     fn has_unread_data(&self) -> bool;
 
-    /// Says that nothing more will be sent, if that takes no waiting.
+    /// Announces the end of the stream to the server, if that takes no waiting.
     fn close(&mut self) {}
 
-    /// Forgets the TLS session if this connection has resumed it.
+    /// Offers no TLS session to the server again, if this connection has resumed one.
     fn forget_session(&self) {}
 
-    /// Why the server ended TLS in place of a response, and whether it may have executed the request.
+    /// Returns why the server ended TLS in place of a response, and whether it may have executed the
+    /// request.
     fn refusal(&self, _: &io::Error) -> Option<(&'static str, bool)> {
         None
     }
 }
 
-/// A socket that is read through a buffer.
+/// A socket with a buffer for reads.
 pub(super) type BufferedSocket = BufReader<Socket>;
 
 /// A TCP connection whose every read and write ends by the deadline.
@@ -49,17 +58,17 @@ pub(super) struct Socket {
     pub(super) counted: Option<Counted>,
     tcp: TcpStream,
     pub(super) deadline: Deadline,
-    /// Reads and writes wait for what can't be done yet; else they fail with `WouldBlock`.
+    /// Whether reads and writes may wait. If not, they fail with `WouldBlock`.
     pub(super) waits: bool,
-    /// Gone once a byte has come, or a byte of the response.
+    /// Removed by the first byte, or by the first byte of the response.
     pub(super) on_silence: Option<OnSilence>,
-    /// The read timeout that is set: setting it costs a system call.
+    /// The current read timeout. Setting it costs a system call.
     timeout: Duration,
 }
 
-/// What to do when nothing has come for a while, then for twice as long, and so on.
+/// An action for when no byte has come for a while, then for twice as long, and so on.
 pub(super) struct OnSilence {
-    /// It is for the response: bytes of TLS do not end it.
+    /// Whether it waits for the response. Then bytes of TLS don't end it.
     is_for_response: bool,
     start: Instant,
     next: Deadline,
@@ -67,7 +76,7 @@ pub(super) struct OnSilence {
 }
 
 impl OnSilence {
-    /// Calls `act` with the time that has passed: after `patience` first.
+    /// Calls `act` with the time that has passed, after `patience` for the first time.
     pub(super) fn new(
         patience: Duration, is_for_response: bool,
         act: impl FnMut(Duration) + Send + Sync + 'static,
@@ -76,7 +85,7 @@ impl OnSilence {
         OnSilence { is_for_response, start, next, act: Box::new(act) }
     }
 
-    fn act_in_time(&mut self) {
+    fn act_if_due(&mut self) {
         if self.next.left().is_zero() {
             let waited = self.start.elapsed();
             (self.act)(waited);
@@ -105,8 +114,8 @@ impl Stream for BufferedSocket {
 
 impl Socket {
     pub(super) fn buffered(tcp: TcpStream, deadline: Deadline) -> io::Result<BufferedSocket> {
-        // Nagle's algorithm would hold a request back until the server has acknowledged what was
-        // sent before it.
+        // Nagle's algorithm would hold a request back until the server has acknowledged the bytes
+        // before it.
         let _ = tcp.set_nodelay(true);
         if cfg!(not(windows)) {
             tcp.set_write_timeout(Some(WRITE_PART))?;
@@ -127,12 +136,8 @@ impl Socket {
         let _ = self.tcp.shutdown(Shutdown::Both);
     }
 
-    pub(super) fn peer(&self) -> io::Result<SocketAddr> {
-        self.tcp.peer_addr()
-    }
-
     fn note_silence(&mut self) {
-        self.on_silence.iter_mut().for_each(OnSilence::act_in_time);
+        self.on_silence.iter_mut().for_each(OnSilence::act_if_due);
     }
 
     fn time_left(&self) -> io::Result<Duration> {
@@ -142,14 +147,13 @@ impl Socket {
         }
     }
 
-    /// Has reads wait for less than this.
-    fn limit_wait(&mut self, left: Duration) -> io::Result<()> {
-        // Socket timeouts fire late, the later the longer they are: a wait is a part of what is
-        // left, and then another.
+    /// Makes reads wait for less than this.
+    fn set_read_timeout(&mut self, left: Duration) -> io::Result<()> {
+        // Long socket timeouts fire late, so wait in shorter steps.
         if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
             self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
             match self.tcp.set_read_timeout(Some(self.timeout)) {
-                // macOS says so once the peer has gone: nothing waits then.
+                // macOS fails so once the peer has gone. Then reads don't wait.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
                 result => return result,
             }
@@ -157,79 +161,55 @@ impl Socket {
         Ok(())
     }
 
-    /// Fails with `WouldBlock` where it would have to wait.
-    fn at_once<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
+    /// Does one read or write without waiting: it fails with `WouldBlock` instead.
+    fn nonblocking<T>(
+        &mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
         self.tcp.set_nonblocking(true)?;
         let result = act(&mut self.tcp);
         self.tcp.set_nonblocking(false)?;
         result
     }
-}
 
-#[cfg(not(windows))]
-impl Socket {
-    /// Reads what comes in a part of the time that is left, or of `most`.
-    fn read_part(
-        &mut self, left: Duration, most: Duration, buffer: &mut [u8],
-    ) -> io::Result<usize> {
-        self.limit_wait(left.min(most))?;
-        self.tcp.read(buffer)
-    }
-
-    /// Writes what can be written in [`WRITE_PART`].
-    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.tcp.write(bytes)
-    }
-}
-
-/// A timeout of Windows lasts half a second at least, and does not tell how much has been read or
-/// written before ([documentation of
-/// it](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)). So bytes are
-/// only awaited in a way that leaves them where they are; and in the last second, and to write, it
-/// is tried again and again.
-#[cfg(windows)]
-impl Socket {
-    fn read_part(
-        &mut self, left: Duration, most: Duration, buffer: &mut [u8],
-    ) -> io::Result<usize> {
-        if left > LAST {
-            self.limit_wait(most.min(left - LAST))?;
-            self.tcp.peek(&mut [0])?;
-            return self.tcp.read(buffer);
-        }
-        let result = self.at_once(|tcp| tcp.read(buffer));
-        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            std::thread::sleep(PAUSE);
+    /// Does the same with a pause before that failure. Only Windows needs it: see [`POLLED`].
+    fn poll<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
+        let result = self.nonblocking(act);
+        if result.as_ref().is_err_and(is_passing) {
+            std::thread::sleep(Duration::from_millis(1));
         }
         result
     }
 
-    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut waited = Duration::ZERO;
-        loop {
-            match self.at_once(|tcp| tcp.write(bytes)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && waited < WRITE_PART => {
-                    std::thread::sleep(PAUSE);
-                    waited += PAUSE;
-                }
-                result => return result,
-            }
+    /// Reads the bytes that come within a part of the time that is left, or of `most`.
+    fn read_part(
+        &mut self, left: Duration, most: Duration, buffer: &mut [u8],
+    ) -> io::Result<usize> {
+        let left = left.saturating_sub(POLLED);
+        if left.is_zero() {
+            return self.poll(|tcp| tcp.read(buffer));
         }
+        self.set_read_timeout(left.min(most))?;
+        if cfg!(windows) {
+            self.tcp.peek(&mut [0])?;
+        }
+        self.tcp.read(buffer)
+    }
+
+    /// Writes the bytes that can be written within [`WRITE_PART`].
+    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if cfg!(windows) {
+            return self.poll(|tcp| tcp.write(bytes));
+        }
+        self.tcp.write(bytes)
     }
 }
-
-/// How much of the time goes by trying again, and the pause between two attempts.
-#[cfg(windows)]
-const LAST: Duration = Duration::from_secs(1);
-#[cfg(windows)]
-const PAUSE: Duration = Duration::from_millis(1);
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let result = loop {
             let left = self.time_left()?;
             if !self.waits {
-                break self.at_once(|tcp| tcp.read(buffer));
+                break self.nonblocking(|tcp| tcp.read(buffer));
             }
             let next = self.on_silence.as_ref().map_or(left, |silence| silence.next.left());
             match self.read_part(left, next, buffer) {
@@ -247,7 +227,7 @@ impl Read for Socket {
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.waits {
-            return self.at_once(|tcp| tcp.write(bytes));
+            return self.nonblocking(|tcp| tcp.write(bytes));
         }
         self.time_left()?;
         match self.write_part(bytes) {
@@ -265,7 +245,7 @@ impl Write for Socket {
     }
 }
 
-/// Writes all of it, for as long as there is time.
+/// Writes all bytes, unless the deadline passes.
 pub(super) fn write_all(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
@@ -278,11 +258,11 @@ pub(super) fn write_all(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<
     Ok(())
 }
 
-/// Whether a read or a write only took longer than it may at a time.
+/// Whether a read or a write has only reached the limit of a single wait, and may be tried again.
 pub(super) fn is_passing(error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => true,
-        // Elsewhere the peer has gone.
+        // On other systems the peer has gone.
         io::ErrorKind::TimedOut => cfg!(windows),
         _ => false,
     }

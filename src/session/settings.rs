@@ -211,10 +211,10 @@ impl Session {
     /// - `https_proxy`, else `HTTPS_PROXY`, is a URL as [`proxy`](Session::proxy) takes it. If
     ///   neither is set, or both are empty, there is no proxy. `ALL_PROXY` and `HTTP_PROXY` do not
     ///   count.
-    /// - `no_proxy`, else `NO_PROXY`, lists hosts that are connected to directly, parted by commas
-    ///   or blanks: names, addresses and networks (`10.0.0.0/8`), or `*` alone for all hosts.
-    ///   `example.com` and `.example.com` both stand for this name and all below it. An entry with
-    ///   a port is ignored.
+    /// - `no_proxy`, else `NO_PROXY`, lists hosts that are connected to directly, separated by
+    ///   commas or spaces: names and addresses, or `*` alone for all hosts. `example.com` and
+    ///   `.example.com` both mean this name and all its subdomains. An entry with a port, or a
+    ///   network (`10.0.0.0/8`), is ignored.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {

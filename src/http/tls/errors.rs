@@ -1,0 +1,154 @@
+//! What TLS's alerts and certificate errors mean, and what to do about them. Called by `stream`.
+
+use std::io;
+use std::time::{Duration, UNIX_EPOCH};
+
+use httpdate::HttpDate;
+use rustls::AlertDescription as Alert;
+use rustls::{CertificateError, ProtocolVersion};
+
+use super::since_1970;
+use crate::error::Error;
+use crate::http::Call;
+
+pub(super) const NO_NAME: &str =
+    "the host is no name that a certificate can have: check the host in the URL";
+pub(super) const NOT_SET_UP: &str = if cfg!(feature = "system-roots") {
+    "TLS can't be set up: has this system root certificates? SSL_CERT_FILE can name a file of them"
+} else {
+    "TLS can't be set up"
+};
+const CERTIFICATE_REQUIRED: &str =
+    "the server requires a client certificate, which this crate does not support";
+const RENEGOTIATION: &str =
+    "the server refused the request within TLS: it may require a client certificate or other \
+     ciphers for this path (renegotiation), which this crate does not support";
+const UNKNOWN_ISSUER: &str = if cfg!(feature = "system-roots") {
+    "the issuer of the server's certificate is not among this system's roots; \
+     Session::root_certificates trusts more"
+} else {
+    "the issuer of the server's certificate is not among the compiled-in roots; \
+     Session::root_certificates trusts more, and the feature system-roots trusts this system's \
+     roots instead"
+};
+
+/// The server's own failure. The next attempt may succeed.
+const OUT_OF_ORDER: rustls::Error = rustls::Error::AlertReceived(Alert::InternalError);
+
+/// Windows's code for a certificate without a known root. The verifier passes it on as text only.
+const CERT_E_CHAINING: &str = "(os error -2146762486)";
+
+const YEAR_9999: Duration = Duration::from_secs(253_402_300_799);
+
+/// Wraps an error of TLS for the reader of the stream.
+pub(super) fn invalid(cause: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, cause)
+}
+
+/// Returns the error of TLS that [`invalid`] or rustls has wrapped.
+pub(super) fn refusal(cause: &io::Error) -> Option<&rustls::Error> {
+    cause.get_ref()?.downcast_ref()
+}
+
+/// Returns the error of a handshake. An error of TLS itself is final: it would come again.
+pub(super) fn handshake_error(call: &Call, cause: io::Error) -> Error {
+    if cause.kind() == io::ErrorKind::TimedOut {
+        return call.late("before the request was sent");
+    }
+    let refusal = refusal(&cause);
+    let why = refusal.map_or("the connection was lost in the TLS handshake".into(), reason);
+    let is_final = refusal.is_some_and(|refusal| *refusal != OUT_OF_ORDER);
+    call.failed(why).with_source(cause).finally(is_final)
+}
+
+/// Returns why a server sends this alert in place of a response, and whether it may have executed the
+/// request.
+pub(super) fn alert_meaning(
+    alert: Alert, version: Option<ProtocolVersion>,
+) -> Option<(&'static str, bool)> {
+    match (alert, version?) {
+        // In TLS 1.3 the client's handshake ends before the server sees that there is no certificate.
+        (Alert::CertificateRequired | Alert::BadCertificate, ProtocolVersion::TLSv1_3) => {
+            Some((CERTIFICATE_REQUIRED, false))
+        }
+        (Alert::HandshakeFailure, ProtocolVersion::TLSv1_2) => Some((RENEGOTIATION, true)),
+        _ => None,
+    }
+}
+
+fn reason(refusal: &rustls::Error) -> String {
+    match refusal {
+        rustls::Error::InvalidCertificate(why) => return certificate_reason(why),
+        rustls::Error::General(_) => "this system can't check the server's certificate",
+        rustls::Error::InvalidMessage(_) => {
+            "the server does not speak TLS: check the port, and what stands in between"
+        }
+        &OUT_OF_ORDER => "the server failed in the TLS handshake: try again later",
+        rustls::Error::AlertReceived(Alert::UnrecognisedName) => {
+            "the server does not serve this host name (SNI): check the host in the URL"
+        }
+        rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate) => {
+            CERTIFICATE_REQUIRED
+        }
+        _ => {
+            "the server and this device don't agree on TLS: this crate speaks 1.2 and 1.3, with \
+             AES-GCM or ChaCha20 and ECDHE (X25519, P-256 or P-384), and has no client certificate"
+        }
+    }
+    .to_owned()
+}
+
+fn certificate_reason(why: &CertificateError) -> String {
+    use CertificateError as C;
+    let clock = |what: &str| {
+        // A date before 1970 would panic, and so would one that has more than four digits.
+        let now = HttpDate::from(UNIX_EPOCH + since_1970().min(YEAR_9999));
+        format!("the server's certificate {what}, or this device's clock is wrong: it says {now}")
+    };
+    match why {
+        C::NotValidYet | C::NotValidYetContext { .. } => return clock("is not valid yet"),
+        C::Expired | C::ExpiredContext { .. } => return clock("has expired"),
+        C::UnknownIssuer => UNKNOWN_ISSUER,
+        C::Other(why) if why.to_string().contains(CERT_E_CHAINING) => UNKNOWN_ISSUER,
+        C::NotValidForName | C::NotValidForNameContext { .. } => {
+            "the server's certificate is for another host name: check the host in the URL"
+        }
+        _ => "the server's certificate was refused",
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::{CertificateError, OtherError};
+
+    use super::*;
+
+    #[test]
+    fn an_alert_in_place_of_a_response_says_what_it_means() {
+        let [tls12, tls13] = [ProtocolVersion::TLSv1_2, ProtocolVersion::TLSv1_3].map(Some);
+        for (alert, version, expected) in [
+            (Alert::CertificateRequired, tls13, Some((CERTIFICATE_REQUIRED, false))),
+            (Alert::BadCertificate, tls13, Some((CERTIFICATE_REQUIRED, false))),
+            (Alert::BadCertificate, tls12, None),
+            (Alert::HandshakeFailure, tls12, Some((RENEGOTIATION, true))),
+            (Alert::HandshakeFailure, tls13, None),
+            (Alert::InternalError, tls13, None),
+        ] {
+            assert_eq!(alert_meaning(alert, version), expected, "{alert:?}");
+        }
+    }
+
+    #[test]
+    fn what_windows_says_of_an_unknown_issuer_is_known() {
+        let refusal = |code| {
+            let why = OtherError(Arc::new(io::Error::from_raw_os_error(code)));
+            reason(&CertificateError::Other(why).into())
+        };
+        let unknown = refusal(-2_146_762_486);
+        assert_eq!(unknown, reason(&CertificateError::UnknownIssuer.into()));
+        assert_eq!(refusal(-2_146_869_244), "the server's certificate was refused");
+    }
+}

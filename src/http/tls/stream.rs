@@ -1,0 +1,224 @@
+//! One TLS connection: the handshake, and the stream. Called by `connection`. Knows nothing of HTTP.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, HandshakeKind};
+
+use super::errors::{alert_meaning, handshake_error, invalid, refusal, NOT_SET_UP, NO_NAME};
+use super::{Offer, Trust, BROKEN, REFUSED};
+use crate::error::Error;
+use crate::http::socket::{self, BufferedSocket, Socket, Stream as _};
+use crate::http::Call;
+
+/// A TLS connection whose every read and write ends by the deadline of its socket.
+pub(in crate::http) struct Stream {
+    tls: ClientConnection,
+    socket: Records,
+    offer: Arc<Offer>,
+}
+
+/// A socket that follows TLS's records as their bytes are read.
+struct Records {
+    socket: BufferedSocket,
+    /// The bytes of a record's header that have come, after a leading 1.
+    header: u64,
+    /// Bytes of the record that are still to come.
+    left: usize,
+}
+
+impl Stream {
+    /// Connects to this host and does the handshake. If the handshake fails, and an earlier session
+    /// was offered, a second connection does a full handshake.
+    pub(in crate::http) fn open(
+        host: &str, trust: &Trust, call: &Call, connect: impl Fn() -> Result<BufferedSocket, Error>,
+    ) -> Result<Box<Stream>, Error> {
+        let client = trust.client().map_err(|cause| {
+            let other = || call.failed(NOT_SET_UP).with_source(cause).finally(true);
+            call.refused_files().unwrap_or_else(other)
+        })?;
+        let server = ServerName::try_from(host.to_owned());
+        let server =
+            server.map_err(|cause| call.failed(NO_NAME).with_source(cause).finally(true))?;
+        let offer = Arc::new(Offer { client, server, was_made: AtomicBool::new(false) });
+        loop {
+            // A failed connection is closed before the next one: the server may have one worker only.
+            let cause = match Stream::shake_hands(connect()?, &offer) {
+                Ok(stream) => return Ok(stream),
+                Err(cause) => cause,
+            };
+            let was_made = offer.was_made.swap(false, Ordering::Relaxed);
+            if was_made {
+                offer.client.offer_no_session(&offer.server, REFUSED);
+            }
+            if !was_made || call.deadline.left().is_zero() {
+                return Err(handshake_error(call, cause));
+            }
+        }
+    }
+
+    fn shake_hands(socket: BufferedSocket, offer: &Arc<Offer>) -> io::Result<Box<Stream>> {
+        let mut config = offer.client.config.clone();
+        config.resumption = Resumption::store(Arc::clone(offer) as _);
+        let tls = ClientConnection::new(Arc::new(config), offer.server.clone()).map_err(invalid)?;
+        // Boxed at once: it is large, and threads may have a small stack.
+        let mut stream =
+            Box::new(Stream { tls, socket: Records::of(socket), offer: Arc::clone(offer) });
+        while stream.tls.is_handshaking() {
+            let Err(cause) = stream.tls.complete_io(&mut stream.socket) else { continue };
+            if cause.kind() != io::ErrorKind::WouldBlock {
+                // The server may have sent an alert before it closed.
+                stream.socket().waits = false;
+                let _ = stream.tls.read_tls(&mut stream.socket);
+                stream.tls.process_new_packets().map_err(invalid)?;
+                return Err(cause);
+            }
+        }
+        Ok(stream)
+    }
+
+    /// Sends pending TLS messages, such as new keys or an alert, without waiting. Ignores errors:
+    /// the response may still be readable.
+    fn flush_nonblocking(&mut self) {
+        if self.tls.wants_write() {
+            let waits = std::mem::replace(&mut self.socket().waits, false);
+            let _ = self.flush();
+            self.socket().waits = waits;
+        }
+    }
+}
+
+impl socket::Stream for Stream {
+    fn reader(&mut self) -> &mut dyn BufRead {
+        self
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        self
+    }
+
+    fn socket(&mut self) -> &mut Socket {
+        self.socket.socket.get_mut()
+    }
+
+    fn has_unread_data(&self) -> bool {
+        // TLS wants to read no more while it holds plaintext.
+        self.socket.is_within_record()
+            || self.socket.socket.has_unread_data()
+            || !self.tls.wants_read()
+    }
+
+    fn close(&mut self) {
+        if self.tls.is_handshaking() || self.tls.wants_write() {
+            return;
+        }
+        self.tls.send_close_notify();
+        self.flush_nonblocking();
+    }
+
+    fn forget_session(&self) {
+        if self.tls.handshake_kind() == Some(HandshakeKind::Resumed) {
+            self.offer.client.offer_no_session(&self.offer.server, BROKEN);
+        }
+    }
+
+    fn refusal(&self, cause: &io::Error) -> Option<(&'static str, bool)> {
+        match refusal(cause)? {
+            rustls::Error::AlertReceived(alert) => {
+                alert_meaning(*alert, self.tls.protocol_version())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl BufRead for Stream {
+    /// Returns content that has come, or nothing at an end that the server has announced
+    /// (`close_notify`). A connection that ends without is an error.
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let waits = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        while self.tls.reader().fill_buf().is_err_and(waits) {
+            // Fails again if it failed below, now that the content before the failure was read.
+            let state = self.tls.process_new_packets().map(drop);
+            self.flush_nonblocking();
+            state.map_err(invalid)?;
+            self.tls.read_tls(&mut self.socket)?;
+            let _ = self.tls.process_new_packets();
+        }
+        self.tls.reader().into_first_chunk()
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.tls.reader().consume(length);
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.fill_buf()?;
+        self.tls.reader().read(buffer)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.flush()?;
+        let n = self.tls.writer().write(bytes)?;
+        // The next write or flush sends the rest, or fails again.
+        let _ = self.flush();
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut self.socket)?;
+        }
+        Ok(())
+    }
+}
+
+impl Records {
+    fn of(mut socket: BufferedSocket) -> Records {
+        // TLS has a buffer of its own. This one may hold bytes that came after a proxy's response.
+        if !socket.has_unread_data() {
+            socket = BufReader::with_capacity(0, socket.into_inner());
+        }
+        Records { socket, header: 1, left: 0 }
+    }
+
+    fn is_within_record(&self) -> bool {
+        self.left > 0 || self.header != 1
+    }
+}
+
+impl Read for Records {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.socket.read(buffer)?;
+        let mut bytes = &buffer[..length];
+        loop {
+            let rest = bytes.get(self.left..).unwrap_or_default();
+            self.left -= bytes.len() - rest.len();
+            let [byte, rest @ ..] = rest else { return Ok(length) };
+            bytes = rest;
+            self.header = self.header << 8 | u64::from(*byte);
+            // The header has five bytes: the type, the version, and the length in two.
+            if self.header >> 40 == 1 {
+                self.left = (self.header & 0xffff) as usize;
+                self.header = 1;
+            }
+        }
+    }
+}
+
+impl Write for Records {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.get_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
