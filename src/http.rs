@@ -12,7 +12,6 @@ mod response_head;
 mod socket;
 #[cfg_attr(not(feature = "tls"), path = "http/no_tls.rs")]
 mod tls;
-mod workers;
 
 use std::error::Error as _;
 use std::fmt;

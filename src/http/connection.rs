@@ -127,7 +127,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // After a fork, the other process may still use it.
         if self.process == std::process::id() {
-            self.socket().counted = None;
             self.stream.close();
             // To close the descriptor would not be enough: a forked process may hold it, too.
             self.socket().shut_down();

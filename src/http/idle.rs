@@ -2,15 +2,15 @@
 //! by `http`, and by `response_content` at the end of a response. Knows nothing of requests.
 
 use std::mem::take;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::connection::{Connection, Moment, Route};
 use super::socket::{OnSilence, Socket};
-use super::workers::Workers;
 use crate::url::Origin;
 
-/// A call that has waited for so long has others make way in any case.
+/// How long a response over TLS may take before an idle connection makes way.
+#[cfg(feature = "tls")]
 const LONG: Duration = Duration::from_secs(1);
 
 /// Shared by all clones of a session. The one that was used last comes last.
@@ -23,8 +23,16 @@ pub(crate) struct Idle(Arc<Mutex<State>>);
 #[derive(Default)]
 pub(super) struct State {
     pub(super) connections: Vec<Connection>,
-    workers: Workers,
+    /// All open connections. The socket of each has one reference, and a second one as long as
+    /// the connection is silent.
+    open: Vec<Weak<Hop>>,
+    /// Silent connections for each of which the next connection to the same hop is closed once its
+    /// response has been read.
+    owed: Vec<Weak<Hop>>,
 }
+
+/// The server or proxy that a connection was made to.
+pub(super) type Hop = Arc<Origin>;
 
 type Closed = Vec<Connection>;
 
@@ -45,7 +53,9 @@ impl Idle {
         }
         connection.mark_idle();
         let state = &mut *self.state();
-        if state.workers.is_owed(connection.route.first_hop()) {
+        let hop = connection.route.first_hop();
+        let is_owed = |silent: &Weak<Hop>| silent.strong_count() == 2 && leads_to(silent, hop);
+        if remove_first(&mut state.owed, is_owed).is_some() {
             return vec![connection];
         }
         state.connections.push(connection);
@@ -57,46 +67,46 @@ impl Idle {
     pub(super) fn close_one(&self, route: &Route) -> Closed {
         let connections = &mut self.state().connections;
         let mut closed = expired(connections);
-        closed.extend(oldest(connections, |c| c.route == *route));
+        closed.extend(remove_first(connections, |c| c.route == *route));
         closed
     }
 
-    /// Counts a new connection to a server or a proxy. As long as it stays silent, others make way, now
-    /// and then: they may hold all of the workers.
-    pub(super) fn watch(&self, socket: &mut Socket, hop: &Arc<Origin>, patience: Duration) {
-        let (open, silent) = self.state().workers.count(hop);
-        let (idle, hop) = (self.clone(), Arc::clone(hop));
-        socket.counted = Some(open);
-        socket.on_silence = Some(OnSilence::new(patience, false, move |waited| {
-            let _ = &silent;
-            drop(idle.make_way(&hop, waited >= LONG));
-        }));
+    /// Watches a new connection to a server or proxy with few workers: the session's other connections
+    /// may hold all of them. As long as this one is silent, another makes way now and then.
+    pub(super) fn watch(&self, socket: &mut Socket, hop: &Hop, patience: Duration) {
+        let (idle, this) = (self.clone(), Arc::new(Arc::clone(hop)));
+        let open = &mut self.state().open;
+        open.retain(|other| other.strong_count() > 0);
+        open.push(Arc::downgrade(&this));
+        socket.counted = Some(Arc::clone(&this));
+        let act = move || drop(idle.make_way(&this));
+        socket.on_silence = Some(OnSilence::new(patience, false, act));
     }
 
-    /// Watches a connection further once TLS is there: the server may pass the request on to one with
-    /// few workers, or only be slow. So others make way only if they are idle.
+    /// Watches a connection further after its TLS handshake: the server may pass the request on to one
+    /// with few workers, or only be slow. So others make way only if they are idle.
     #[cfg(feature = "tls")]
-    pub(super) fn watch_response(&self, socket: &mut Socket, hop: &Arc<Origin>) {
+    pub(super) fn watch_response(&self, socket: &mut Socket, hop: &Hop) {
         let (idle, hop) = (self.clone(), Arc::clone(hop));
-        let act = move |_| {
-            let found = oldest(&mut idle.state().connections, |c| c.route.first_hop() == &hop);
-            // Without the lock.
-            drop(found);
-        };
+        let act = move || drop(idle.remove_idle(&hop));
         socket.on_silence = Some(OnSilence::new(LONG, true, act));
     }
 
-    /// Removes a connection to this server or proxy, or has the next one closed whose call ends.
-    fn make_way(&self, hop: &Arc<Origin>, waits_long: bool) -> Option<Connection> {
-        let State { connections, workers } = &mut *self.state();
-        if !workers.may_all_be_held(hop, waits_long) {
-            return None;
-        }
-        let found = oldest(connections, |c| c.route.first_hop() == hop);
-        if found.is_none() {
-            workers.owe(hop);
+    /// Removes an idle connection, or has the next one closed whose response is read.
+    fn make_way(&self, this: &Arc<Hop>) -> Option<Connection> {
+        let found = self.remove_idle(this);
+        let State { open, owed, .. } = &mut *self.state();
+        let is_held = |other: &Weak<Hop>| other.strong_count() == 1 && leads_to(other, this);
+        if found.is_none() && open.iter().any(is_held) {
+            owed.retain(|other| other.strong_count() == 2 && !other.ptr_eq(&Arc::downgrade(this)));
+            owed.push(Arc::downgrade(this));
         }
         found
+    }
+
+    /// Removes the connection to this server or proxy that was not used for the longest time.
+    fn remove_idle(&self, hop: &Hop) -> Option<Connection> {
+        remove_first(&mut self.state().connections, |c| c.route.first_hop() == hop)
     }
 
     /// Removes all connections of this route.
@@ -114,11 +124,12 @@ impl Idle {
     }
 }
 
-/// Removes the one of these that was not used for the longest time.
-fn oldest(
-    connections: &mut Vec<Connection>, is_one: impl Fn(&Connection) -> bool,
-) -> Option<Connection> {
-    connections.iter().position(is_one).map(|i| connections.remove(i))
+fn leads_to(connection: &Weak<Hop>, hop: &Hop) -> bool {
+    connection.upgrade().as_deref() == Some(hop)
+}
+
+fn remove_first<T>(items: &mut Vec<T>, is_one: impl Fn(&T) -> bool) -> Option<T> {
+    items.iter().position(is_one).map(|i| items.remove(i))
 }
 
 /// Removes those that must not be used any more.
