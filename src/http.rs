@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use addresses::{is_out_of_files, Addresses};
 use connection::{Connection, Route};
-use exchange::{Exchange, PART};
+use exchange::PART;
 pub(crate) use idle::Idle;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, KEPT};
@@ -200,7 +200,12 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let is_repeatable = request.is_repeatable;
     let content = Content::new(request.call, head.framing, connection, network.idle.clone(), most);
     let mut response = Response { status: head.status, fields: head.fields, content };
-    response.read_small(is_repeatable)?;
+    if response.is_success() {
+        response.refuse_encoded()?;
+        if is_repeatable && response.content.length().is_none_or(|length| length <= SMALL) {
+            response.content.read_ahead(SMALL)?;
+        }
+    }
     Ok(response)
 }
 
@@ -210,38 +215,23 @@ impl Request<'_> {
         let content = self.content.unwrap_or_default();
         let (first, rest) = content.split_at(content.len().min(PART));
         let beginning = self.beginning(first);
-        let mut was_sent = false;
-        if let Some(mut connection) = self.idle_connection(route) {
-            let mut exchange = Exchange::on(&mut connection);
-            let received = exchange.run(&beginning, rest);
-            let is_stale = exchange.is_stale(&received);
+        let idle = self.idle_connection(route);
+        let was_sent = idle.is_some();
+        if let Some(mut connection) = idle {
+            let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
             if is_stale || received.is_err() {
                 // What broke this connection may have broken the other idle ones.
                 drop(self.network.idle.close_route(route));
             }
             if !is_stale || self.call.deadline.left().is_zero() {
-                return self.outcome(received, connection);
+                return self.outcome(received, connection, false);
             }
-            was_sent = true;
         }
-        let mut connection = self.open(route).map_err(|error| error.or_executed(was_sent))?;
-        let mut exchange = Exchange::on(&mut connection);
-        let received = exchange.run(&beginning, rest);
-        let has_nothing = exchange.is_stale(&received);
-        match received {
-            Err(Trouble::Io(cause)) if has_nothing => {
-                connection.forget_session();
-                let error = match connection.refusal(&cause) {
-                    Some((why, may_have_executed)) => {
-                        let error = self.call.failed(why).with_source(cause);
-                        error.or_executed(may_have_executed).finally(true)
-                    }
-                    None => self.call.incomplete("the response", cause.into()).or_executed(true),
-                };
-                Err(error.or_executed(was_sent))
-            }
-            received => self.outcome(received, connection),
-        }
+        let opened = self.open(route).and_then(|mut connection| {
+            let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
+            self.outcome(received, connection, is_stale)
+        });
+        opened.map_err(|error| error.or_executed(was_sent))
     }
 
     /// The head of the request, followed by the first part of its content.
@@ -251,19 +241,13 @@ impl Request<'_> {
         let fields: usize = self.fields.iter().map(size).sum();
         let room = path.len() + host.len() + fields + LINES + content.len();
         let mut head = String::with_capacity(room);
-        head.push_str(if self.content.is_some() { "POST " } else { "GET " });
-        head.push_str(path);
-        head.push_str(" HTTP/1.1\r\nHost: ");
-        head.push_str(host);
+        let method = if self.content.is_some() { "POST " } else { "GET " };
+        head.extend([method, path, " HTTP/1.1\r\nHost: ", host]);
         for (name, value) in self.fields {
-            head.push_str("\r\n");
-            head.push_str(name);
-            head.push_str(": ");
-            head.push_str(value);
+            head.extend(["\r\n", name, ": ", value]);
         }
         if let Some(content) = self.content {
-            head.push_str("\r\nContent-Length: ");
-            head.push_str(&content.len().to_string());
+            head.extend(["\r\nContent-Length: ", &content.len().to_string()]);
         }
         head.push_str("\r\n\r\n");
         let mut beginning = head.into_bytes();
@@ -279,7 +263,7 @@ impl Request<'_> {
         loop {
             let (found, _) = self.network.idle.take(route);
             let mut connection = found?;
-            connection.socket().deadline = self.call.deadline;
+            connection.stream.socket().deadline = self.call.deadline;
             if connection.is_open() {
                 return Some(connection);
             }
@@ -302,12 +286,28 @@ impl Request<'_> {
         Ok(connection)
     }
 
-    /// What came of an exchange on this connection.
+    /// The result of an exchange on a connection. If `is_silent`, it is a new one on which no response
+    /// has begun: then the server may have refused it within TLS.
     fn outcome(
-        &self, received: Result<Head, Trouble>, connection: Connection,
+        &self, received: Result<Head, Trouble>, connection: Connection, is_silent: bool,
     ) -> Result<(Head, Connection), Error> {
-        let head = received.map_err(|why| self.call.incomplete("the response", why));
-        Ok((head.map_err(|error| error.or_executed(true))?, connection))
+        let refusal = match &received {
+            Err(Trouble::Io(cause)) if is_silent => {
+                connection.stream.forget_session();
+                connection.stream.refusal(cause)
+            }
+            _ => None,
+        };
+        match (received, refusal) {
+            (Ok(head), _) => Ok((head, connection)),
+            (Err(Trouble::Io(cause)), Some((why, may_have_executed))) => {
+                let error = self.call.failed(why).with_source(cause).finally(true);
+                Err(error.or_executed(may_have_executed))
+            }
+            (Err(trouble), _) => {
+                Err(self.call.incomplete("the response", trouble).or_executed(true))
+            }
+        }
     }
 }
 
@@ -316,19 +316,11 @@ impl Response {
         (200..300).contains(&self.status)
     }
 
-    /// Refuses content that is coded, and reads what is small, so that the request can be retried
-    /// if it is truncated.
-    fn read_small(&mut self, is_repeatable: bool) -> Result<(), Error> {
-        if !self.is_success() {
-            return Ok(());
-        }
-        if is_encoded(&self.fields) {
-            if self.content.read_ahead(1)? > 0 {
-                let message = "the content is encoded (Content-Encoding), which was not asked for";
-                return Err(self.content.call().failed(message).or_executed(true).finally(true));
-            }
-        } else if is_repeatable && self.content.length().is_none_or(|length| length <= SMALL) {
-            self.content.read_ahead(SMALL)?;
+    /// Fails if there is content and it is encoded.
+    fn refuse_encoded(&mut self) -> Result<(), Error> {
+        if is_encoded(&self.fields) && self.content.read_ahead(1)? > 0 {
+            let message = "the content is encoded (Content-Encoding), which was not asked for";
+            return Err(self.content.call().failed(message).or_executed(true).finally(true));
         }
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! A connection to a server, along its route: directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `idle`. Knows nothing of requests.
 
-use std::io::{self, BufRead, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::proxy::Proxy;
-use super::socket::{is_passing, Socket, Stream};
+use super::socket::{is_passing, Stream};
 use super::tls::Trust;
 use super::{Call, Network};
 use crate::error::Error;
@@ -30,7 +29,7 @@ pub(super) struct Route {
 
 /// An open connection. Dropping it closes it.
 pub(super) struct Connection {
-    stream: Box<dyn Stream>,
+    pub(super) stream: Box<dyn Stream>,
     pub(super) route: Route,
     /// After a fork, two processes would speak on one connection.
     process: u32,
@@ -74,39 +73,12 @@ impl Connection {
         Ok(Connection { stream, route, process, was_idle: false, opened: now, last_used: now })
     }
 
-    pub(super) fn reader(&mut self) -> &mut dyn BufRead {
-        self.stream.reader()
-    }
-
-    pub(super) fn writer(&mut self) -> &mut dyn Write {
-        self.stream.writer()
-    }
-
-    pub(super) fn socket(&mut self) -> &mut Socket {
-        self.stream.socket()
-    }
-
     /// Whether the server keeps the connection open, and nothing has come that was not read.
     pub(super) fn is_open(&mut self) -> bool {
-        self.socket().waits = false;
-        let input = self.reader().fill_buf().map(drop);
-        self.socket().waits = true;
-        matches!(input, Err(error) if is_passing(&error)) && !self.has_unread_data()
-    }
-
-    /// Whether more has come than was read: content, or a part of a TLS record.
-    pub(super) fn has_unread_data(&self) -> bool {
-        self.stream.has_unread_data()
-    }
-
-    /// Forgets the TLS session that it has resumed: the server may not be able to go on with it.
-    pub(super) fn forget_session(&self) {
-        self.stream.forget_session();
-    }
-
-    /// Why the server ended TLS in place of a response, and whether it may have executed the request.
-    pub(super) fn refusal(&self, cause: &io::Error) -> Option<(&'static str, bool)> {
-        self.stream.refusal(cause)
+        self.stream.socket().waits = false;
+        let input = self.stream.reader().fill_buf().map(drop);
+        self.stream.socket().waits = true;
+        matches!(input, Err(error) if is_passing(&error)) && !self.stream.has_unread_data()
     }
 
     /// It is idle from now on.
@@ -129,7 +101,7 @@ impl Drop for Connection {
         if self.process == std::process::id() {
             self.stream.close();
             // To close the descriptor would not be enough: a forked process may hold it, too.
-            self.socket().shut_down();
+            self.stream.socket().shut_down();
         }
     }
 }

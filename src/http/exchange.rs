@@ -12,7 +12,7 @@ use super::socket::{is_passing, write_all, WRITE_PART};
 pub(super) const PART: usize = 16 * 1024;
 
 /// One request on one connection.
-pub(super) struct Exchange<'a> {
+struct Exchange<'a> {
     connection: &'a mut Connection,
     /// Bytes still allowed for heads, interim ones included.
     budget: usize,
@@ -22,50 +22,42 @@ pub(super) struct Exchange<'a> {
     early: Option<Result<Head, Trouble>>,
 }
 
+/// Sends a request, whose head is in `beginning`, and reads the head of the final response. Returns
+/// also whether the connection is stale: if it was idle, the server closed it before it saw this
+/// request ([RFC 9110, section 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9) for 408).
+pub(super) fn run(
+    connection: &mut Connection, beginning: &[u8], rest: &[u8],
+) -> (Result<Head, Trouble>, bool) {
+    let mut exchange = Exchange { connection, budget: HEAD_LIMIT, head: Vec::new(), early: None };
+    let sent = exchange.send(beginning, rest);
+    // The server may have responded before it closed.
+    let early = exchange.early.take();
+    let received = early.unwrap_or_else(|| exchange.final_head());
+    let has_received = exchange.budget < HEAD_LIMIT;
+    connection.stream.socket().on_silence = None;
+    let is_alert =
+        matches!(&received, Err(Trouble::Io(error)) if error.kind() == io::ErrorKind::InvalidData);
+    let received = match (received, sent) {
+        (Ok(head), sent) => {
+            Ok(Head { is_persistent: head.is_persistent && matches!(sent, Ok(true)), ..head })
+        }
+        // The server's alert says more than the write that failed.
+        (Err(_), Err(error)) if !is_alert => Err(error.into()),
+        (received, _) => received,
+    };
+    let is_stale = received.as_ref().map_or(!has_received, |head| head.status == 408);
+    (received, is_stale)
+}
+
 impl Exchange<'_> {
-    pub(super) fn on(connection: &mut Connection) -> Exchange<'_> {
-        Exchange { connection, budget: HEAD_LIMIT, head: Vec::new(), early: None }
-    }
-
-    /// Sends the request, whose head is in `beginning`, and reads the head of the final response.
-    pub(super) fn run(&mut self, beginning: &[u8], rest: &[u8]) -> Result<Head, Trouble> {
-        let sent = self.send(beginning, rest);
-        // The server may have responded before it closed.
-        let received = match self.early.take() {
-            Some(received) => received,
-            None => self.final_head(),
-        };
-        self.connection.socket().on_silence = None;
-        match received {
-            Ok(head) => {
-                let is_persistent = head.is_persistent && matches!(sent, Ok(true));
-                Ok(Head { is_persistent, ..head })
-            }
-            // The server's alert says more than the write that failed.
-            Err(Trouble::Io(alert)) if alert.kind() == io::ErrorKind::InvalidData => {
-                Err(alert.into())
-            }
-            Err(trouble) => Err(sent.err().map_or(trouble, Trouble::from)),
-        }
-    }
-
-    /// Whether the server closed the idle connection before it saw this request ([RFC 9110, section
-    /// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9) for 408).
-    pub(super) fn is_stale(&self, received: &Result<Head, Trouble>) -> bool {
-        match received {
-            Ok(head) => head.status == 408,
-            Err(_) => self.budget == HEAD_LIMIT,
-        }
-    }
-
     /// Sends the request; `false` if the server has refused it before its end.
     fn send(&mut self, beginning: &[u8], mut rest: &[u8]) -> io::Result<bool> {
-        write_all(self.connection.writer(), beginning)?;
+        write_all(self.connection.stream.writer(), beginning)?;
         let is_small = rest.is_empty();
         let mut blocked = Duration::ZERO;
         while is_small || !self.is_refused(blocked) {
             let start = Instant::now();
-            let writer = self.connection.writer();
+            let writer = self.connection.stream.writer();
             let written = match rest.len() {
                 // What TLS still holds.
                 0 => writer.flush().map(|()| 0),
@@ -92,14 +84,14 @@ impl Exchange<'_> {
     /// a 2xx it may want all of it, but for a server that has read no more of it for so long.
     fn is_refused(&mut self, blocked: Duration) -> bool {
         if self.early.is_none() {
-            self.connection.socket().waits = false;
+            self.connection.stream.socket().waits = false;
             self.early = match self.final_head() {
                 Err(Trouble::Io(error)) if is_passing(&error) => None,
                 received => Some(received),
             };
-            self.connection.socket().waits = true;
+            self.connection.stream.socket().waits = true;
         }
-        let patience = self.connection.socket().deadline.left() / 4;
+        let patience = self.connection.stream.socket().deadline.left() / 4;
         match &self.early {
             Some(Ok(head)) => !(200..300).contains(&head.status) || blocked > patience,
             Some(Err(_)) => true,
@@ -110,7 +102,7 @@ impl Exchange<'_> {
     /// Reads the head of the final response.
     fn final_head(&mut self) -> Result<Head, Trouble> {
         loop {
-            read_head(self.connection.reader(), &mut self.budget, &mut self.head)?;
+            read_head(self.connection.stream.reader(), &mut self.budget, &mut self.head)?;
             let head = Head::parse(&std::mem::take(&mut self.head)).map_err(Trouble::Malformed)?;
             match head.status {
                 // 101 would be final, and nobody has asked for it.

@@ -48,7 +48,7 @@ impl Idle {
 
     /// Keeps a connection whose response has been read, unless more has come than that.
     pub(super) fn keep(&self, mut connection: Connection, most: usize) -> Closed {
-        if most == 0 || connection.has_unread_data() {
+        if most == 0 || connection.stream.has_unread_data() {
             return vec![connection];
         }
         connection.mark_idle();

@@ -87,7 +87,7 @@ impl Content {
         let deadline = self.call.deadline;
         self.call.deadline = deadline.within(deadline.left() / 4);
         if let Some(connection) = &mut self.connection {
-            connection.socket().deadline = self.call.deadline;
+            connection.stream.socket().deadline = self.call.deadline;
         }
         let mut beginning = Vec::new();
         let _ = self.read_up_to(most, &mut beginning);
@@ -168,7 +168,7 @@ impl Content {
         let result = if self.call.deadline.left().is_zero() {
             Err(Trouble::Io(io::ErrorKind::TimedOut.into()))
         } else {
-            let reader = connection.reader();
+            let reader = connection.stream.reader();
             match self.framing {
                 Framing::Length(length) => read_some(reader, length - self.received, read),
                 Framing::Chunked => self.chunks.read(reader, read),
