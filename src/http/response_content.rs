@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Cursor};
 
 use super::connection::Connection;
 use super::idle::Idle;
-use super::response_head::{read_line, Framing, Trouble, HEAD_LIMIT, LINE_LIMIT, OVER_LIMIT};
+use super::response_head::{read_fields, read_line, Framing, Trouble, HEAD_LIMIT};
 use super::Call;
 use crate::error::{Error, ErrorKind};
 
@@ -218,16 +218,23 @@ impl Chunks {
         read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
     ) -> Result<usize, Trouble> {
         if self.left == 0 {
-            if self.has_begun
-                && !matches!(line(reader, "\r\n".len())?[..], [b'\n'] | [b'\r', b'\n'])
-            {
-                return Err(Trouble::Malformed("has a chunk longer than its size says"));
+            let mut line = Vec::new();
+            if self.has_begun {
+                read_line(reader, &mut "\r\n".len(), &mut line)?;
+                if !matches!(line[..], [b'\n'] | [b'\r', b'\n']) {
+                    return Err(Trouble::Malformed("has a chunk longer than its size says"));
+                }
+                line.clear();
             }
             self.has_begun = true;
-            let size = size(&line(reader, SIZE_LIMIT)?);
+            let mut limit = SIZE_LIMIT;
+            read_line(reader, &mut limit, &mut line)?;
+            let size = size(&line);
             self.left = size.ok_or(Trouble::Malformed("has a chunk without a valid size"))?;
             if self.left == 0 {
-                return skip_trailers(reader);
+                let mut budget = HEAD_LIMIT;
+                read_fields(reader, &mut budget, &mut line)?;
+                return Ok(0);
             }
         }
         let n = read_some(reader, self.left, read)?;
@@ -247,15 +254,6 @@ fn read_some(
     }
 }
 
-/// A line of no more than `limit` bytes, or the beginning of a longer one.
-fn line(reader: &mut dyn BufRead, mut limit: usize) -> Result<Vec<u8>, Trouble> {
-    let mut line = Vec::new();
-    match read_line(reader, &mut limit, &mut line) {
-        Ok(()) | Err(Trouble::Malformed(_)) => Ok(line),
-        Err(trouble) => Err(trouble),
-    }
-}
-
 /// The size of a chunk, which a chunk extension may follow.
 fn size(line: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
@@ -264,24 +262,11 @@ fn size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok().filter(|_| is_number)
 }
 
-/// Reads what stands behind the last chunk, to the end of the content. Nobody has asked for it.
-fn skip_trailers(reader: &mut dyn BufRead) -> Result<usize, Trouble> {
-    let mut left = HEAD_LIMIT;
-    let mut line = Vec::new();
-    for _ in 0..=LINE_LIMIT {
-        line.clear();
-        read_line(reader, &mut left, &mut line)?;
-        if matches!(line[..], [b'\n'] | [b'\r', b'\n']) {
-            return Ok(0);
-        }
-    }
-    Err(Trouble::Malformed(OVER_LIMIT))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::BufReader;
 
+    use super::super::response_head::{LINE_LIMIT, OVER_LIMIT};
     use super::*;
 
     #[test]

@@ -45,74 +45,53 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Reads one head and subtracts its length from `budget`. After an error that passes it goes on
-/// where it was.
+/// Reads one head and subtracts its length from `budget`. After a read that was only interrupted, it
+/// continues a head that is incomplete.
 pub(super) fn read_head(
     reader: &mut dyn BufRead, budget: &mut usize, head: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
-    let mut lines = head.split(|&byte| byte == b'\n').count() - 1;
-    let mut line = match head[..] {
-        [.., b'\n'] => Line::Empty,
-        [.., b'\n', b'\r'] => Line::Return,
-        _ => Line::Text,
-    };
-    loop {
-        let chunk = reader.fill_buf()?;
-        if chunk.is_empty() {
-            return Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into()));
+    // Fail on the first wrong byte: another protocol's server may be waiting for us.
+    while let Some(expected) = b"HTTP/".get(head.len()) {
+        match reader.fill_buf()?.first() {
+            _ if *budget == 0 => return Err(Trouble::Malformed(OVER_LIMIT)),
+            None => return Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
+            Some(byte) if byte == expected => head.push(*byte),
+            Some(_) => return Err(Trouble::Malformed(NO_HTTP)),
         }
-        let chunk = &chunk[..chunk.len().min(*budget)];
-        let end = chunk.iter().position(|&byte| {
-            let is_end = byte == b'\n' && line != Line::Text;
-            line = match byte {
-                b'\n' => Line::Empty,
-                b'\r' if line == Line::Empty => Line::Return,
-                _ => Line::Text,
-            };
-            lines += usize::from(byte == b'\n');
-            is_end
-        });
-        let length = end.map_or(chunk.len(), |end| end + 1);
-        head.extend_from_slice(&chunk[..length]);
-        reader.consume(length);
-        *budget -= length;
-        // Fail on the first wrong byte: another protocol's server may be waiting for us.
-        if !head.iter().zip(b"HTTP/").all(|(byte, wanted)| byte == wanted) {
-            return Err(Trouble::Malformed(NO_HTTP));
-        }
-        // The status line and the empty line at the end are no fields.
-        let is_over = lines > LINE_LIMIT + 2 || *budget == 0 && end.is_none();
-        if is_over {
-            return Err(Trouble::Malformed(OVER_LIMIT));
-        }
-        if end.is_some() {
-            return Ok(());
-        }
+        reader.consume(1);
+        *budget -= 1;
     }
+    read_fields(reader, budget, head)
 }
 
-/// What a line of a head holds so far.
-#[derive(Clone, Copy, PartialEq)]
-enum Line {
-    Empty,
-    /// A carriage return alone.
-    Return,
-    Text,
-}
-
-/// Reads one line more, with its end, and subtracts its length from `budget`.
-pub(super) fn read_line(
+/// Reads lines after the first one, up to and including an empty line, and subtracts their length
+/// from `budget`.
+pub(super) fn read_fields(
     reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
-    let begin = lines.len();
-    let read = reader.take(*budget as u64).read_until(b'\n', lines);
-    *budget -= lines.len() - begin;
-    read?;
-    match lines.last() {
-        Some(b'\n') if lines.len() > begin => Ok(()),
-        _ if *budget == 0 => Err(Trouble::Malformed(OVER_LIMIT)),
-        _ => Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
+    let mut count = lines.iter().filter(|&&byte| byte == b'\n').count();
+    while !(lines.ends_with(b"\n\n") || lines.ends_with(b"\n\r\n")) {
+        // The first line and the empty one are no fields.
+        if *budget == 0 || count == LINE_LIMIT + 2 {
+            return Err(Trouble::Malformed(OVER_LIMIT));
+        }
+        read_line(reader, budget, lines)?;
+        count += 1;
     }
+    Ok(())
+}
+
+/// Reads the rest of a line, or as much of it as `budget` allows, and subtracts that from `budget`.
+pub(super) fn read_line(
+    reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
+) -> io::Result<()> {
+    let start = lines.len();
+    let read = reader.take(*budget as u64).read_until(b'\n', lines);
+    *budget -= lines.len() - start;
+    if read? == 0 || *budget > 0 && !lines.ends_with(b"\n") {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
 }
 
 impl Head {
