@@ -1,6 +1,7 @@
 //! The head of a response: its status, its fields, and where the content after it ends. Called by
 //! `exchange` and `proxy`. Knows nothing of requests.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, Read as _};
 
 use crate::url::is_token;
@@ -103,11 +104,11 @@ impl Head {
         if !version.starts_with(b"1.") {
             fault = Some("has a version other than HTTP/1");
         }
-        let framing = match (framing(&fields), status) {
+        let framing = match framing(&fields) {
             // These have no content, whatever their fields say.
-            (_, 204 | 304) => Framing::Length(0),
-            (Ok(framing), _) => framing,
-            (Err(why), _) => {
+            _ if matches!(status, 204 | 304) => Framing::Length(0),
+            Ok(framing) => framing,
+            Err(why) => {
                 fault = Some(why);
                 Framing::Length(0)
             }
@@ -115,18 +116,8 @@ impl Head {
         if let (200..=299, Some(fault)) = (status, fault) {
             return Err(fault);
         }
-        let has_close =
-            values(&fields, "connection").any(|value| value.eq_ignore_ascii_case("close"));
-        let framings = fields.iter().filter(|(name, _)| FRAMING.contains(&&**name)).count();
-        let is_unambiguous = match (framing, status) {
-            (Framing::UntilClose, _) => false,
-            (_, 204 | 304) => framings == 0,
-            _ => framings == 1,
-        };
-        // The server failed, or could not read the request: a second response may follow.
-        let is_suspect = matches!(status, 400 | 408 | 413 | 414 | 431 | 500..);
         let is_persistent =
-            fault.is_none() && version == b"1.1" && !has_close && is_unambiguous && !is_suspect;
+            version == b"1.1" && fault.is_none() && allows_another_request(status, &fields);
         for (_, value) in &mut fields {
             if value.bytes().any(|byte| byte.is_ascii_control()) {
                 let clean = value.replace(|c: char| c.is_ascii_control(), " ");
@@ -135,6 +126,17 @@ impl Head {
         }
         Ok(Head { status, fields, framing, is_persistent })
     }
+}
+
+/// Whether a connection can be used again after a response with this status and these fields.
+fn allows_another_request(status: u16, fields: &[(String, String)]) -> bool {
+    let has_close = values(fields, "connection").any(|value| value.eq_ignore_ascii_case("close"));
+    // One field says where the content ends; responses without content need none.
+    let framings = fields.iter().filter(|(name, _)| FRAMING.contains(&&**name)).count();
+    let is_unambiguous = framings == usize::from(!matches!(status, 204 | 304));
+    // The server failed, or could not read the request: a second response may follow.
+    let is_suspect = matches!(status, 400 | 408 | 413 | 414 | 431 | 500..);
+    !has_close && is_unambiguous && !is_suspect
 }
 
 /// The fields that tell where content ends.
@@ -151,18 +153,18 @@ pub(super) const BAD_LENGTH: &str = "has a Content-Length that is not a number o
 /// Names and values.
 type Fields = Vec<(String, String)>;
 
-/// The fields of a head as they came, but for the case of their names, and what is wrong with one of
-/// them.
+/// Returns the fields of a head, names in lower case, and what is wrong with one of them.
 fn fields(head: &[u8]) -> (Fields, Option<&'static str>) {
     let (mut fields, mut fault) = (Fields::with_capacity(16), None);
     let lines = head.split(|&byte| byte == b'\n').skip(1);
     for line in lines.map(without_return).take_while(|line| !line.is_empty()) {
-        let folded = fields.last_mut().filter(|_| is_blank(line[0]));
+        let line = text(line);
+        let folded = fields.last_mut().filter(|_| line.starts_with(SPACE));
         if let Some((_, value)) = folded {
             // RFC 9112, section 5.2: the field goes on.
-            let whole = [value, " ", &*text(trim(line))].concat();
-            whole.trim_matches([' ', '\t']).clone_into(value);
-        } else if let Some(field) = field(line) {
+            let whole = [value, " ", line.trim_matches(SPACE)].concat();
+            whole.trim_matches(SPACE).clone_into(value);
+        } else if let Some(field) = field(&line) {
             fields.push(field);
         } else {
             fault = Some("has a header field without a valid name");
@@ -171,37 +173,26 @@ fn fields(head: &[u8]) -> (Fields, Option<&'static str>) {
     (fields, fault)
 }
 
-/// The name and the value in a line.
-fn field(line: &[u8]) -> Option<(String, String)> {
-    let colon = line.iter().position(|&byte| byte == b':')?;
-    let name = trim_end(&line[..colon]);
-    let mut name = is_token(name).then(|| text(name))?;
-    name.make_ascii_lowercase();
-    Some((name, text(trim(&line[colon + 1..]))))
+/// Returns the name and the value in a line.
+fn field(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_once(':')?;
+    let name = name.trim_end_matches(SPACE);
+    let field = || (name.to_ascii_lowercase(), value.trim_matches(SPACE).to_owned());
+    is_token(name.as_bytes()).then(field)
 }
 
-fn is_blank(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t')
-}
-
-fn trim(bytes: &[u8]) -> &[u8] {
-    let start = bytes.iter().position(|&byte| !is_blank(byte));
-    trim_end(&bytes[start.unwrap_or(bytes.len())..])
-}
-
-fn trim_end(bytes: &[u8]) -> &[u8] {
-    let last = bytes.iter().rposition(|&byte| !is_blank(byte));
-    &bytes[..last.map_or(0, |last| last + 1)]
-}
+/// Optional whitespace ([RFC 9110, section
+/// 5.6.3](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.3)).
+const SPACE: [char; 2] = [' ', '\t'];
 
 fn without_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Bytes as text: they should be ASCII; others are UTF-8, or else ISO 8859-1.
-fn text(bytes: &[u8]) -> String {
+/// Decodes bytes that should be ASCII: others are UTF-8, or else ISO 8859-1.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
+        Ok(text) => Cow::Borrowed(text),
         Err(_) => bytes.iter().map(|&byte| char::from(byte)).collect(),
     }
 }
@@ -223,7 +214,7 @@ pub(super) fn status_line(head: &[u8]) -> Option<(&[u8], u16)> {
 /// 5.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1)) are taken apart.
 fn values<'a>(fields: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
     let named = fields.iter().filter(move |field| field.0 == name);
-    named.flat_map(|(_, list)| list.split(',').map(|member| member.trim_matches([' ', '\t'])))
+    named.flat_map(|(_, list)| list.split(',').map(|member| member.trim_matches(SPACE)))
 }
 
 /// Where the content of a response with these fields ends.
