@@ -182,7 +182,7 @@ impl Network {
     /// connections, which held some, have been closed.
     pub(crate) fn makes_room(&self, error: &Error) -> bool {
         let cause = error.source().and_then(|source| source.downcast_ref());
-        cause.is_some_and(is_out_of_files) && !self.idle.close_all().is_empty()
+        cause.is_some_and(is_out_of_files) && !self.idle.close(None).is_empty()
     }
 }
 
@@ -221,7 +221,7 @@ impl Request<'_> {
             let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
             if is_stale || received.is_err() {
                 // What broke this connection may have broken the other idle ones.
-                drop(self.network.idle.close_route(route));
+                drop(self.network.idle.close(Some(route)));
             }
             if !is_stale || self.call.deadline.left().is_zero() {
                 return self.outcome(received, connection, false);
@@ -261,8 +261,7 @@ impl Request<'_> {
             return None;
         }
         loop {
-            let (found, _) = self.network.idle.take(route);
-            let mut connection = found?;
+            let mut connection = self.network.idle.take(route).0?;
             connection.stream.socket().deadline = self.call.deadline;
             if connection.is_open() {
                 return Some(connection);

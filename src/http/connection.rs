@@ -186,7 +186,7 @@ mod tests {
                 field.1 -= if aged { AGE } else { IDLE };
                 idle.state().connections.extend([connection(&server), expired]);
                 assert_eq!(close(&idle, &others).len(), 1);
-                assert_eq!(idle.close_route(&route).len(), 1);
+                assert_eq!(idle.close(Some(&route)).len(), 1);
             }
         }
     }

@@ -109,14 +109,9 @@ impl Idle {
         remove_first(&mut self.state().connections, |c| c.route.first_hop() == hop)
     }
 
-    /// Removes all connections of this route.
-    pub(super) fn close_route(&self, route: &Route) -> Closed {
-        remove(&mut self.state().connections, |c| c.route == *route)
-    }
-
-    /// Removes all connections.
-    pub(super) fn close_all(&self) -> Closed {
-        take(&mut self.state().connections)
+    /// Removes all connections of this route, or really all.
+    pub(super) fn close(&self, route: Option<&Route>) -> Closed {
+        remove(&mut self.state().connections, |c| route.is_none_or(|route| c.route == *route))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -189,7 +189,7 @@ impl Content {
                 self.is_truncated = true;
                 if let Some(connection) = self.connection.take().filter(|c| c.was_idle) {
                     // What broke this connection may have broken the other idle ones.
-                    drop(self.idle.close_route(&connection.route));
+                    drop(self.idle.close(Some(&connection.route)));
                 }
                 Err(self.error(trouble))
             }

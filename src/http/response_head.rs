@@ -132,15 +132,13 @@ impl Head {
 fn allows_another_request(status: u16, fields: &[(String, String)]) -> bool {
     let has_close = values(fields, "connection").any(|value| value.eq_ignore_ascii_case("close"));
     // One field says where the content ends; responses without content need none.
-    let framings = fields.iter().filter(|(name, _)| FRAMING.contains(&&**name)).count();
+    let is_framing = |name: &str| matches!(name, "content-length" | "transfer-encoding");
+    let framings = fields.iter().filter(|(name, _)| is_framing(name)).count();
     let is_unambiguous = framings == usize::from(!matches!(status, 204 | 304));
     // The server failed, or could not read the request: a second response may follow.
     let is_suspect = matches!(status, 400 | 408 | 413 | 414 | 431 | 500..);
     !has_close && is_unambiguous && !is_suspect
 }
-
-/// The fields that tell where content ends.
-const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 
 pub(super) const NO_HTTP: &str =
     "is not HTTP: check the host and the port, and what stands in between";
@@ -150,12 +148,9 @@ pub(super) const OVER_LIMIT: &str =
 
 pub(super) const BAD_LENGTH: &str = "has a Content-Length that is not a number of 64 bits";
 
-/// Names and values.
-type Fields = Vec<(String, String)>;
-
 /// Returns the fields of a head, names in lower case, and what is wrong with one of them.
-fn fields(head: &[u8]) -> (Fields, Option<&'static str>) {
-    let (mut fields, mut fault) = (Fields::with_capacity(16), None);
+fn fields(head: &[u8]) -> (Vec<(String, String)>, Option<&'static str>) {
+    let (mut fields, mut fault) = (Vec::<(String, String)>::with_capacity(16), None);
     let lines = head.split(|&byte| byte == b'\n').skip(1);
     for line in lines.map(without_return).take_while(|line| !line.is_empty()) {
         let line = text(line);
@@ -220,11 +215,12 @@ fn values<'a>(fields: &'a [(String, String)], name: &'a str) -> impl Iterator<It
 /// Where the content of a response with these fields ends.
 fn framing(fields: &[(String, String)]) -> Result<Framing, &'static str> {
     let mut codings = values(fields, "transfer-encoding");
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.eq_ignore_ascii_case("chunked") {
-            return Err("has a Transfer-Encoding other than `chunked`");
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => {
+            return Ok(Framing::Chunked)
         }
-        return Ok(Framing::Chunked);
+        _ => return Err("has a Transfer-Encoding other than `chunked`"),
     }
     // Proxies join the fields of one name.
     let mut lengths = values(fields, "content-length");
