@@ -38,17 +38,17 @@ pub(crate) const USER_AGENT: &str = concat!("jas-session/", env!("CARGO_PKG_VERS
 
 /// Content up to this size is read with the head, if the request may be retried: then it can be
 /// when the content is truncated.
-const SMALL: u64 = 16 * 1024;
+const READ_AHEAD_LIMIT: u64 = 16 * 1024;
 
 /// Bytes of a request's head besides path, host and fields, at most.
-const LINES: usize = 80;
+const HEAD_ROOM: usize = 80;
 
 /// How long a new connection may be silent, plus four times what connecting took. A server that is
 /// silent for longer may have no free worker.
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// Longer timeouts are as good as none, and would overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The end of a call's time, and how long that was.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +97,7 @@ pub(crate) struct Response {
 
 impl Deadline {
     pub(crate) fn after(timeout: Duration) -> Deadline {
-        Deadline { at: Instant::now() + timeout.min(LONGEST), timeout }
+        Deadline { at: Instant::now() + timeout.min(MAX_TIMEOUT), timeout }
     }
 
     /// An earlier deadline: after `part`, if that is before this one.
@@ -165,10 +165,10 @@ impl Network {
         self.proxy == other.proxy && self.trust == other.trust
     }
 
-    /// Connects to a server or a proxy. `whose` tells in messages that it is not the server (" of the
+    /// Connects to a server or a proxy. `peer` tells in messages that it is not the server (" of the
     /// proxy ..."); else it is empty.
-    fn connect(&self, to: &Arc<Origin>, whose: &str, call: &Call) -> Result<BufferedSocket, Error> {
-        let (mut socket, took) = self.addresses.connect(to, whose, call)?;
+    fn connect(&self, to: &Arc<Origin>, peer: &str, call: &Call) -> Result<BufferedSocket, Error> {
+        let (mut socket, took) = self.addresses.connect(to, peer, call)?;
         self.watch(&mut socket, to, took);
         Ok(socket)
     }
@@ -202,8 +202,10 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let mut response = Response { status: head.status, fields: head.fields, content };
     if response.is_success() {
         response.refuse_encoded()?;
-        if is_repeatable && response.content.length().is_none_or(|length| length <= SMALL) {
-            response.content.read_ahead(SMALL)?;
+        if is_repeatable
+            && response.content.length().is_none_or(|length| length <= READ_AHEAD_LIMIT)
+        {
+            response.content.read_ahead(READ_AHEAD_LIMIT)?;
         }
     }
     Ok(response)
@@ -239,7 +241,7 @@ impl Request<'_> {
         let (path, host) = (&self.url.path, self.url.origin.host_field());
         let size = |(name, value): &(&str, &str)| name.len() + value.len() + "\r\n: ".len();
         let fields: usize = self.fields.iter().map(size).sum();
-        let room = path.len() + host.len() + fields + LINES + content.len();
+        let room = path.len() + host.len() + fields + HEAD_ROOM + content.len();
         let mut head = String::with_capacity(room);
         let method = if self.content.is_some() { "POST " } else { "GET " };
         head.extend([method, path, " HTTP/1.1\r\nHost: ", host]);

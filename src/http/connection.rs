@@ -12,10 +12,10 @@ use crate::error::Error;
 use crate::url::Origin;
 
 /// The maximum time that a connection is idle. Most servers have closed it by then.
-const IDLE: Duration = Duration::from_secs(30);
+const MAX_IDLE: Duration = Duration::from_secs(30);
 
 /// The maximum age of an idle connection: the name may have moved to another address.
-const AGE: Duration = Duration::from_secs(300);
+const MAX_AGE: Duration = Duration::from_secs(300);
 
 /// Where a connection leads to, and whom it trusts to be there. It may be used again for the very
 /// same only.
@@ -90,8 +90,8 @@ impl Connection {
     /// Whether it belongs to this process, has not been idle for too long, and is not too old.
     pub(super) fn is_reusable(&self, process: u32, now: &Moment) -> bool {
         self.process == process
-            && now.since(&self.last_used) < IDLE
-            && now.since(&self.opened) < AGE
+            && now.since(&self.last_used) < MAX_IDLE
+            && now.since(&self.opened) < MAX_AGE
     }
 }
 
@@ -155,14 +155,17 @@ mod tests {
             changed
         };
         for (connection, is_reusable) in [
-            (changed(|c| c.last_used.1 -= IDLE), false),
-            (changed(|c| c.last_used.1 -= IDLE / 2), true),
-            (changed(|c| c.opened.1 -= AGE), false),
-            (changed(|c| c.opened.1 -= AGE / 2), true),
+            (changed(|c| c.last_used.1 -= MAX_IDLE), false),
+            (changed(|c| c.last_used.1 -= MAX_IDLE / 2), true),
+            (changed(|c| c.opened.1 -= MAX_AGE), false),
+            (changed(|c| c.opened.1 -= MAX_AGE / 2), true),
             // A device that has just been started has no earlier time.
-            (changed(|c| c.last_used.0 = c.last_used.0.checked_sub(IDLE).unwrap_or(c.opened.0)), {
-                Instant::now().checked_sub(IDLE).is_none()
-            }),
+            (
+                changed(|c| {
+                    c.last_used.0 = c.last_used.0.checked_sub(MAX_IDLE).unwrap_or(c.opened.0)
+                }),
+                { Instant::now().checked_sub(MAX_IDLE).is_none() },
+            ),
             (changed(|c| c.process += 1), false),
         ] {
             idle.state().connections.push(connection);
@@ -183,7 +186,7 @@ mod tests {
             for aged in [false, true] {
                 let mut expired = connection(&server);
                 let field = if aged { &mut expired.opened } else { &mut expired.last_used };
-                field.1 -= if aged { AGE } else { IDLE };
+                field.1 -= if aged { MAX_AGE } else { MAX_IDLE };
                 idle.state().connections.extend([connection(&server), expired]);
                 assert_eq!(close(&idle, &others).len(), 1);
                 assert_eq!(idle.close(Some(&route)).len(), 1);

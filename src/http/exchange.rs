@@ -15,7 +15,7 @@ pub(super) const PART: usize = 16 * 1024;
 struct Exchange<'a> {
     connection: &'a mut Connection,
     /// Bytes still allowed for heads, interim ones included.
-    budget: usize,
+    head_budget: usize,
     /// The head being read, perhaps incomplete.
     head: Vec<u8>,
     /// The response, if it has begun before the request was sent to its end.
@@ -28,12 +28,13 @@ struct Exchange<'a> {
 pub(super) fn run(
     connection: &mut Connection, beginning: &[u8], rest: &[u8],
 ) -> (Result<Head, Trouble>, bool) {
-    let mut exchange = Exchange { connection, budget: HEAD_LIMIT, head: Vec::new(), early: None };
+    let mut exchange =
+        Exchange { connection, head_budget: HEAD_LIMIT, head: Vec::new(), early: None };
     let sent = exchange.send(beginning, rest);
     // The server may have responded before it closed.
     let early = exchange.early.take();
     let received = early.unwrap_or_else(|| exchange.final_head());
-    let has_received = exchange.budget < HEAD_LIMIT;
+    let has_received = exchange.head_budget < HEAD_LIMIT;
     connection.stream.socket().on_silence = None;
     let is_alert =
         matches!(&received, Err(Trouble::Io(error)) if error.kind() == io::ErrorKind::InvalidData);
@@ -102,7 +103,7 @@ impl Exchange<'_> {
     /// Reads the head of the final response.
     fn final_head(&mut self) -> Result<Head, Trouble> {
         loop {
-            read_head(self.connection.stream.reader(), &mut self.budget, &mut self.head)?;
+            read_head(self.connection.stream.reader(), &mut self.head_budget, &mut self.head)?;
             let head = Head::parse(&std::mem::take(&mut self.head)).map_err(Trouble::Malformed)?;
             match head.status {
                 // 101 would be final, and nobody has asked for it.

@@ -11,7 +11,7 @@ use crate::url::Origin;
 
 /// How long a response over TLS may take before an idle connection makes way.
 #[cfg(feature = "tls")]
-const LONG: Duration = Duration::from_secs(1);
+const SLOW_RESPONSE: Duration = Duration::from_secs(1);
 
 /// Shared by all clones of a session. The one that was used last comes last.
 ///
@@ -89,7 +89,7 @@ impl Idle {
     pub(super) fn watch_response(&self, socket: &mut Socket, hop: &Hop) {
         let (idle, hop) = (self.clone(), Arc::clone(hop));
         let act = move || drop(idle.remove_idle(&hop));
-        socket.on_silence = Some(OnSilence::new(LONG, true, act));
+        socket.on_silence = Some(OnSilence::new(SLOW_RESPONSE, true, act));
     }
 
     /// Removes an idle connection, or has the next one closed whose response is read.

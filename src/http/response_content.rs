@@ -37,7 +37,7 @@ pub(crate) struct Content {
 #[derive(Default)]
 struct Chunks {
     /// Of the chunk.
-    left: u64,
+    remaining: u64,
     has_begun: bool,
 }
 
@@ -217,7 +217,7 @@ impl Chunks {
         &mut self, reader: &mut dyn BufRead,
         read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
     ) -> Result<usize, Trouble> {
-        if self.left == 0 {
+        if self.remaining == 0 {
             let mut line = Vec::new();
             if self.has_begun {
                 read_line(reader, &mut "\r\n".len(), &mut line)?;
@@ -230,25 +230,25 @@ impl Chunks {
             let mut limit = SIZE_LIMIT;
             read_line(reader, &mut limit, &mut line)?;
             let size = size(&line);
-            self.left = size.ok_or(Trouble::Malformed("has a chunk without a valid size"))?;
-            if self.left == 0 {
+            self.remaining = size.ok_or(Trouble::Malformed("has a chunk without a valid size"))?;
+            if self.remaining == 0 {
                 let mut budget = HEAD_LIMIT;
                 read_fields(reader, &mut budget, &mut line)?;
                 return Ok(0);
             }
         }
-        let n = read_some(reader, self.left, read)?;
-        self.left -= n as u64;
+        let n = read_some(reader, self.remaining, read)?;
+        self.remaining -= n as u64;
         Ok(n)
     }
 }
 
-/// Reads part of the `left` bytes that must come; the end of the connection is an error.
+/// Reads part of the `remaining` bytes that must come; the end of the connection is an error.
 fn read_some(
-    reader: &mut dyn BufRead, left: u64,
+    reader: &mut dyn BufRead, remaining: u64,
     read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
 ) -> Result<usize, Trouble> {
-    match read(reader, usize::try_from(left).unwrap_or(usize::MAX))? {
+    match read(reader, usize::try_from(remaining).unwrap_or(usize::MAX))? {
         0 => Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
         n => Ok(n),
     }
