@@ -1,6 +1,6 @@
-//! One exchange: a request, and its response as a head and a stream. Called by `session` and
-//! `token`. Outside of this module and its folder nothing knows rustls or a socket; inside nothing
-//! knows tokens, retries or minreq.
+//! Sends a request and returns the head of its response, with the content as a stream. Called by
+//! `session` and `token`. Knows nothing of tokens, retries or minreq. Nothing outside of this module
+//! and its folder knows rustls or a socket, except `token/minreq`.
 
 mod addresses;
 mod connection;
@@ -33,31 +33,31 @@ pub(crate) use tls::Trust;
 use crate::error::{Error, ErrorKind};
 use crate::url::{Origin, Url};
 
-/// What requests say they come from, unless `Session::header` replaces it.
+/// The `User-Agent` of requests, unless `Session::header` replaces it.
 pub(crate) const USER_AGENT: &str = concat!("jas-session/", env!("CARGO_PKG_VERSION"));
 
-/// Content up to this size is read with the head, if the request may be retried: then it can be
-/// when the content is truncated.
+/// If a request may be sent more than once, response content up to this size is read together with
+/// the head. Then truncated content is an error that can be retried.
 const READ_AHEAD_LIMIT: u64 = 16 * 1024;
 
-/// Bytes of a request's head besides path, host and fields, at most.
+/// Maximum size of a request's head without path, host and fields.
 const HEAD_ROOM: usize = 80;
 
-/// How long a new connection may be silent, plus four times what connecting took. A server that is
-/// silent for longer may have no free worker.
+/// How long a new connection may be silent before idle ones make way, plus four times the time that
+/// connecting took. A server that is silent for longer may have no free worker.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// Longer timeouts are as good as none, and would overflow.
+/// Longer timeouts are shortened to this: their end could overflow an `Instant`.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The end of a call's time, and how long that was.
+/// When a call's time ends, and its timeout for messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     at: Instant,
     timeout: Duration,
 }
 
-/// What messages call a request, and when its time is up.
+/// The name of a request in messages, and its deadline.
 #[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) label: String,
@@ -71,7 +71,7 @@ pub(crate) struct Network {
     pub(crate) trust: Trust,
     pub(crate) addresses: Addresses,
     pub(crate) idle: Idle,
-    /// How many are kept, at most.
+    /// Maximum number of idle connections.
     pub(crate) idle_connections: usize,
 }
 
@@ -79,11 +79,11 @@ pub(crate) struct Network {
 pub(crate) struct Request<'a> {
     pub(crate) call: Call,
     pub(crate) url: &'a Url,
-    /// The header fields but `Host` and `Content-Length`.
+    /// The header fields, without `Host` and `Content-Length`.
     pub(crate) fields: &'a [(&'a str, &'a str)],
     pub(crate) content: Option<&'a [u8]>,
-    /// It may be sent more than once. So it may go out on an idle connection: if that breaks, it is
-    /// sent again.
+    /// May be sent twice, so may use an idle connection. If that breaks, it is unknown whether the
+    /// server received the request.
     pub(crate) is_repeatable: bool,
     pub(crate) network: &'a Network,
 }
@@ -100,7 +100,7 @@ impl Deadline {
         Deadline { at: Instant::now() + timeout.min(MAX_TIMEOUT), timeout }
     }
 
-    /// An earlier deadline: after `part`, if that is before this one.
+    /// Returns the earlier of this deadline and one after `part`.
     pub(crate) fn within(self, part: Duration) -> Deadline {
         Deadline::after(part.min(self.left()))
     }
@@ -126,7 +126,7 @@ impl Call {
         self.failed(why).with_source(cause)
     }
 
-    /// This device refused a socket, or a connection to itself.
+    /// The error if this device refused a socket, or a connection to itself.
     pub(crate) fn refused_by_host(&self, cause: io::Error) -> Error {
         let why = if is_out_of_files(&cause) {
             "too many files are open, and each connection counts as one: raise the limit of open \
@@ -138,13 +138,14 @@ impl Call {
         self.failed(why).with_source(cause)
     }
 
-    /// The error if no file can be opened now: what needs files in a library may not say so.
+    /// Returns an error if no file can be opened now. Libraries that fail for this reason may not say
+    /// so.
     fn refused_files(&self) -> Option<Error> {
         let refused = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).err().filter(is_out_of_files);
         refused.map(|cause| self.refused_by_host(cause))
     }
 
-    /// Why `what` is not there, or not whole.
+    /// The error if `what` is missing or incomplete.
     fn incomplete(&self, what: &str, trouble: Trouble) -> Error {
         let cause = match trouble {
             _ if self.deadline.left().is_zero() => {
@@ -159,27 +160,25 @@ impl Call {
 }
 
 impl Network {
-    /// Whether a request goes through the same proxy, and trusts the same, so that it would fail in
-    /// the same way.
+    /// Whether both have the same proxy and roots, so that the same connection would fail on both.
     pub(crate) fn is_same_way(&self, other: &Network) -> bool {
         self.proxy == other.proxy && self.trust == other.trust
     }
 
-    /// Connects to a server or a proxy. `peer` tells in messages that it is not the server (" of the
-    /// proxy ..."); else it is empty.
+    /// Connects to a server or a proxy. For messages, `peer` is " of the proxy ...", or empty.
     fn connect(&self, to: &Arc<Origin>, peer: &str, call: &Call) -> Result<BufferedSocket, Error> {
         let (mut socket, took) = self.addresses.connect(to, peer, call)?;
         self.watch(&mut socket, to, took);
         Ok(socket)
     }
 
-    /// Watches for silence on a new connection that took so long to make.
+    /// Watches for silence on a new connection; connecting took the time `took`.
     fn watch(&self, socket: &mut BufferedSocket, to: &Arc<Origin>, took: Duration) {
         self.idle.watch(socket.get_mut(), to, SILENCE + took * 4);
     }
 
-    /// Whether to try again at once after this error: the system refused a descriptor, and idle
-    /// connections, which held some, have been closed.
+    /// If the system has refused a file descriptor, closes the idle connections. Returns whether any
+    /// were closed, so that another attempt may succeed.
     pub(crate) fn makes_room(&self, error: &Error) -> bool {
         let cause = error.source().and_then(|source| source.downcast_ref());
         cause.is_some_and(is_out_of_files) && !self.idle.close(None).is_empty()
@@ -212,7 +211,8 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
 }
 
 impl Request<'_> {
-    /// Sends the request and reads the head of the response.
+    /// Sends the request on an idle connection if possible, else on a new one. Returns the head of the
+    /// response and the connection that its content comes from.
     fn exchange(&self, route: &Route) -> Result<(Head, Connection), Error> {
         let content = self.content.unwrap_or_default();
         let (first, rest) = content.split_at(content.len().min(PART));
@@ -222,7 +222,7 @@ impl Request<'_> {
         if let Some(mut connection) = idle {
             let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
             if is_stale || received.is_err() {
-                // What broke this connection may have broken the other idle ones.
+                // The other idle connections of the route may be broken, too.
                 drop(self.network.idle.close(Some(route)));
             }
             if !is_stale || self.call.deadline.left().is_zero() {
@@ -236,7 +236,7 @@ impl Request<'_> {
         opened.map_err(|error| error.or_executed(was_sent))
     }
 
-    /// The head of the request, followed by the first part of its content.
+    /// Returns the head of the request, followed by the first part of its content.
     fn beginning(&self, content: &[u8]) -> Vec<u8> {
         let (path, host) = (&self.url.path, self.url.origin.host_field());
         let size = |(name, value): &(&str, &str)| name.len() + value.len() + "\r\n: ".len();
@@ -257,7 +257,7 @@ impl Request<'_> {
         beginning
     }
 
-    /// An idle connection that is still open, if the request may use one.
+    /// Returns an idle connection that is still open, if the request may use one.
     fn idle_connection(&self, route: &Route) -> Option<Connection> {
         if !self.is_repeatable || self.network.idle_connections == 0 {
             return None;
@@ -271,8 +271,8 @@ impl Request<'_> {
         }
     }
 
-    /// Opens a connection, and closes an idle one before: a server with few workers may serve
-    /// nobody else while a connection is idle.
+    /// Closes an idle connection, then opens a new one: a server may have a single worker, which the
+    /// idle connection occupies.
     fn open(&self, route: &Route) -> Result<Connection, Error> {
         drop(self.network.idle.close_one(route));
         let connection = loop {
@@ -287,8 +287,8 @@ impl Request<'_> {
         Ok(connection)
     }
 
-    /// The result of an exchange on a connection. If `is_silent`, it is a new one on which no response
-    /// has begun: then the server may have refused it within TLS.
+    /// Returns the result of an exchange. If `is_silent`, the connection is new and has received no
+    /// byte of a response: the server may have refused it within TLS.
     fn outcome(
         &self, received: Result<Head, Trouble>, connection: Connection, is_silent: bool,
     ) -> Result<(Head, Connection), Error> {
