@@ -1,4 +1,4 @@
-//! A connection to a server, along its route: directly or through a proxy, with TLS or without.
+//! A connection to a server, directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `idle`. Knows nothing of requests.
 
 use std::sync::Arc;
@@ -11,18 +11,17 @@ use super::{Call, Network};
 use crate::error::Error;
 use crate::url::Origin;
 
-/// The maximum time that a connection is idle. Most servers have closed it by then.
+/// Maximum idle time. Most servers have closed the connection by then.
 const MAX_IDLE: Duration = Duration::from_secs(30);
 
-/// The maximum age of an idle connection: the name may have moved to another address.
+/// Maximum age of an idle connection. The host name may have moved to another address.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
-/// Where a connection leads to, and whom it trusts to be there. It may be used again for the very
-/// same only.
+/// Origin, proxy and roots. Only a request with an identical route may reuse a connection.
 #[derive(Clone, PartialEq)]
 pub(super) struct Route {
     pub(super) origin: Arc<Origin>,
-    /// For `https`; `http` stays on this machine.
+    /// Only for `https`: `http` stays on this machine.
     pub(super) proxy: Option<Arc<Proxy>>,
     pub(super) trust: Trust,
 }
@@ -31,20 +30,20 @@ pub(super) struct Route {
 pub(super) struct Connection {
     pub(super) stream: Box<dyn Stream>,
     pub(super) route: Route,
-    /// After a fork, two processes would speak on one connection.
+    /// The process that opened it. After a fork, the other process must not use it.
     process: u32,
-    /// It was idle before the request that it carries.
+    /// Whether it was idle before its current request.
     pub(super) was_idle: bool,
     opened: Moment,
     last_used: Moment,
 }
 
-/// A moment by both clocks: while a device sleeps, the first stands still.
+/// A moment by both clocks. The first may not advance while a device is suspended.
 #[derive(Clone, Copy)]
 pub(super) struct Moment(Instant, SystemTime);
 
 impl Route {
-    /// What is connected to: the proxy, or else the server.
+    /// Returns the proxy if there is one, else the server.
     pub(super) fn first_hop(&self) -> &Arc<Origin> {
         self.proxy.as_ref().map_or(&self.origin, |proxy| &proxy.origin)
     }
@@ -73,7 +72,7 @@ impl Connection {
         Ok(Connection { stream, route, process, was_idle: false, opened: now, last_used: now })
     }
 
-    /// Whether the server keeps the connection open, and nothing has come that was not read.
+    /// Whether the connection is open with no unread data.
     pub(super) fn is_open(&mut self) -> bool {
         self.stream.socket().waits = false;
         let input = self.stream.reader().fill_buf().map(drop);
@@ -81,7 +80,7 @@ impl Connection {
         matches!(input, Err(error) if is_passing(&error)) && !self.stream.has_unread_data()
     }
 
-    /// It is idle from now on.
+    /// Notes that it is idle from now on.
     pub(super) fn mark_idle(&mut self) {
         self.last_used = Moment::now();
         self.was_idle = true;
@@ -97,10 +96,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // After a fork, the other process may still use it.
+        // After a fork, the process that opened it may still use it.
         if self.process == std::process::id() {
             self.stream.close();
-            // To close the descriptor would not be enough: a forked process may hold it, too.
+            // Closing the descriptor is not enough: a forked process may hold a copy.
             self.stream.socket().shut_down();
         }
     }

@@ -1,5 +1,5 @@
-//! One request on one connection, and the head of its response. Called by `http`. Knows nothing of
-//! how the connection was made, nor of content behind the head.
+//! Sends one request on one connection and reads the head of its response. Called by `http`. Knows
+//! nothing of how the connection was made, nor of the response's content.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -8,7 +8,8 @@ use super::connection::Connection;
 use super::response_head::{read_head, Head, Trouble, HEAD_LIMIT};
 use super::socket::{is_passing, write_all, WRITE_PART};
 
-/// Content up to this size is sent together with the head; longer content in parts of this size.
+/// Content up to this size is sent together with the head. Longer content is sent in parts of this
+/// size.
 pub(super) const PART: usize = 16 * 1024;
 
 /// One request on one connection.
@@ -18,13 +19,14 @@ struct Exchange<'a> {
     head_budget: usize,
     /// The head being read, perhaps incomplete.
     head: Vec<u8>,
-    /// The response, if it has begun before the request was sent to its end.
+    /// The head, or the error, if it came before the request was sent completely.
     early: Option<Result<Head, Trouble>>,
 }
 
-/// Sends a request, whose head is in `beginning`, and reads the head of the final response. Returns
-/// also whether the connection is stale: if it was idle, the server closed it before it saw this
-/// request ([RFC 9110, section 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9) for 408).
+/// Sends a request, whose head is in `beginning`, and reads the head of the final response. Also
+/// returns whether the connection is stale: if it was idle, the server closed it before it saw this
+/// request. A 408 says so, too ([RFC 9110, section
+/// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
 pub(super) fn run(
     connection: &mut Connection, beginning: &[u8], rest: &[u8],
 ) -> (Result<Head, Trouble>, bool) {
@@ -51,7 +53,7 @@ pub(super) fn run(
 }
 
 impl Exchange<'_> {
-    /// Sends the request; `false` if the server has refused it before its end.
+    /// Sends the request. Returns `false` if the server refused it before it was sent completely.
     fn send(&mut self, beginning: &[u8], mut rest: &[u8]) -> io::Result<bool> {
         write_all(self.connection.stream.writer(), beginning)?;
         let is_small = rest.is_empty();
@@ -60,7 +62,7 @@ impl Exchange<'_> {
             let start = Instant::now();
             let writer = self.connection.stream.writer();
             let written = match rest.len() {
-                // What TLS still holds.
+                // Send what TLS has buffered.
                 0 => writer.flush().map(|()| 0),
                 length => writer.write(&rest[..length.min(PART)]),
             };
@@ -70,8 +72,8 @@ impl Exchange<'_> {
                     rest = &rest[n..];
                     blocked = Duration::ZERO;
                 }
-                // A signal ends a write early. A process that was stopped looks as if it had
-                // blocked for long.
+                // Count `WRITE_PART` at most: a process that was stopped seems to have blocked for
+                // long.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     blocked += start.elapsed().min(WRITE_PART);
                 }
@@ -81,8 +83,8 @@ impl Exchange<'_> {
         Ok(false)
     }
 
-    /// Whether the server has responded in a way that makes the rest of the request needless. After
-    /// a 2xx it may want all of it, but for a server that has read no more of it for so long.
+    /// Whether to stop sending because the server has responded. After a 2xx, only if the server has
+    /// stopped reading.
     fn is_refused(&mut self, blocked: Duration) -> bool {
         if self.early.is_none() {
             self.connection.stream.socket().waits = false;
@@ -106,7 +108,7 @@ impl Exchange<'_> {
             read_head(self.connection.stream.reader(), &mut self.head_budget, &mut self.head)?;
             let head = Head::parse(&std::mem::take(&mut self.head)).map_err(Trouble::Malformed)?;
             match head.status {
-                // 101 would be final, and nobody has asked for it.
+                // 101 would be final, but no upgrade was requested.
                 100 | 102..=199 => {}
                 0..=199 => {
                     return Err(Trouble::Malformed("has a status code (1xx) that is not final"))
