@@ -161,9 +161,9 @@ mod tests {
             // A device that has just been started has no earlier time.
             (
                 changed(|c| {
-                    c.last_used.0 = c.last_used.0.checked_sub(MAX_IDLE).unwrap_or(c.opened.0)
+                    c.last_used.0 = c.opened.0.checked_sub(MAX_IDLE).unwrap_or(c.opened.0);
                 }),
-                { Instant::now().checked_sub(MAX_IDLE).is_none() },
+                Instant::now().checked_sub(MAX_IDLE).is_none(),
             ),
             (changed(|c| c.process += 1), false),
         ] {

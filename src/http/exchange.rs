@@ -72,8 +72,8 @@ impl Exchange<'_> {
                     rest = &rest[n..];
                     blocked = Duration::ZERO;
                 }
-                // Count `WRITE_PART` at most: a process that was stopped seems to have blocked for
-                // long.
+                // A signal may end a write early, and a stopped process seems to block for long: count
+                // the time that has passed, but no more than a write may take.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     blocked += start.elapsed().min(WRITE_PART);
                 }

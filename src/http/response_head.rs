@@ -1,16 +1,18 @@
-//! The head of a response: its status, its fields, and where the content after it ends. Called by
-//! `exchange` and `proxy`. Knows nothing of requests.
+//! The head of a response: status, fields, and where the content ends. Called by `exchange`, `proxy`
+//! and `response_content`. Knows nothing of requests.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read as _};
 
 use crate::url::is_token;
 
-/// How long the heads of a response may be, interim ones included, and how many fields they have.
+/// Maximum size of all heads of a response, interim ones included, and of the trailers.
 pub(super) const HEAD_LIMIT: usize = 64 * 1024;
+
+/// Maximum number of fields in a head or trailers.
 pub(super) const LINE_LIMIT: usize = 1024;
 
-/// How the end of the content is found ([RFC 9112, section
+/// How the length of the content is determined ([RFC 9112, section
 /// 6.3](https://www.rfc-editor.org/rfc/rfc9112#section-6.3)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Framing {
@@ -24,7 +26,7 @@ pub(super) enum Framing {
 pub(super) enum Trouble {
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection was closed.
     Io(io::Error),
-    /// What is wrong with it.
+    /// What is wrong with the response.
     Malformed(&'static str),
 }
 
@@ -32,11 +34,11 @@ pub(super) enum Trouble {
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: u16,
-    /// Names in lower case, and values without line breaks and other control characters.
+    /// Names are in lower case. Values have no control characters.
     pub(super) fields: Vec<(String, String)>,
     pub(super) framing: Framing,
-    /// Whether the connection can be used again: the server keeps it open, and there is no doubt
-    /// about where the content ends.
+    /// Whether the connection can be used again: the server keeps it open, and the length of the
+    /// content is unambiguous.
     pub(super) is_persistent: bool,
 }
 
@@ -46,8 +48,8 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Reads one head and subtracts its length from `budget`. After a read that was only interrupted, it
-/// continues a head that is incomplete.
+/// Reads one head and subtracts its length from `budget`. If `head` is incomplete because an earlier
+/// read would have blocked, continues it.
 pub(super) fn read_head(
     reader: &mut dyn BufRead, budget: &mut usize, head: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
@@ -65,24 +67,23 @@ pub(super) fn read_head(
     read_fields(reader, budget, head)
 }
 
-/// Reads lines after the first one, up to and including an empty line, and subtracts their length
-/// from `budget`.
+/// Reads the lines after the first one, to an empty line, and subtracts their length from `budget`.
 pub(super) fn read_fields(
     reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
-    let mut count = lines.iter().filter(|&&byte| byte == b'\n').count();
+    let mut number = lines.split(|&byte| byte == b'\n').count();
     while !(lines.ends_with(b"\n\n") || lines.ends_with(b"\n\r\n")) {
-        // The first line and the empty one are no fields.
-        if *budget == 0 || count == LINE_LIMIT + 2 {
+        // The first line and the empty line are no fields.
+        if *budget == 0 || number > LINE_LIMIT + 2 {
             return Err(Trouble::Malformed(OVER_LIMIT));
         }
         read_line(reader, budget, lines)?;
-        count += 1;
+        number += 1;
     }
     Ok(())
 }
 
-/// Reads the rest of a line, or as much of it as `budget` allows, and subtracts that from `budget`.
+/// Reads the rest of a line, at most `budget` bytes, and subtracts its length from `budget`.
 pub(super) fn read_line(
     reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
 ) -> io::Result<()> {
@@ -105,7 +106,7 @@ impl Head {
             fault = Some("has a version other than HTTP/1");
         }
         let framing = match framing(&fields) {
-            // These have no content, whatever their fields say.
+            // RFC 9112, section 6.3: these never have content.
             _ if matches!(status, 204 | 304) => Framing::Length(0),
             Ok(framing) => framing,
             Err(why) => {
@@ -128,10 +129,10 @@ impl Head {
     }
 }
 
-/// Whether a connection can be used again after a response with this status and these fields.
+/// Whether the connection can be used again after a response with this status and these fields.
 fn allows_another_request(status: u16, fields: &[(String, String)]) -> bool {
     let has_close = values(fields, "connection").any(|value| value.eq_ignore_ascii_case("close"));
-    // One field says where the content ends; responses without content need none.
+    // Exactly one field must determine the length, and none if there can be no content.
     let is_framing = |name: &str| matches!(name, "content-length" | "transfer-encoding");
     let framings = fields.iter().filter(|(name, _)| is_framing(name)).count();
     let is_unambiguous = framings == usize::from(!matches!(status, 204 | 304));
@@ -148,7 +149,7 @@ pub(super) const OVER_LIMIT: &str =
 
 pub(super) const BAD_LENGTH: &str = "has a Content-Length that is not a number of 64 bits";
 
-/// Returns the fields of a head, names in lower case, and what is wrong with one of them.
+/// Returns the fields of a head, and what is wrong if one is malformed.
 fn fields(head: &[u8]) -> (Vec<(String, String)>, Option<&'static str>) {
     let (mut fields, mut fault) = (Vec::<(String, String)>::with_capacity(16), None);
     let lines = head.split(|&byte| byte == b'\n').skip(1);
@@ -156,7 +157,7 @@ fn fields(head: &[u8]) -> (Vec<(String, String)>, Option<&'static str>) {
         let line = text(line);
         let folded = fields.last_mut().filter(|_| line.starts_with(SPACE));
         if let Some((_, value)) = folded {
-            // RFC 9112, section 5.2: the field goes on.
+            // RFC 9112, section 5.2: the line continues the field.
             let whole = [value, " ", line.trim_matches(SPACE)].concat();
             whole.trim_matches(SPACE).clone_into(value);
         } else if let Some(field) = field(&line) {
@@ -168,7 +169,7 @@ fn fields(head: &[u8]) -> (Vec<(String, String)>, Option<&'static str>) {
     (fields, fault)
 }
 
-/// Returns the name and the value in a line.
+/// Splits a line into name and value.
 fn field(line: &str) -> Option<(String, String)> {
     let (name, value) = line.split_once(':')?;
     let name = name.trim_end_matches(SPACE);
@@ -184,7 +185,7 @@ fn without_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Decodes bytes that should be ASCII: others are UTF-8, or else ISO 8859-1.
+/// Decodes a line that should be ASCII as UTF-8, or else as ISO 8859-1.
 fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Cow::Borrowed(text),
@@ -192,7 +193,7 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Version and status code of the status line that a head begins with ([RFC 9112, section
+/// Returns version and status code of a head's first line ([RFC 9112, section
 /// 4](https://www.rfc-editor.org/rfc/rfc9112#section-4)).
 pub(super) fn status_line(head: &[u8]) -> Option<(&[u8], u16)> {
     let line = without_return(head.split(|&byte| byte == b'\n').next()?);
@@ -205,14 +206,14 @@ pub(super) fn status_line(head: &[u8]) -> Option<(&[u8], u16)> {
     (is_version && is_code).then(|| (version, number()))
 }
 
-/// The values of a field, whose lists ([RFC 9110, section
-/// 5.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1)) are taken apart.
+/// Returns the values of a field. Lists are split ([RFC 9110, section
+/// 5.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1)).
 fn values<'a>(fields: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
     let named = fields.iter().filter(move |field| field.0 == name);
     named.flat_map(|(_, list)| list.split(',').map(|member| member.trim_matches(SPACE)))
 }
 
-/// Where the content of a response with these fields ends.
+/// Returns how these fields determine the length of the content.
 fn framing(fields: &[(String, String)]) -> Result<Framing, &'static str> {
     let mut codings = values(fields, "transfer-encoding");
     match (codings.next(), codings.next()) {
@@ -222,7 +223,7 @@ fn framing(fields: &[(String, String)]) -> Result<Framing, &'static str> {
         }
         _ => return Err("has a Transfer-Encoding other than `chunked`"),
     }
-    // Proxies join the fields of one name.
+    // Proxies join fields with the same name.
     let mut lengths = values(fields, "content-length");
     let Some(length) = lengths.next() else {
         return Ok(Framing::UntilClose);
@@ -236,7 +237,7 @@ fn framing(fields: &[(String, String)]) -> Result<Framing, &'static str> {
     }
 }
 
-/// Whether the content is encoded: it would be taken for the content itself.
+/// Whether the content is encoded. No encoding was requested, so the caller could not decode it.
 pub(super) fn is_encoded(fields: &[(String, String)]) -> bool {
     let mut codings = values(fields, "content-encoding");
     codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
