@@ -55,7 +55,10 @@ pub(super) fn read_head(
 ) -> Result<(), Trouble> {
     // Fail on the first wrong byte: another protocol's server may be waiting for us.
     while let Some(expected) = b"HTTP/".get(head.len()) {
-        match reader.fill_buf()?.first() {
+        let chunk = reader.fill_buf()?;
+        // Nearly always, this is the only allocation.
+        head.reserve(chunk.len());
+        match chunk.first() {
             _ if *budget == 0 => return Err(Trouble::Malformed(OVER_LIMIT)),
             None => return Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
             Some(byte) if byte == expected => head.push(*byte),
@@ -171,9 +174,9 @@ fn fields(head: &[u8]) -> (Vec<(String, String)>, Option<&'static str>) {
 
 /// Splits a line into name and value.
 fn field(line: &str) -> Option<(String, String)> {
-    let (name, value) = line.split_once(':')?;
+    let (name, value) = line.split_at(line.bytes().position(|byte| byte == b':')?);
     let name = name.trim_end_matches(SPACE);
-    let field = || (name.to_ascii_lowercase(), value.trim_matches(SPACE).to_owned());
+    let field = || (name.to_ascii_lowercase(), value[1..].trim_matches(SPACE).to_owned());
     is_token(name.as_bytes()).then(field)
 }
 
