@@ -1,6 +1,6 @@
-//! One exchange: a request, and its response as a head and a stream. Called by `session` and
-//! `token`. Outside of this module and its folder nothing knows rustls or a socket; inside nothing
-//! knows tokens, retries or minreq.
+//! Sends a request and returns the head of its response, with the content as a stream. Called by
+//! `session` and `token`. Knows nothing of tokens, retries or minreq. Nothing outside of this module
+//! and its folder knows rustls or a socket, except `token/minreq`.
 
 mod addresses;
 mod connection;
@@ -12,7 +12,6 @@ mod response_head;
 mod socket;
 #[cfg_attr(not(feature = "tls"), path = "http/no_tls.rs")]
 mod tls;
-mod workers;
 
 use std::error::Error as _;
 use std::fmt;
@@ -23,7 +22,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use addresses::{is_out_of_files, Addresses};
 use connection::{Connection, Route};
-use exchange::{Exchange, PART};
+use exchange::PART;
 pub(crate) use idle::Idle;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, KEPT};
@@ -34,31 +33,31 @@ pub(crate) use tls::Trust;
 use crate::error::{Error, ErrorKind, Received};
 use crate::url::{Origin, Url};
 
-/// What requests say they come from, unless `Session::header` replaces it.
+/// The `User-Agent` of requests, unless `Session::header` replaces it.
 pub(crate) const USER_AGENT: &str = concat!("jas-session/", env!("CARGO_PKG_VERSION"));
 
-/// Content up to this size is read with the head, if the request may be retried: then it can be
-/// when the content is truncated.
-const SMALL: u64 = 16 * 1024;
+/// If a request may be sent more than once, response content up to this size is read together with
+/// the head. Then truncated content is an error that can be retried.
+const READ_AHEAD_LIMIT: u64 = 16 * 1024;
 
-/// Bytes of a request's head besides path, host and fields, at most.
-const LINES: usize = 80;
+/// Maximum size of a request's head without path, host and fields.
+const HEAD_ROOM: usize = 80;
 
-/// How long a new connection may be silent, plus four times what connecting took. A server that is
-/// silent for longer may have no free worker.
+/// How long a new connection may be silent before idle ones make way, plus four times the time that
+/// connecting took. A server that is silent for longer may have no free worker.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// Longer timeouts are as good as none, and would overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Longer timeouts are shortened to this: their end could overflow an `Instant`.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The end of a call's time, and how long that was.
+/// When a call's time ends, and its timeout for messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     at: Instant,
     timeout: Duration,
 }
 
-/// What messages call a request, and when its time is up.
+/// The name of a request in messages, and its deadline.
 #[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) label: String,
@@ -72,7 +71,7 @@ pub(crate) struct Network {
     pub(crate) trust: Trust,
     pub(crate) addresses: Addresses,
     pub(crate) idle: Idle,
-    /// How many are kept, at most.
+    /// Maximum number of idle connections.
     pub(crate) idle_connections: usize,
 }
 
@@ -80,11 +79,11 @@ pub(crate) struct Network {
 pub(crate) struct Request<'a> {
     pub(crate) call: Call,
     pub(crate) url: &'a Url,
-    /// The header fields but `Host` and `Content-Length`.
+    /// The header fields, without `Host` and `Content-Length`.
     pub(crate) fields: &'a [(&'a str, &'a str)],
     pub(crate) content: Option<&'a [u8]>,
-    /// It may be sent more than once. So it may go out on an idle connection: if that breaks, it is
-    /// sent again.
+    /// May be sent twice, so may use an idle connection. If that breaks, it is unknown whether the
+    /// server received the request.
     pub(crate) is_repeatable: bool,
     pub(crate) network: &'a Network,
 }
@@ -98,10 +97,10 @@ pub(crate) struct Response {
 
 impl Deadline {
     pub(crate) fn after(timeout: Duration) -> Deadline {
-        Deadline { at: Instant::now() + timeout.min(LONGEST), timeout }
+        Deadline { at: Instant::now() + timeout.min(MAX_TIMEOUT), timeout }
     }
 
-    /// An earlier deadline: after `part`, if that is before this one.
+    /// Returns the earlier of this deadline and one after `part`.
     pub(crate) fn within(self, part: Duration) -> Deadline {
         Deadline::after(part.min(self.left()))
     }
@@ -127,7 +126,7 @@ impl Call {
         self.failed(why).with_source(cause)
     }
 
-    /// This device refused a socket, or a connection to itself.
+    /// The error if this device refused a socket, or a connection to itself.
     pub(crate) fn refused_by_host(&self, cause: io::Error) -> Error {
         let why = if is_out_of_files(&cause) {
             "too many files are open, and each connection counts as one: raise the limit of open \
@@ -139,13 +138,14 @@ impl Call {
         self.failed(why).with_source(cause)
     }
 
-    /// The error if no file can be opened now: what needs files in a library may not say so.
+    /// Returns an error if no file can be opened now. Libraries that fail for this reason may not say
+    /// so.
     fn refused_files(&self) -> Option<Error> {
         let refused = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).err().filter(is_out_of_files);
         refused.map(|cause| self.refused_by_host(cause))
     }
 
-    /// Why `what` is not there, or not whole.
+    /// The error if `what` is missing or incomplete.
     fn incomplete(&self, what: &str, trouble: Trouble) -> Error {
         let cause = match trouble {
             _ if self.deadline.left().is_zero() => {
@@ -160,24 +160,23 @@ impl Call {
 }
 
 impl Network {
-    /// Connects to a server or a proxy. `whose` tells in messages that it is not the server (" of the
-    /// proxy ..."); else it is empty.
-    fn connect(&self, to: &Arc<Origin>, whose: &str, call: &Call) -> Result<BufferedSocket, Error> {
-        let (mut socket, took) = self.addresses.connect(to, whose, call)?;
+    /// Connects to a server or a proxy. For messages, `peer` is " of the proxy ...", or empty.
+    fn connect(&self, to: &Arc<Origin>, peer: &str, call: &Call) -> Result<BufferedSocket, Error> {
+        let (mut socket, took) = self.addresses.connect(to, peer, call)?;
         self.watch(&mut socket, to, took);
         Ok(socket)
     }
 
-    /// Watches for silence on a new connection that took so long to make.
+    /// Watches for silence on a new connection; connecting took the time `took`.
     fn watch(&self, socket: &mut BufferedSocket, to: &Arc<Origin>, took: Duration) {
         self.idle.watch(socket.get_mut(), to, SILENCE + took * 4);
     }
 
-    /// Whether to try again at once after this error: the system refused a descriptor, and idle
-    /// connections, which held some, have been closed.
+    /// If the system has refused a file descriptor, closes the idle connections. Returns whether any
+    /// were closed, so that another attempt may succeed.
     pub(crate) fn makes_room(&self, error: &Error) -> bool {
         let cause = error.source().and_then(|source| source.downcast_ref());
-        cause.is_some_and(is_out_of_files) && !self.idle.close_all().is_empty()
+        cause.is_some_and(is_out_of_files) && !self.idle.close(None).is_empty()
     }
 }
 
@@ -195,70 +194,57 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let is_repeatable = request.is_repeatable;
     let content = Content::new(request.call, head.framing, connection, network.idle.clone(), most);
     let mut response = Response { status: head.status, fields: head.fields, content };
-    response.read_small(is_repeatable)?;
+    if response.is_success() {
+        response.refuse_encoded()?;
+        if is_repeatable
+            && response.content.length().is_none_or(|length| length <= READ_AHEAD_LIMIT)
+        {
+            response.content.read_ahead(READ_AHEAD_LIMIT)?;
+        }
+    }
     Ok(response)
 }
 
 impl Request<'_> {
-    /// Sends the request and reads the head of the response.
+    /// Sends the request on an idle connection if possible, else on a new one. Returns the head of the
+    /// response and the connection that its content comes from.
     fn exchange(&self, route: &Route) -> Result<(Head, Connection), Error> {
         let content = self.content.unwrap_or_default();
         let (first, rest) = content.split_at(content.len().min(PART));
         let beginning = self.beginning(first);
-        let mut was_sent = false;
-        if let Some(mut connection) = self.idle_connection(route) {
-            let mut exchange = Exchange::on(&mut connection);
-            let received = exchange.run(&beginning, rest);
-            let is_stale = exchange.is_stale(&received);
+        let idle = self.idle_connection(route);
+        let was_sent = idle.is_some();
+        if let Some(mut connection) = idle {
+            let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
             if is_stale || received.is_err() {
-                // What broke this connection may have broken the other idle ones.
-                drop(self.network.idle.close_route(route));
+                // The other idle connections of the route may be broken, too.
+                drop(self.network.idle.close(Some(route)));
             }
             if !is_stale || self.call.deadline.left().is_zero() {
-                return self.outcome(received, connection);
+                return self.outcome(received, connection, false);
             }
-            was_sent = true;
         }
-        let mut connection = self.open(route).map_err(|error| error.or_executed(was_sent))?;
-        let mut exchange = Exchange::on(&mut connection);
-        let received = exchange.run(&beginning, rest);
-        let has_nothing = exchange.is_stale(&received);
-        match received {
-            Err(Trouble::Io(cause)) if has_nothing => {
-                connection.forget_session();
-                let error = match connection.refusal(&cause) {
-                    Some((why, may_have_executed)) => {
-                        let error = self.call.failed(why).with_source(cause);
-                        error.or_executed(may_have_executed).finally(true)
-                    }
-                    None => self.call.incomplete("the response", cause.into()).or_executed(true),
-                };
-                Err(error.or_executed(was_sent))
-            }
-            received => self.outcome(received, connection),
-        }
+        let opened = self.open(route).and_then(|mut connection| {
+            let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
+            self.outcome(received, connection, is_stale)
+        });
+        opened.map_err(|error| error.or_executed(was_sent))
     }
 
-    /// The head of the request, followed by the first part of its content.
+    /// Returns the head of the request, followed by the first part of its content.
     fn beginning(&self, content: &[u8]) -> Vec<u8> {
         let (path, host) = (&self.url.path, self.url.origin.host_field());
         let size = |(name, value): &(&str, &str)| name.len() + value.len() + "\r\n: ".len();
         let fields: usize = self.fields.iter().map(size).sum();
-        let room = path.len() + host.len() + fields + LINES + content.len();
+        let room = path.len() + host.len() + fields + HEAD_ROOM + content.len();
         let mut head = String::with_capacity(room);
-        head.push_str(if self.content.is_some() { "POST " } else { "GET " });
-        head.push_str(path);
-        head.push_str(" HTTP/1.1\r\nHost: ");
-        head.push_str(host);
+        let method = if self.content.is_some() { "POST " } else { "GET " };
+        head.extend([method, path, " HTTP/1.1\r\nHost: ", host]);
         for (name, value) in self.fields {
-            head.push_str("\r\n");
-            head.push_str(name);
-            head.push_str(": ");
-            head.push_str(value);
+            head.extend(["\r\n", name, ": ", value]);
         }
         if let Some(content) = self.content {
-            head.push_str("\r\nContent-Length: ");
-            head.push_str(&content.len().to_string());
+            head.extend(["\r\nContent-Length: ", &content.len().to_string()]);
         }
         head.push_str("\r\n\r\n");
         let mut beginning = head.into_bytes();
@@ -266,23 +252,22 @@ impl Request<'_> {
         beginning
     }
 
-    /// An idle connection that is still open, if the request may use one.
+    /// Returns an idle connection that is still open, if the request may use one.
     fn idle_connection(&self, route: &Route) -> Option<Connection> {
         if !self.is_repeatable || self.network.idle_connections == 0 {
             return None;
         }
         loop {
-            let (found, _) = self.network.idle.take(route);
-            let mut connection = found?;
-            connection.socket().deadline = self.call.deadline;
+            let mut connection = self.network.idle.take(route).0?;
+            connection.stream.socket().deadline = self.call.deadline;
             if connection.is_open() {
                 return Some(connection);
             }
         }
     }
 
-    /// Opens a connection, and closes an idle one before: a server with few workers may serve
-    /// nobody else while a connection is idle.
+    /// Closes an idle connection, then opens a new one: a server may have a single worker, which the
+    /// idle connection occupies.
     fn open(&self, route: &Route) -> Result<Connection, Error> {
         drop(self.network.idle.close_one(route));
         let connection = loop {
@@ -297,12 +282,28 @@ impl Request<'_> {
         Ok(connection)
     }
 
-    /// What came of an exchange on this connection.
+    /// Returns the result of an exchange. If `is_silent`, the connection is new and has received no
+    /// byte of a response: the server may have refused it within TLS.
     fn outcome(
-        &self, received: Result<Head, Trouble>, connection: Connection,
+        &self, received: Result<Head, Trouble>, connection: Connection, is_silent: bool,
     ) -> Result<(Head, Connection), Error> {
-        let head = received.map_err(|why| self.call.incomplete("the response", why));
-        Ok((head.map_err(|error| error.or_executed(true))?, connection))
+        let refusal = match &received {
+            Err(Trouble::Io(cause)) if is_silent => {
+                connection.stream.forget_session();
+                connection.stream.refusal(cause)
+            }
+            _ => None,
+        };
+        match (received, refusal) {
+            (Ok(head), _) => Ok((head, connection)),
+            (Err(Trouble::Io(cause)), Some((why, may_have_executed))) => {
+                let error = self.call.failed(why).with_source(cause).finally(true);
+                Err(error.or_executed(may_have_executed))
+            }
+            (Err(trouble), _) => {
+                Err(self.call.incomplete("the response", trouble).or_executed(true))
+            }
+        }
     }
 }
 
@@ -317,19 +318,11 @@ impl Response {
         (200..300).contains(&self.status)
     }
 
-    /// Refuses content that is coded, and reads what is small, so that the request can be retried
-    /// if it is truncated.
-    fn read_small(&mut self, is_repeatable: bool) -> Result<(), Error> {
-        if !self.is_success() {
-            return Ok(());
-        }
-        if is_encoded(&self.fields) {
-            if self.content.read_ahead(1)? > 0 {
-                let message = "the content is encoded (Content-Encoding), which was not asked for";
-                return Err(self.content.call().failed(message).or_executed(true).finally(true));
-            }
-        } else if is_repeatable && self.content.length().is_none_or(|length| length <= SMALL) {
-            self.content.read_ahead(SMALL)?;
+    /// Fails if there is content and it is encoded.
+    fn refuse_encoded(&mut self) -> Result<(), Error> {
+        if is_encoded(&self.fields) && self.content.read_ahead(1)? > 0 {
+            let message = "the content is encoded (Content-Encoding), which was not asked for";
+            return Err(self.content.call().failed(message).or_executed(true).finally(true));
         }
         Ok(())
     }

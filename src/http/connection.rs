@@ -1,51 +1,49 @@
-//! A connection to a server, along its route: directly or through a proxy, with TLS or without.
+//! A connection to a server, directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `idle`. Knows nothing of requests.
 
-use std::io::{self, BufRead, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::proxy::Proxy;
-use super::socket::{is_passing, Socket, Stream};
+use super::socket::{is_passing, Stream};
 use super::tls::Trust;
 use super::{Call, Network};
 use crate::error::Error;
 use crate::url::Origin;
 
-/// The maximum time that a connection is idle. Most servers have closed it by then.
-const IDLE: Duration = Duration::from_secs(30);
+/// Maximum idle time. Most servers have closed the connection by then.
+const MAX_IDLE: Duration = Duration::from_secs(30);
 
-/// The maximum age of an idle connection: the name may have moved to another address.
-const AGE: Duration = Duration::from_secs(300);
+/// Maximum age of an idle connection. The host name may have moved to another address.
+const MAX_AGE: Duration = Duration::from_secs(300);
 
-/// Where a connection leads to, and whom it trusts to be there. It may be used again for the very
-/// same only.
+/// Origin, proxy and roots. Only a request with an identical route may reuse a connection.
 #[derive(Clone, PartialEq)]
 pub(super) struct Route {
     pub(super) origin: Arc<Origin>,
-    /// For `https`; `http` stays on this machine.
+    /// Only for `https`: `http` stays on this machine.
     pub(super) proxy: Option<Arc<Proxy>>,
     pub(super) trust: Trust,
 }
 
 /// An open connection. Dropping it closes it.
 pub(super) struct Connection {
-    stream: Box<dyn Stream>,
+    pub(super) stream: Box<dyn Stream>,
     pub(super) route: Route,
-    /// After a fork, two processes would speak on one connection.
+    /// The process that opened it. After a fork, the other process must not use it.
     process: u32,
-    /// It was idle before the request that it carries.
+    /// Whether it was idle before its current request.
     pub(super) was_idle: bool,
     opened: Moment,
     last_used: Moment,
 }
 
-/// A moment by both clocks: while a device sleeps, the first stands still.
+/// A moment by both clocks. The first may not advance while a device is suspended.
 #[derive(Clone, Copy)]
 pub(super) struct Moment(Instant, SystemTime);
 
 impl Route {
-    /// What is connected to: the proxy, or else the server.
+    /// Returns the proxy if there is one, else the server.
     pub(super) fn first_hop(&self) -> &Arc<Origin> {
         self.proxy.as_ref().map_or(&self.origin, |proxy| &proxy.origin)
     }
@@ -74,42 +72,15 @@ impl Connection {
         Ok(Connection { stream, route, process, was_idle: false, opened: now, last_used: now })
     }
 
-    pub(super) fn reader(&mut self) -> &mut dyn BufRead {
-        self.stream.reader()
-    }
-
-    pub(super) fn writer(&mut self) -> &mut dyn Write {
-        self.stream.writer()
-    }
-
-    pub(super) fn socket(&mut self) -> &mut Socket {
-        self.stream.socket()
-    }
-
-    /// Whether the server keeps the connection open, and nothing has come that was not read.
+    /// Whether the connection is open with no unread data.
     pub(super) fn is_open(&mut self) -> bool {
-        self.socket().waits = false;
-        let input = self.reader().fill_buf().map(drop);
-        self.socket().waits = true;
-        matches!(input, Err(error) if is_passing(&error)) && !self.has_unread_data()
+        self.stream.socket().waits = false;
+        let input = self.stream.reader().fill_buf().map(drop);
+        self.stream.socket().waits = true;
+        matches!(input, Err(error) if is_passing(&error)) && !self.stream.has_unread_data()
     }
 
-    /// Whether more has come than was read: content, or a part of a TLS record.
-    pub(super) fn has_unread_data(&self) -> bool {
-        self.stream.has_unread_data()
-    }
-
-    /// Forgets the TLS session that it has resumed: the server may not be able to go on with it.
-    pub(super) fn forget_session(&self) {
-        self.stream.forget_session();
-    }
-
-    /// Why the server ended TLS in place of a response, and whether it may have executed the request.
-    pub(super) fn refusal(&self, cause: &io::Error) -> Option<(&'static str, bool)> {
-        self.stream.refusal(cause)
-    }
-
-    /// It is idle from now on.
+    /// Notes that it is idle from now on.
     pub(super) fn mark_idle(&mut self) {
         self.last_used = Moment::now();
         self.was_idle = true;
@@ -118,19 +89,18 @@ impl Connection {
     /// Whether it belongs to this process, has not been idle for too long, and is not too old.
     pub(super) fn is_reusable(&self, process: u32, now: &Moment) -> bool {
         self.process == process
-            && now.since(&self.last_used) < IDLE
-            && now.since(&self.opened) < AGE
+            && now.since(&self.last_used) < MAX_IDLE
+            && now.since(&self.opened) < MAX_AGE
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // After a fork, the other process may still use it.
+        // After a fork, the process that opened it may still use it.
         if self.process == std::process::id() {
-            self.socket().counted = None;
             self.stream.close();
-            // To close the descriptor would not be enough: a forked process may hold it, too.
-            self.socket().shut_down();
+            // Closing the descriptor is not enough: a forked process may hold a copy.
+            self.stream.socket().shut_down();
         }
     }
 }
@@ -184,14 +154,17 @@ mod tests {
             changed
         };
         for (connection, is_reusable) in [
-            (changed(|c| c.last_used.1 -= IDLE), false),
-            (changed(|c| c.last_used.1 -= IDLE / 2), true),
-            (changed(|c| c.opened.1 -= AGE), false),
-            (changed(|c| c.opened.1 -= AGE / 2), true),
+            (changed(|c| c.last_used.1 -= MAX_IDLE), false),
+            (changed(|c| c.last_used.1 -= MAX_IDLE / 2), true),
+            (changed(|c| c.opened.1 -= MAX_AGE), false),
+            (changed(|c| c.opened.1 -= MAX_AGE / 2), true),
             // A device that has just been started has no earlier time.
-            (changed(|c| c.last_used.0 = c.last_used.0.checked_sub(IDLE).unwrap_or(c.opened.0)), {
-                Instant::now().checked_sub(IDLE).is_none()
-            }),
+            (
+                changed(|c| {
+                    c.last_used.0 = c.opened.0.checked_sub(MAX_IDLE).unwrap_or(c.opened.0);
+                }),
+                Instant::now().checked_sub(MAX_IDLE).is_none(),
+            ),
             (changed(|c| c.process += 1), false),
         ] {
             idle.state().connections.push(connection);
@@ -212,10 +185,10 @@ mod tests {
             for aged in [false, true] {
                 let mut expired = connection(&server);
                 let field = if aged { &mut expired.opened } else { &mut expired.last_used };
-                field.1 -= if aged { AGE } else { IDLE };
+                field.1 -= if aged { MAX_AGE } else { MAX_IDLE };
                 idle.state().connections.extend([connection(&server), expired]);
                 assert_eq!(close(&idle, &others).len(), 1);
-                assert_eq!(idle.close_route(&route).len(), 1);
+                assert_eq!(idle.close(Some(&route)).len(), 1);
             }
         }
     }

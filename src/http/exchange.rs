@@ -1,5 +1,5 @@
-//! One request on one connection, and the head of its response. Called by `http`. Knows nothing of
-//! how the connection was made, nor of content behind the head.
+//! Sends one request on one connection and reads the head of its response. Called by `http`. Knows
+//! nothing of how the connection was made, nor of the response's content.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -8,66 +8,61 @@ use super::connection::Connection;
 use super::response_head::{read_head, Head, Trouble, HEAD_LIMIT};
 use super::socket::{is_passing, write_all, WRITE_PART};
 
-/// Content up to this size is sent together with the head; longer content in parts of this size.
+/// Content up to this size is sent together with the head. Longer content is sent in parts of this
+/// size.
 pub(super) const PART: usize = 16 * 1024;
 
 /// One request on one connection.
-pub(super) struct Exchange<'a> {
+struct Exchange<'a> {
     connection: &'a mut Connection,
     /// Bytes still allowed for heads, interim ones included.
-    budget: usize,
+    head_budget: usize,
     /// The head being read, perhaps incomplete.
     head: Vec<u8>,
-    /// The response, if it has begun before the request was sent to its end.
+    /// The head, or the error, if it came before the request was sent completely.
     early: Option<Result<Head, Trouble>>,
 }
 
+/// Sends a request, whose head is in `beginning`, and reads the head of the final response. Also
+/// returns whether the connection is stale: if it was idle, the server closed it before it saw this
+/// request. A 408 says so, too ([RFC 9110, section
+/// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
+pub(super) fn run(
+    connection: &mut Connection, beginning: &[u8], rest: &[u8],
+) -> (Result<Head, Trouble>, bool) {
+    let mut exchange =
+        Exchange { connection, head_budget: HEAD_LIMIT, head: Vec::new(), early: None };
+    let sent = exchange.send(beginning, rest);
+    // The server may have responded before it closed.
+    let early = exchange.early.take();
+    let received = early.unwrap_or_else(|| exchange.final_head());
+    let has_received = exchange.head_budget < HEAD_LIMIT;
+    connection.stream.socket().on_silence = None;
+    let is_alert =
+        matches!(&received, Err(Trouble::Io(error)) if error.kind() == io::ErrorKind::InvalidData);
+    let received = match (received, sent) {
+        (Ok(head), sent) => {
+            Ok(Head { is_persistent: head.is_persistent && matches!(sent, Ok(true)), ..head })
+        }
+        // The server's alert says more than the write that failed.
+        (Err(_), Err(error)) if !is_alert => Err(error.into()),
+        (received, _) => received,
+    };
+    let is_stale = received.as_ref().map_or(!has_received, |head| head.status == 408);
+    (received, is_stale)
+}
+
 impl Exchange<'_> {
-    pub(super) fn on(connection: &mut Connection) -> Exchange<'_> {
-        Exchange { connection, budget: HEAD_LIMIT, head: Vec::new(), early: None }
-    }
-
-    /// Sends the request, whose head is in `beginning`, and reads the head of the final response.
-    pub(super) fn run(&mut self, beginning: &[u8], rest: &[u8]) -> Result<Head, Trouble> {
-        let sent = self.send(beginning, rest);
-        // The server may have responded before it closed.
-        let received = match self.early.take() {
-            Some(received) => received,
-            None => self.final_head(),
-        };
-        self.connection.socket().on_silence = None;
-        match received {
-            Ok(head) => {
-                let is_persistent = head.is_persistent && matches!(sent, Ok(true));
-                Ok(Head { is_persistent, ..head })
-            }
-            // The server's alert says more than the write that failed.
-            Err(Trouble::Io(alert)) if alert.kind() == io::ErrorKind::InvalidData => {
-                Err(alert.into())
-            }
-            Err(trouble) => Err(sent.err().map_or(trouble, Trouble::from)),
-        }
-    }
-
-    /// Whether the server closed the idle connection before it saw this request ([RFC 9110, section
-    /// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9) for 408).
-    pub(super) fn is_stale(&self, received: &Result<Head, Trouble>) -> bool {
-        match received {
-            Ok(head) => head.status == 408,
-            Err(_) => self.budget == HEAD_LIMIT,
-        }
-    }
-
-    /// Sends the request; `false` if the server has refused it before its end.
+    /// Sends the request. Returns `false` if the server refused it before it was sent completely.
     fn send(&mut self, beginning: &[u8], mut rest: &[u8]) -> io::Result<bool> {
-        write_all(self.connection.writer(), beginning)?;
+        write_all(self.connection.stream.writer(), beginning)?;
         let is_small = rest.is_empty();
         let mut blocked = Duration::ZERO;
         while is_small || !self.is_refused(blocked) {
             let start = Instant::now();
-            let writer = self.connection.writer();
+            let writer = self.connection.stream.writer();
             let written = match rest.len() {
-                // What TLS still holds.
+                // Send what TLS has buffered.
                 0 => writer.flush().map(|()| 0),
                 length => writer.write(&rest[..length.min(PART)]),
             };
@@ -77,8 +72,8 @@ impl Exchange<'_> {
                     rest = &rest[n..];
                     blocked = Duration::ZERO;
                 }
-                // A signal ends a write early. A process that was stopped looks as if it had
-                // blocked for long.
+                // A signal may end a write early, and a stopped process seems to block for long: count
+                // the time that has passed, but no more than a write may take.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     blocked += start.elapsed().min(WRITE_PART);
                 }
@@ -88,18 +83,18 @@ impl Exchange<'_> {
         Ok(false)
     }
 
-    /// Whether the server has responded in a way that makes the rest of the request needless. After
-    /// a 2xx it may want all of it, but for a server that has read no more of it for so long.
+    /// Whether to stop sending because the server has responded. After a 2xx, only if the server has
+    /// stopped reading.
     fn is_refused(&mut self, blocked: Duration) -> bool {
         if self.early.is_none() {
-            self.connection.socket().waits = false;
+            self.connection.stream.socket().waits = false;
             self.early = match self.final_head() {
                 Err(Trouble::Io(error)) if is_passing(&error) => None,
                 received => Some(received),
             };
-            self.connection.socket().waits = true;
+            self.connection.stream.socket().waits = true;
         }
-        let patience = self.connection.socket().deadline.left() / 4;
+        let patience = self.connection.stream.socket().deadline.left() / 4;
         match &self.early {
             Some(Ok(head)) => !(200..300).contains(&head.status) || blocked > patience,
             Some(Err(_)) => true,
@@ -110,10 +105,10 @@ impl Exchange<'_> {
     /// Reads the head of the final response.
     fn final_head(&mut self) -> Result<Head, Trouble> {
         loop {
-            read_head(self.connection.reader(), &mut self.budget, &mut self.head)?;
+            read_head(self.connection.stream.reader(), &mut self.head_budget, &mut self.head)?;
             let head = Head::parse(&std::mem::take(&mut self.head)).map_err(Trouble::Malformed)?;
             match head.status {
-                // 101 would be final, and nobody has asked for it.
+                // 101 would be final, but no upgrade was requested.
                 100 | 102..=199 => {}
                 0..=199 => {
                     return Err(Trouble::Malformed("has a status code (1xx) that is not final"))

@@ -2,35 +2,44 @@
 //! by `http`, and by `response_content` at the end of a response. Knows nothing of requests.
 
 use std::mem::take;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::connection::{Connection, Moment, Route};
 use super::socket::{OnSilence, Socket};
-use super::workers::Workers;
 use crate::url::Origin;
 
-/// A call that has waited for so long has others make way in any case.
-const LONG: Duration = Duration::from_secs(1);
+/// How long a response over TLS may take before an idle connection is closed to free a worker.
+#[cfg(feature = "tls")]
+const SLOW_RESPONSE: Duration = Duration::from_secs(1);
 
-/// Shared by all clones of a session. The one that was used last comes last.
+/// The idle connections, shared by all clones of a session.
 ///
-/// Closing a connection takes system calls, so each method that removes some returns them, to be
-/// dropped without the lock.
+/// Closing a connection takes system calls. So methods return the connections that they remove, and
+/// the caller drops them without the lock.
 #[derive(Clone, Default)]
 pub(crate) struct Idle(Arc<Mutex<State>>);
 
 #[derive(Default)]
 pub(super) struct State {
+    /// The most recently used one comes last.
     pub(super) connections: Vec<Connection>,
-    workers: Workers,
+    /// All open connections. The socket of each holds one reference, and a second one as long as no
+    /// byte has been received.
+    open: Vec<Weak<Hop>>,
+    /// Silent connections that wait for a worker. For each of them, one connection to the same hop is
+    /// closed when its response has been read.
+    owed: Vec<Weak<Hop>>,
 }
+
+/// The server or proxy that a connection was made to.
+pub(super) type Hop = Arc<Origin>;
 
 type Closed = Vec<Connection>;
 
 impl Idle {
-    /// The connection of this route that was used last. The server may have closed it:
-    /// [`Connection::is_open`] tells.
+    /// Removes the most recently used connection of this route. The server may have closed it: check
+    /// [`Connection::is_open`].
     pub(super) fn take(&self, route: &Route) -> (Option<Connection>, Closed) {
         let connections = &mut self.state().connections;
         let closed = expired(connections);
@@ -38,14 +47,16 @@ impl Idle {
         (found.map(|i| connections.remove(i)), closed)
     }
 
-    /// Keeps a connection whose response has been read, unless more has come than that.
+    /// Keeps a connection after its response has been read, unless it has unread data.
     pub(super) fn keep(&self, mut connection: Connection, most: usize) -> Closed {
-        if most == 0 || connection.has_unread_data() {
+        if most == 0 || connection.stream.has_unread_data() {
             return vec![connection];
         }
         connection.mark_idle();
         let state = &mut *self.state();
-        if state.workers.is_owed(connection.route.first_hop()) {
+        let hop = connection.route.first_hop();
+        let is_owed = |silent: &Weak<Hop>| silent.strong_count() == 2 && is_to(silent, hop);
+        if remove_first(&mut state.owed, is_owed).is_some() {
             return vec![connection];
         }
         state.connections.push(connection);
@@ -53,60 +64,55 @@ impl Idle {
         state.connections.drain(..surplus).collect()
     }
 
-    /// Removes the connection of this route that was not used for the longest time.
+    /// Removes the least recently used connection of this route.
     pub(super) fn close_one(&self, route: &Route) -> Closed {
         let connections = &mut self.state().connections;
         let mut closed = expired(connections);
-        closed.extend(oldest(connections, |c| c.route == *route));
+        closed.extend(remove_first(connections, |c| c.route == *route));
         closed
     }
 
-    /// Counts a new connection to a server or a proxy. As long as it stays silent, others make way, now
-    /// and then: they may hold all of the workers.
-    pub(super) fn watch(&self, socket: &mut Socket, hop: &Arc<Origin>, patience: Duration) {
-        let (open, silent) = self.state().workers.count(hop);
-        let (idle, hop) = (self.clone(), Arc::clone(hop));
-        socket.counted = Some(open);
-        socket.on_silence = Some(OnSilence::new(patience, false, move |waited| {
-            let _ = &silent;
-            drop(idle.make_way(&hop, waited >= LONG));
-        }));
+    /// Watches a new connection. As long as it is silent, other connections to the same hop are closed,
+    /// one at a time: they may occupy all workers of a small server.
+    pub(super) fn watch(&self, socket: &mut Socket, hop: &Hop, patience: Duration) {
+        let (idle, this) = (self.clone(), Arc::new(Arc::clone(hop)));
+        let open = &mut self.state().open;
+        open.retain(|other| other.strong_count() > 0);
+        open.push(Arc::downgrade(&this));
+        socket.counted = Some(Arc::clone(&this));
+        let act = move || drop(idle.make_way(&this));
+        socket.on_silence = Some(OnSilence::new(patience, false, act));
     }
 
-    /// Watches a connection further once TLS is there: the server may pass the request on to one with
-    /// few workers, or only be slow. So others make way only if they are idle.
+    /// Watches a connection after its TLS handshake. If the response takes long, the server may be slow,
+    /// or may wait for a worker itself. So only idle connections are closed.
     #[cfg(feature = "tls")]
-    pub(super) fn watch_response(&self, socket: &mut Socket, hop: &Arc<Origin>) {
+    pub(super) fn watch_response(&self, socket: &mut Socket, hop: &Hop) {
         let (idle, hop) = (self.clone(), Arc::clone(hop));
-        let act = move |_| {
-            let found = oldest(&mut idle.state().connections, |c| c.route.first_hop() == &hop);
-            // Without the lock.
-            drop(found);
-        };
-        socket.on_silence = Some(OnSilence::new(LONG, true, act));
+        let act = move || drop(idle.remove_idle(&hop));
+        socket.on_silence = Some(OnSilence::new(SLOW_RESPONSE, true, act));
     }
 
-    /// Removes a connection to this server or proxy, or has the next one closed whose call ends.
-    fn make_way(&self, hop: &Arc<Origin>, waits_long: bool) -> Option<Connection> {
-        let State { connections, workers } = &mut *self.state();
-        if !workers.may_all_be_held(hop, waits_long) {
-            return None;
-        }
-        let found = oldest(connections, |c| c.route.first_hop() == hop);
-        if found.is_none() {
-            workers.owe(hop);
+    /// Removes an idle connection. If there is none, notes that one is to be closed after its response.
+    fn make_way(&self, this: &Arc<Hop>) -> Option<Connection> {
+        let found = self.remove_idle(this);
+        let State { open, owed, .. } = &mut *self.state();
+        let is_held = |other: &Weak<Hop>| other.strong_count() == 1 && is_to(other, this);
+        if found.is_none() && open.iter().any(is_held) {
+            owed.retain(|other| other.strong_count() == 2 && !other.ptr_eq(&Arc::downgrade(this)));
+            owed.push(Arc::downgrade(this));
         }
         found
     }
 
-    /// Removes all connections of this route.
-    pub(super) fn close_route(&self, route: &Route) -> Closed {
-        remove(&mut self.state().connections, |c| c.route == *route)
+    /// Removes the least recently used connection to this server or proxy.
+    fn remove_idle(&self, hop: &Hop) -> Option<Connection> {
+        remove_first(&mut self.state().connections, |c| c.route.first_hop() == hop)
     }
 
-    /// Removes all connections.
-    pub(super) fn close_all(&self) -> Closed {
-        take(&mut self.state().connections)
+    /// Removes all connections of this route, or of all routes.
+    pub(super) fn close(&self, route: Option<&Route>) -> Closed {
+        remove(&mut self.state().connections, |c| route.is_none_or(|route| c.route == *route))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -114,25 +120,26 @@ impl Idle {
     }
 }
 
-/// Removes the one of these that was not used for the longest time.
-fn oldest(
-    connections: &mut Vec<Connection>, is_one: impl Fn(&Connection) -> bool,
-) -> Option<Connection> {
-    connections.iter().position(is_one).map(|i| connections.remove(i))
+fn is_to(connection: &Weak<Hop>, hop: &Hop) -> bool {
+    connection.upgrade().as_deref() == Some(hop)
 }
 
-/// Removes those that must not be used any more.
+fn remove_first<T>(items: &mut Vec<T>, is_one: impl Fn(&T) -> bool) -> Option<T> {
+    items.iter().position(is_one).map(|i| items.remove(i))
+}
+
+/// Removes the connections that must not be used again.
 fn expired(connections: &mut Vec<Connection>) -> Closed {
     let (process, now) = (std::process::id(), Moment::now());
     remove(connections, |c| !c.is_reusable(process, &now))
 }
 
-fn remove(connections: &mut Vec<Connection>, goes: impl Fn(&Connection) -> bool) -> Closed {
-    // Mostly none goes.
-    if !connections.iter().any(&goes) {
+fn remove(connections: &mut Vec<Connection>, is_one: impl Fn(&Connection) -> bool) -> Closed {
+    // Fast path: nearly always, there is none.
+    if !connections.iter().any(&is_one) {
         return Vec::new();
     }
-    let (closed, kept) = take(connections).into_iter().partition(goes);
+    let (closed, kept) = take(connections).into_iter().partition(is_one);
     *connections = kept;
     closed
 }

@@ -1,43 +1,44 @@
 //! The content of a response as a stream: exactly as long as the head says, or an error. Called by
-//! `response` and by whoever reads a response whole. Knows nothing of heads.
+//! `http`, `response` and `token/request`. Knows nothing of status or fields.
 
 use std::io::{self, BufRead, Cursor};
 
 use super::connection::Connection;
 use super::idle::Idle;
-use super::response_head::{read_line, Framing, Trouble, HEAD_LIMIT, LINE_LIMIT, OVER_LIMIT};
+use super::response_head::{read_fields, read_line, Framing, Trouble, HEAD_LIMIT};
 use super::Call;
 use crate::error::{Error, ErrorKind};
 
-/// How much is kept of the content of a response that refused, or is too long.
+/// How much content an error keeps.
 pub(crate) const KEPT: u64 = 64 * 1024;
 
-/// The longest line with the size of a chunk.
+/// Maximum size of the line that holds the size of a chunk.
 const SIZE_LIMIT: usize = 4 * 1024;
 
 /// The content of a response as a stream.
 pub(crate) struct Content {
     call: Call,
     framing: Framing,
-    /// What has been received by `read_ahead`.
+    /// Content that was read by `read_ahead` and not yet returned.
     ahead: Cursor<Vec<u8>>,
-    /// How much has been received in all.
+    /// Bytes of content received in all.
     received: u64,
     chunks: Chunks,
     is_truncated: bool,
-    /// Gone when the end has been reached.
+    /// `None` after the end of the content, or an error.
     connection: Option<Connection>,
-    /// Where the connection goes then, and how many are kept there: none if it must not be used again.
+    /// Takes the connection at the end of the content.
     idle: Idle,
+    /// Maximum number of idle connections, or 0 if this one must not be used again.
     most_idle: usize,
 }
 
-/// Where a reader of chunks ([RFC 9112, section
-/// 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)) stands.
+/// The position within chunked content ([RFC 9112, section
+/// 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)).
 #[derive(Default)]
 struct Chunks {
-    /// Of the chunk.
-    left: u64,
+    /// Bytes of the current chunk that were not yet read.
+    remaining: u64,
     has_begun: bool,
 }
 
@@ -66,7 +67,7 @@ impl Content {
         &self.call
     }
 
-    /// Its length, if the head tells.
+    /// Returns the length, if the head contains it.
     pub(crate) fn length(&self) -> Option<u64> {
         match self.framing {
             Framing::Length(length) => Some(length),
@@ -74,7 +75,7 @@ impl Content {
         }
     }
 
-    /// Reads until so much is there, or until the end, to be given out later. Returns how much.
+    /// Reads up to `most` bytes, to be returned by later reads. Returns how many there are.
     pub(crate) fn read_ahead(&mut self, most: u64) -> Result<usize, Error> {
         let mut ahead = Vec::new();
         self.read_up_to(most, &mut ahead)?;
@@ -82,20 +83,20 @@ impl Content {
         Ok(self.ahead.get_ref().len())
     }
 
-    /// The beginning of it, as far as that comes in a quarter of the time that is left.
+    /// Returns up to `most` bytes that arrive within a quarter of the remaining time.
     pub(crate) fn beginning(mut self, most: u64) -> Vec<u8> {
         let deadline = self.call.deadline;
         self.call.deadline = deadline.within(deadline.left() / 4);
         if let Some(connection) = &mut self.connection {
-            connection.socket().deadline = self.call.deadline;
+            connection.stream.socket().deadline = self.call.deadline;
         }
         let mut beginning = Vec::new();
         let _ = self.read_up_to(most, &mut beginning);
         beginning
     }
 
-    /// The whole content if it is not longer than `limit`; else an error of the kind `Content`.
-    /// With an error comes what has been read.
+    /// Returns the whole content. If it is longer than `limit`, fails with the kind `Content`. Every
+    /// error comes with the content read so far.
     pub(crate) fn whole(mut self, limit: u64) -> Result<Vec<u8>, (Error, Vec<u8>)> {
         if self.length().is_some_and(|length| length > limit) {
             return Err((self.over(limit), self.beginning(limit.min(KEPT))));
@@ -118,8 +119,8 @@ impl Content {
         Error::new(ErrorKind::Content, message).or_executed(true)
     }
 
-    /// Reads until the end, or until `limit` bytes are there. Makes room for what has come only: a
-    /// length alone allocates nothing.
+    /// Reads to the end, or up to `limit` bytes. Allocates only for bytes received: the length in the
+    /// head may be wrong.
     fn read_up_to(&mut self, limit: u64, whole: &mut Vec<u8>) -> Result<(), Error> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         if self.ahead.position() == 0 && self.ahead.get_ref().len() <= limit {
@@ -140,7 +141,7 @@ impl Content {
         Ok(())
     }
 
-    /// Reads a part; 0 at the end, which is a success only if the content is whole.
+    /// Reads a part. Returns 0 only at the end of complete content.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
         if buffer.is_empty() {
             return Ok(0);
@@ -151,7 +152,7 @@ impl Content {
         })
     }
 
-    /// Reads a part by a function that reads from what it is given, and so many bytes at most.
+    /// Reads a part with a function that takes a reader and a maximum number of bytes.
     fn read_with(
         &mut self, read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
     ) -> Result<usize, Error> {
@@ -164,11 +165,11 @@ impl Content {
             }
             return Ok(0);
         };
-        // What has arrived in time could still be read, but how much that is nobody can say.
+        // Data received in time may still be buffered, but we can't tell how much.
         let result = if self.call.deadline.left().is_zero() {
             Err(Trouble::Io(io::ErrorKind::TimedOut.into()))
         } else {
-            let reader = connection.reader();
+            let reader = connection.stream.reader();
             match self.framing {
                 Framing::Length(length) => read_some(reader, length - self.received, read),
                 Framing::Chunked => self.chunks.read(reader, read),
@@ -178,7 +179,7 @@ impl Content {
         match result {
             Ok(n) => {
                 self.received += n as u64;
-                // The connection is given back as soon as it has no more to give.
+                // At the last byte, so that the next call finds the connection idle.
                 if n == 0 || self.length() == Some(self.received) {
                     self.end();
                 }
@@ -188,15 +189,15 @@ impl Content {
                 // Later reads must fail, too.
                 self.is_truncated = true;
                 if let Some(connection) = self.connection.take().filter(|c| c.was_idle) {
-                    // What broke this connection may have broken the other idle ones.
-                    drop(self.idle.close_route(&connection.route));
+                    // The other idle connections of the route may be broken, too.
+                    drop(self.idle.close(Some(&connection.route)));
                 }
                 Err(self.error(trouble))
             }
         }
     }
 
-    /// All has been read.
+    /// Gives the connection back after all content has been read.
     fn end(&mut self) {
         if let Some(connection) = self.connection.take() {
             drop(self.idle.keep(connection, self.most_idle));
@@ -217,46 +218,44 @@ impl Chunks {
         &mut self, reader: &mut dyn BufRead,
         read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
     ) -> Result<usize, Trouble> {
-        if self.left == 0 {
-            if self.has_begun
-                && !matches!(line(reader, "\r\n".len())?[..], [b'\n'] | [b'\r', b'\n'])
-            {
-                return Err(Trouble::Malformed("has a chunk longer than its size says"));
+        if self.remaining == 0 {
+            let mut line = Vec::new();
+            if self.has_begun {
+                read_line(reader, &mut "\r\n".len(), &mut line)?;
+                if !matches!(line[..], [b'\n'] | [b'\r', b'\n']) {
+                    return Err(Trouble::Malformed("has a chunk longer than its size says"));
+                }
+                line.clear();
             }
             self.has_begun = true;
-            let size = size(&line(reader, SIZE_LIMIT)?);
-            self.left = size.ok_or(Trouble::Malformed("has a chunk without a valid size"))?;
-            if self.left == 0 {
-                return skip_trailers(reader);
+            let mut limit = SIZE_LIMIT;
+            read_line(reader, &mut limit, &mut line)?;
+            let size = size(&line);
+            self.remaining = size.ok_or(Trouble::Malformed("has a chunk without a valid size"))?;
+            if self.remaining == 0 {
+                let mut budget = HEAD_LIMIT;
+                read_fields(reader, &mut budget, &mut line)?;
+                return Ok(0);
             }
         }
-        let n = read_some(reader, self.left, read)?;
-        self.left -= n as u64;
+        let n = read_some(reader, self.remaining, read)?;
+        self.remaining -= n as u64;
         Ok(n)
     }
 }
 
-/// Reads part of the `left` bytes that must come; the end of the connection is an error.
+/// Reads a part of the `remaining` bytes. The end of the connection is an error.
 fn read_some(
-    reader: &mut dyn BufRead, left: u64,
+    reader: &mut dyn BufRead, remaining: u64,
     read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
 ) -> Result<usize, Trouble> {
-    match read(reader, usize::try_from(left).unwrap_or(usize::MAX))? {
+    match read(reader, usize::try_from(remaining).unwrap_or(usize::MAX))? {
         0 => Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
         n => Ok(n),
     }
 }
 
-/// A line of no more than `limit` bytes, or the beginning of a longer one.
-fn line(reader: &mut dyn BufRead, mut limit: usize) -> Result<Vec<u8>, Trouble> {
-    let mut line = Vec::new();
-    match read_line(reader, &mut limit, &mut line) {
-        Ok(()) | Err(Trouble::Malformed(_)) => Ok(line),
-        Err(trouble) => Err(trouble),
-    }
-}
-
-/// The size of a chunk, which a chunk extension may follow.
+/// Parses the size of a chunk. A chunk extension may follow it.
 fn size(line: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
     let digits = line.split(';').next()?.trim_ascii_end();
@@ -264,24 +263,11 @@ fn size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok().filter(|_| is_number)
 }
 
-/// Reads what stands behind the last chunk, to the end of the content. Nobody has asked for it.
-fn skip_trailers(reader: &mut dyn BufRead) -> Result<usize, Trouble> {
-    let mut left = HEAD_LIMIT;
-    let mut line = Vec::new();
-    for _ in 0..=LINE_LIMIT {
-        line.clear();
-        read_line(reader, &mut left, &mut line)?;
-        if matches!(line[..], [b'\n'] | [b'\r', b'\n']) {
-            return Ok(0);
-        }
-    }
-    Err(Trouble::Malformed(OVER_LIMIT))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::BufReader;
 
+    use super::super::response_head::{LINE_LIMIT, OVER_LIMIT};
     use super::*;
 
     #[test]

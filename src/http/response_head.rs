@@ -1,15 +1,18 @@
-//! The head of a response: its status, its fields, and where the content after it ends. Called by
-//! `exchange` and `proxy`. Knows nothing of requests.
+//! The head of a response: status, fields, and where the content ends. Called by `exchange`, `proxy`
+//! and `response_content`. Knows nothing of requests.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, Read as _};
 
 use crate::url::is_token;
 
-/// How long the heads of a response may be, interim ones included, and how many fields they have.
+/// Maximum size of all heads of a response, interim ones included, and of the trailers.
 pub(super) const HEAD_LIMIT: usize = 64 * 1024;
+
+/// Maximum number of fields in a head or trailers.
 pub(super) const LINE_LIMIT: usize = 1024;
 
-/// How the end of the content is found ([RFC 9112, section
+/// How the length of the content is determined ([RFC 9112, section
 /// 6.3](https://www.rfc-editor.org/rfc/rfc9112#section-6.3)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Framing {
@@ -23,7 +26,7 @@ pub(super) enum Framing {
 pub(super) enum Trouble {
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection was closed.
     Io(io::Error),
-    /// What is wrong with it.
+    /// What is wrong with the response.
     Malformed(&'static str),
 }
 
@@ -31,11 +34,11 @@ pub(super) enum Trouble {
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: u16,
-    /// Names in lower case, and values without line breaks and other control characters.
+    /// Names are in lower case. Values have no control characters.
     pub(super) fields: Vec<(String, String)>,
     pub(super) framing: Framing,
-    /// Whether the connection can be used again: the server keeps it open, and there is no doubt
-    /// about where the content ends.
+    /// Whether the connection can be used again: the server keeps it open, and the length of the
+    /// content is unambiguous.
     pub(super) is_persistent: bool,
 }
 
@@ -45,74 +48,55 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Reads one head and subtracts its length from `budget`. After an error that passes it goes on
-/// where it was.
+/// Reads one head and subtracts its length from `budget`. If `head` is incomplete because an earlier
+/// read would have blocked, continues it.
 pub(super) fn read_head(
     reader: &mut dyn BufRead, budget: &mut usize, head: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
-    let mut lines = head.split(|&byte| byte == b'\n').count() - 1;
-    let mut line = match head[..] {
-        [.., b'\n'] => Line::Empty,
-        [.., b'\n', b'\r'] => Line::Return,
-        _ => Line::Text,
-    };
-    loop {
+    // Fail on the first wrong byte: another protocol's server may be waiting for us.
+    while let Some(expected) = b"HTTP/".get(head.len()) {
         let chunk = reader.fill_buf()?;
-        if chunk.is_empty() {
-            return Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into()));
+        // Nearly always, this is the only allocation.
+        head.reserve(chunk.len());
+        match chunk.first() {
+            _ if *budget == 0 => return Err(Trouble::Malformed(OVER_LIMIT)),
+            None => return Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
+            Some(byte) if byte == expected => head.push(*byte),
+            Some(_) => return Err(Trouble::Malformed(NO_HTTP)),
         }
-        let chunk = &chunk[..chunk.len().min(*budget)];
-        let end = chunk.iter().position(|&byte| {
-            let is_end = byte == b'\n' && line != Line::Text;
-            line = match byte {
-                b'\n' => Line::Empty,
-                b'\r' if line == Line::Empty => Line::Return,
-                _ => Line::Text,
-            };
-            lines += usize::from(byte == b'\n');
-            is_end
-        });
-        let length = end.map_or(chunk.len(), |end| end + 1);
-        head.extend_from_slice(&chunk[..length]);
-        reader.consume(length);
-        *budget -= length;
-        // Fail on the first wrong byte: another protocol's server may be waiting for us.
-        if !head.iter().zip(b"HTTP/").all(|(byte, wanted)| byte == wanted) {
-            return Err(Trouble::Malformed(NO_HTTP));
-        }
-        // The status line and the empty line at the end are no fields.
-        let is_over = lines > LINE_LIMIT + 2 || *budget == 0 && end.is_none();
-        if is_over {
-            return Err(Trouble::Malformed(OVER_LIMIT));
-        }
-        if end.is_some() {
-            return Ok(());
-        }
+        reader.consume(1);
+        *budget -= 1;
     }
+    read_fields(reader, budget, head)
 }
 
-/// What a line of a head holds so far.
-#[derive(Clone, Copy, PartialEq)]
-enum Line {
-    Empty,
-    /// A carriage return alone.
-    Return,
-    Text,
-}
-
-/// Reads one line more, with its end, and subtracts its length from `budget`.
-pub(super) fn read_line(
+/// Reads the lines after the first one, to an empty line, and subtracts their length from `budget`.
+pub(super) fn read_fields(
     reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
 ) -> Result<(), Trouble> {
-    let begin = lines.len();
-    let read = reader.take(*budget as u64).read_until(b'\n', lines);
-    *budget -= lines.len() - begin;
-    read?;
-    match lines.last() {
-        Some(b'\n') if lines.len() > begin => Ok(()),
-        _ if *budget == 0 => Err(Trouble::Malformed(OVER_LIMIT)),
-        _ => Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
+    let mut number = lines.split(|&byte| byte == b'\n').count();
+    while !(lines.ends_with(b"\n\n") || lines.ends_with(b"\n\r\n")) {
+        // The first line and the empty line are no fields.
+        if *budget == 0 || number > LINE_LIMIT + 2 {
+            return Err(Trouble::Malformed(OVER_LIMIT));
+        }
+        read_line(reader, budget, lines)?;
+        number += 1;
     }
+    Ok(())
+}
+
+/// Reads the rest of a line, at most `budget` bytes, and subtracts its length from `budget`.
+pub(super) fn read_line(
+    reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
+) -> io::Result<()> {
+    let start = lines.len();
+    let read = reader.take(*budget as u64).read_until(b'\n', lines);
+    *budget -= lines.len() - start;
+    if read? == 0 || *budget > 0 && !lines.ends_with(b"\n") {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
 }
 
 impl Head {
@@ -124,11 +108,11 @@ impl Head {
         if !version.starts_with(b"1.") {
             fault = Some("has a version other than HTTP/1");
         }
-        let framing = match (framing(&fields), status) {
-            // These have no content, whatever their fields say.
-            (_, 204 | 304) => Framing::Length(0),
-            (Ok(framing), _) => framing,
-            (Err(why), _) => {
+        let framing = match framing(&fields) {
+            // RFC 9112, section 6.3: these never have content.
+            _ if matches!(status, 204 | 304) => Framing::Length(0),
+            Ok(framing) => framing,
+            Err(why) => {
                 fault = Some(why);
                 Framing::Length(0)
             }
@@ -136,18 +120,8 @@ impl Head {
         if let (200..=299, Some(fault)) = (status, fault) {
             return Err(fault);
         }
-        let has_close =
-            values(&fields, "connection").any(|value| value.eq_ignore_ascii_case("close"));
-        let framings = fields.iter().filter(|(name, _)| FRAMING.contains(&&**name)).count();
-        let is_unambiguous = match (framing, status) {
-            (Framing::UntilClose, _) => false,
-            (_, 204 | 304) => framings == 0,
-            _ => framings == 1,
-        };
-        // The server failed, or could not read the request: a second response may follow.
-        let is_suspect = matches!(status, 400 | 408 | 413 | 414 | 431 | 500..);
         let is_persistent =
-            fault.is_none() && version == b"1.1" && !has_close && is_unambiguous && !is_suspect;
+            version == b"1.1" && fault.is_none() && allows_another_request(status, &fields);
         for (_, value) in &mut fields {
             if value.bytes().any(|byte| byte.is_ascii_control()) {
                 let clean = value.replace(|c: char| c.is_ascii_control(), " ");
@@ -158,8 +132,17 @@ impl Head {
     }
 }
 
-/// The fields that tell where content ends.
-const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+/// Whether the connection can be used again after a response with this status and these fields.
+fn allows_another_request(status: u16, fields: &[(String, String)]) -> bool {
+    let has_close = values(fields, "connection").any(|value| value.eq_ignore_ascii_case("close"));
+    // Exactly one field must determine the length, and none if there can be no content.
+    let is_framing = |name: &str| matches!(name, "content-length" | "transfer-encoding");
+    let framings = fields.iter().filter(|(name, _)| is_framing(name)).count();
+    let is_unambiguous = framings == usize::from(!matches!(status, 204 | 304));
+    // The server failed, or could not read the request: a second response may follow.
+    let is_suspect = matches!(status, 400 | 408 | 413 | 414 | 431 | 500..);
+    !has_close && is_unambiguous && !is_suspect
+}
 
 pub(super) const NO_HTTP: &str =
     "is not HTTP: check the host and the port, and what stands in between";
@@ -169,21 +152,18 @@ pub(super) const OVER_LIMIT: &str =
 
 pub(super) const BAD_LENGTH: &str = "has a Content-Length that is not a number of 64 bits";
 
-/// Names and values.
-type Fields = Vec<(String, String)>;
-
-/// The fields of a head as they came, but for the case of their names, and what is wrong with one of
-/// them.
-fn fields(head: &[u8]) -> (Fields, Option<&'static str>) {
-    let (mut fields, mut fault) = (Fields::with_capacity(16), None);
+/// Returns the fields of a head, and what is wrong if one is malformed.
+fn fields(head: &[u8]) -> (Vec<(String, String)>, Option<&'static str>) {
+    let (mut fields, mut fault) = (Vec::<(String, String)>::with_capacity(16), None);
     let lines = head.split(|&byte| byte == b'\n').skip(1);
     for line in lines.map(without_return).take_while(|line| !line.is_empty()) {
-        let folded = fields.last_mut().filter(|_| is_blank(line[0]));
+        let line = text(line);
+        let folded = fields.last_mut().filter(|_| line.starts_with(SPACE));
         if let Some((_, value)) = folded {
-            // RFC 9112, section 5.2: the field goes on.
-            let whole = [value, " ", &*text(trim(line))].concat();
-            whole.trim_matches([' ', '\t']).clone_into(value);
-        } else if let Some(field) = field(line) {
+            // RFC 9112, section 5.2: the line continues the field.
+            let whole = [value, " ", line.trim_matches(SPACE)].concat();
+            whole.trim_matches(SPACE).clone_into(value);
+        } else if let Some(field) = field(&line) {
             fields.push(field);
         } else {
             fault = Some("has a header field without a valid name");
@@ -192,42 +172,31 @@ fn fields(head: &[u8]) -> (Fields, Option<&'static str>) {
     (fields, fault)
 }
 
-/// The name and the value in a line.
-fn field(line: &[u8]) -> Option<(String, String)> {
-    let colon = line.iter().position(|&byte| byte == b':')?;
-    let name = trim_end(&line[..colon]);
-    let mut name = is_token(name).then(|| text(name))?;
-    name.make_ascii_lowercase();
-    Some((name, text(trim(&line[colon + 1..]))))
+/// Splits a line into name and value.
+fn field(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_at(line.bytes().position(|byte| byte == b':')?);
+    let name = name.trim_end_matches(SPACE);
+    let field = || (name.to_ascii_lowercase(), value[1..].trim_matches(SPACE).to_owned());
+    is_token(name.as_bytes()).then(field)
 }
 
-fn is_blank(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t')
-}
-
-fn trim(bytes: &[u8]) -> &[u8] {
-    let start = bytes.iter().position(|&byte| !is_blank(byte));
-    trim_end(&bytes[start.unwrap_or(bytes.len())..])
-}
-
-fn trim_end(bytes: &[u8]) -> &[u8] {
-    let last = bytes.iter().rposition(|&byte| !is_blank(byte));
-    &bytes[..last.map_or(0, |last| last + 1)]
-}
+/// Optional whitespace ([RFC 9110, section
+/// 5.6.3](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.3)).
+const SPACE: [char; 2] = [' ', '\t'];
 
 fn without_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Bytes as text: they should be ASCII; others are UTF-8, or else ISO 8859-1.
-fn text(bytes: &[u8]) -> String {
+/// Decodes a line that should be ASCII as UTF-8, or else as ISO 8859-1.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
+        Ok(text) => Cow::Borrowed(text),
         Err(_) => bytes.iter().map(|&byte| char::from(byte)).collect(),
     }
 }
 
-/// Version and status code of the status line that a head begins with ([RFC 9112, section
+/// Returns version and status code of a head's first line ([RFC 9112, section
 /// 4](https://www.rfc-editor.org/rfc/rfc9112#section-4)).
 pub(super) fn status_line(head: &[u8]) -> Option<(&[u8], u16)> {
     let line = without_return(head.split(|&byte| byte == b'\n').next()?);
@@ -240,23 +209,24 @@ pub(super) fn status_line(head: &[u8]) -> Option<(&[u8], u16)> {
     (is_version && is_code).then(|| (version, number()))
 }
 
-/// The values of a field, whose lists ([RFC 9110, section
-/// 5.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1)) are taken apart.
+/// Returns the values of a field. Lists are split ([RFC 9110, section
+/// 5.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1)).
 fn values<'a>(fields: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
     let named = fields.iter().filter(move |field| field.0 == name);
-    named.flat_map(|(_, list)| list.split(',').map(|member| member.trim_matches([' ', '\t'])))
+    named.flat_map(|(_, list)| list.split(',').map(|member| member.trim_matches(SPACE)))
 }
 
-/// Where the content of a response with these fields ends.
+/// Returns how these fields determine the length of the content.
 fn framing(fields: &[(String, String)]) -> Result<Framing, &'static str> {
     let mut codings = values(fields, "transfer-encoding");
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.eq_ignore_ascii_case("chunked") {
-            return Err("has a Transfer-Encoding other than `chunked`");
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => {
+            return Ok(Framing::Chunked)
         }
-        return Ok(Framing::Chunked);
+        _ => return Err("has a Transfer-Encoding other than `chunked`"),
     }
-    // Proxies join the fields of one name.
+    // Proxies join fields with the same name.
     let mut lengths = values(fields, "content-length");
     let Some(length) = lengths.next() else {
         return Ok(Framing::UntilClose);
@@ -270,7 +240,7 @@ fn framing(fields: &[(String, String)]) -> Result<Framing, &'static str> {
     }
 }
 
-/// Whether the content is encoded: it would be taken for the content itself.
+/// Whether the content is encoded. No encoding was requested, so the caller could not decode it.
 pub(super) fn is_encoded(fields: &[(String, String)]) -> bool {
     let mut codings = values(fields, "content-encoding");
     codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))

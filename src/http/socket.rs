@@ -3,9 +3,10 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::workers::Counted;
+use super::idle::Hop;
 use super::Deadline;
 
 /// How long a write may block before it fails with `WouldBlock`. Then the writer can look for an early
@@ -53,9 +54,8 @@ pub(super) type BufferedSocket = BufReader<Socket>;
 
 /// A TCP connection whose every read and write ends by the deadline.
 pub(super) struct Socket {
-    /// Counts as an open connection. It is dropped first: once the others are, the server may serve
-    /// another connection.
-    pub(super) counted: Option<Counted>,
+    /// Counts it as an open connection.
+    pub(super) counted: Option<Arc<Hop>>,
     tcp: TcpStream,
     pub(super) deadline: Deadline,
     /// Whether reads and writes may wait. If not, they fail with `WouldBlock`.
@@ -72,14 +72,13 @@ pub(super) struct OnSilence {
     is_for_response: bool,
     start: Instant,
     next: Deadline,
-    act: Box<dyn FnMut(Duration) + Send + Sync>,
+    act: Box<dyn FnMut() + Send + Sync>,
 }
 
 impl OnSilence {
-    /// Calls `act` with the time that has passed, after `patience` for the first time.
+    /// Calls `act` after `patience`, and again each time that the silence has doubled.
     pub(super) fn new(
-        patience: Duration, is_for_response: bool,
-        act: impl FnMut(Duration) + Send + Sync + 'static,
+        patience: Duration, is_for_response: bool, act: impl FnMut() + Send + Sync + 'static,
     ) -> OnSilence {
         let (start, next) = (Instant::now(), Deadline::after(patience));
         OnSilence { is_for_response, start, next, act: Box::new(act) }
@@ -88,7 +87,7 @@ impl OnSilence {
     fn act_if_due(&mut self) {
         if self.next.left().is_zero() {
             let waited = self.start.elapsed();
-            (self.act)(waited);
+            (self.act)();
             self.next = Deadline::after(waited);
         }
     }
