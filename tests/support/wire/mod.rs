@@ -177,6 +177,27 @@ pub fn drip(stream: &mut impl Write, begin: &[u8], next: u8) {
     }
 }
 
+/// Serves a proxy's client: reads a CONNECT, and forwards everything after it to `target` and back.
+/// Returns what the client has sent.
+pub fn tunnel(stream: &mut TcpStream, target: SocketAddr) -> Vec<u8> {
+    let mut received = request(stream);
+    let mut server = TcpStream::connect(target).unwrap();
+    respond(stream, b"HTTP/1.1 200 Connection established\r\n\r\n");
+    let (mut from, mut to) = (server.try_clone().unwrap(), stream.try_clone().unwrap());
+    let back = thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        received.extend_from_slice(&buffer[..n]);
+        respond(&mut server, &buffer[..n]);
+    }
+    let _ = server.shutdown(Shutdown::Write);
+    back.join().unwrap();
+    received
+}
+
 /// A session that holds a token and retries nothing.
 pub fn session(url: &str) -> Session {
     let session = session_without_token(url);
