@@ -21,7 +21,8 @@ mod wire;
 use site::{Over, Site, TOKEN_REQUEST};
 use wire::{
     assert_in_time, assert_nothing_left, assert_passes, drip, held, request, respond, response,
-    session, session_without_token, this_test_alone, tunnel, until_closed, urls, Server, TIMEOUT,
+    session, session_without_token, this_test_alone, tunnel, until_closed, urls, with_token,
+    Server, TIMEOUT,
 };
 
 const URL: &str = "https://api.test";
@@ -33,8 +34,11 @@ const BASIC: &str = "Z2F0ZXdheTpwQHNzL8O8";
 const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
 
 fn through(proxy: SocketAddr) -> Session {
-    let session = session(URL).proxy(&format!("http://{USER_INFO}@{proxy}"));
-    session.unwrap()
+    to_proxy(URL, &format!("http://{USER_INFO}@{proxy}"))
+}
+
+fn to_proxy(url: &str, proxy: &str) -> Session {
+    with_token(session_without_token(url).proxy(proxy).unwrap())
 }
 
 fn create(session: &Session) -> Error {
@@ -109,8 +113,8 @@ fn proxy_gets_the_host_and_the_decoded_credentials() {
         ),
     ] {
         let proxy = tunnelling(vec![b"HTTP/1.1 200 OK\r\n\r\n".to_vec()]);
-        let session = session(url).proxy(&format!("http://{user_info}{}/", proxy.address));
-        assert_handshake_failed(&create(&session.unwrap()));
+        let session = to_proxy(url, &format!("http://{user_info}{}/", proxy.address));
+        assert_handshake_failed(&create(&session));
         let received = proxy.ended().concat();
         let (head, hello) = received.split_at(expected.len());
         assert_eq!(head, expected.as_bytes());
@@ -262,17 +266,14 @@ fn proxy_that_resets_refuses_or_does_not_exist_is_named() {
     assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
 
     // RFC 6761, section 6.4: no such name exists.
-    let lost = session(URL).proxy("http://gateway:hush@proxy.invalid:3128");
-    assert_names(&create(&lost.unwrap()), "proxy.invalid:3128");
+    let lost = to_proxy(URL, "http://gateway:hush@proxy.invalid:3128");
+    assert_names(&create(&lost), "proxy.invalid:3128");
 }
 
 #[test]
 fn failed_call_ends_in_time_and_leaves_nothing() {
     if let [first, rest @ ..] = &urls()[..] {
-        let call = |proxy: &String| {
-            let session = session(URL).proxy(proxy).unwrap();
-            create(&session.timeout(TIMEOUT).retries(2))
-        };
+        let call = |proxy: &String| create(&to_proxy(URL, proxy).timeout(TIMEOUT).retries(2));
         // Reading the roots may take longer than the timeout of the calls.
         create(&session(&format!("https://{}", closed_address())));
         call(first); // makes what is made once
@@ -321,7 +322,7 @@ fn token_requests_use_the_proxy_and_http_does_not() {
     assert_eq!(proxy.ended().len(), 1);
 
     let server = Server::responding(&response("200 OK", "", "direct"));
-    let direct = session(&server.url()).proxy(&closed_address().to_string()).unwrap();
+    let direct = to_proxy(&server.url(), &closed_address().to_string());
     assert_eq!(direct.get("/").unwrap().text().unwrap(), "direct");
 }
 
@@ -331,11 +332,7 @@ fn proxy_belongs_to_the_clone_and_debug_shows_its_address() {
     let plain = session(&format!("https://{}", closed_address()));
     let other = plain.clone().proxy(&format!("http://{USER_INFO}@{}", proxy.address));
     let other = other.unwrap();
-    // Only the clone has a proxy. A clone of its own may have another token.
-    let call = |session: &Session| {
-        let session = session.clone().resume("token", TIMEOUT * 100).unwrap();
-        create(&session)
-    };
+    let call = |session: &Session| create(&with_token(session.clone()));
     assert_names(&call(&other), proxy.address);
     assert!(!call(&plain).to_string().contains("proxy"));
     let shown = format!("{other:?}");
@@ -382,7 +379,7 @@ fn environment_counts_only_after_proxy_from_env() {
         // In place of a proxy that was set before.
         let session = session(url).proxy(&closed_address().to_string()).unwrap();
         let found = match session.proxy_from_env() {
-            Ok(session) => create(&session).to_string(),
+            Ok(session) => create(&with_token(session)).to_string(),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::InvalidInput);
                 error.to_string().to_uppercase()

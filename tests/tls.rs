@@ -17,7 +17,7 @@ use site::{Over, Site};
 use wire::tls::{https, tls, Authority, Days};
 use wire::{
     assert_in_time, assert_nothing_left, assert_passes, drip, held, respond, response, session,
-    session_without_token, text, this_test_alone, until_closed, urls, Server, PATIENCE, TIMEOUT,
+    session_without_token, text, this_test_alone, until_closed, urls, with_token, Server, TIMEOUT,
 };
 
 // Handshakes that fail
@@ -81,11 +81,10 @@ fn refused_certificate_is_final_and_the_reason_is_named() {
         (Authority::new().config("localhost", Days::Now), "issuer"),
     ] {
         let server = tls(config, |_| Vec::new());
-        let trusting = |session: Session| session.root_certificates(authority.pem.as_bytes());
-        let session = trusting(session(&https(&server))).unwrap().retries(2);
-        assert_refused(&session.get("/").unwrap_err(), reason);
-        let session = trusting(session_without_token(&https(&server))).unwrap().retries(2);
+        let session = session_without_token(&https(&server)).retries(2);
+        let session = session.root_certificates(authority.pem.as_bytes()).unwrap();
         assert_refused(&session.access_token().unwrap_err(), reason);
+        assert_refused(&with_token(session).get("/").unwrap_err(), reason);
         assert_eq!(server.ended().len(), 2);
     }
 }
@@ -100,7 +99,7 @@ fn required_client_certificate_is_named_and_final() {
         let session = session_without_token(&https(&server));
         let session = session.root_certificates(authority.pem.as_bytes()).unwrap().retries(2);
         let token_request = session.get("/");
-        let session = session.resume("token", PATIENCE).unwrap();
+        let session = with_token(session);
         for result in [
             token_request,
             session.get("/"),
@@ -205,7 +204,7 @@ fn system_roots_are_trusted_and_more_on_demand() {
         let root = std::fs::read(root).unwrap();
         for url in [url, other] {
             let session = session(url).root_certificates(&root).unwrap();
-            assert_eq!(session.get("/").unwrap().text().unwrap(), "good");
+            assert_eq!(with_token(session).get("/").unwrap().text().unwrap(), "good");
         }
         return;
     }
@@ -267,7 +266,8 @@ fn refusal_of_a_large_request_is_seen_after_a_reset() {
 fn stalls_after_the_handshake_end_in_time() {
     if let [url] = &urls()[..] {
         let call = |what: &str| {
-            let session = site::trusting(session(url)).timeout(TIMEOUT);
+            let session = site::trusting(session_without_token(url)).timeout(TIMEOUT);
+            let session = with_token(session);
             let result = session.post(what, "text/plain", "create");
             result.and_then(Response::bytes)
         };

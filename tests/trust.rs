@@ -6,11 +6,10 @@ use jas_session::{ErrorKind, Session};
 #[path = "support/wire/mod.rs"]
 mod wire;
 use wire::tls::{https, responding, Authority, Days};
-use wire::{response, session, PATIENCE};
+use wire::{response, session, with_token};
 
 fn trusting(session: &Session, pem: &str) -> Session {
-    let session = session.clone().root_certificates(pem.as_bytes()).unwrap();
-    session.resume("token", PATIENCE).unwrap()
+    with_token(session.clone().root_certificates(pem.as_bytes()).unwrap())
 }
 
 fn is_trusted(session: &Session) -> bool {

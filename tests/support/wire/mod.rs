@@ -51,7 +51,13 @@ impl Server {
 
     /// Does the same, but `serve` owns the connection.
     pub fn handing_over(serve: impl Fn(TcpStream) -> Vec<u8> + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Server::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), serve)
+    }
+
+    /// Does the same on this port.
+    pub fn on(
+        listener: TcpListener, serve: impl Fn(TcpStream) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Server {
         let address = listener.local_addr().unwrap();
         let is_stopping = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&is_stopping);
@@ -200,7 +206,11 @@ pub fn tunnel(stream: &mut TcpStream, target: SocketAddr) -> Vec<u8> {
 
 /// A session that holds a token and retries nothing.
 pub fn session(url: &str) -> Session {
-    let session = session_without_token(url);
+    with_token(session_without_token(url))
+}
+
+/// Gives the session a token.
+pub fn with_token(session: Session) -> Session {
     session.resume("token", Duration::from_secs(600)).unwrap()
 }
 

@@ -13,7 +13,6 @@ use std::process::Command;
 #[cfg(feature = "tls")]
 use std::sync::OnceLock;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use jas_session::Session;
 
@@ -22,7 +21,7 @@ use rustls::{ServerConfig, ServerConnection};
 
 #[cfg(feature = "tls")]
 use crate::wire::tls::{Authority, Days};
-use crate::wire::{Server, PATIENCE, TOKEN};
+use crate::wire::{session_without_token, with_token, Server, PATIENCE, TOKEN};
 
 /// The protocol of a site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,9 +99,7 @@ impl Site {
             Vec::new()
         });
         let address = server.address;
-        let session = Session::new(&url(over, address), "id", "secret").unwrap();
-        let session = trusting(session.retries(0).timeout(PATIENCE));
-        let session = session.resume("token", Duration::from_secs(600)).unwrap();
+        let session = with_token(trusting(session_without_token(&url(over, address))));
         Site { session, address, over, log, server }
     }
 
