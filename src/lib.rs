@@ -415,7 +415,7 @@ pub use session::{Counts, Session};
 
 #[cfg(jas_session_fuzzing)]
 #[doc(hidden)]
-#[path = "../tests/fuzz/doors.rs"]
+#[path = "../tests/fuzz/hooks.rs"]
 pub mod fuzzing;
 
 // Has the compiler check the README's lines.
