@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_are_accepted() {
+    fn valid_urls_are_accepted() {
         for (text, place, credentials) in [
             ("http://proxy.example:3128", "proxy.example:3128", None),
             ("HTTP://Proxy.Example:3128/", "proxy.example:3128", None),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_are_refused() {
+    fn invalid_urls_are_refused() {
         let scheme = "does not start with http://, which is how this device speaks to a proxy \
                       (what goes through it is TLS): HTTPS and SOCKS proxies are not supported";
         let path = "has a path or a query, which it can't have: in a user name or a password \
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn which_variables_count() {
+    fn first_variable_that_is_not_empty_counts() {
         for (set, expected) in [
             (&[][..], None),
             (&[("http_proxy", "a"), ("all_proxy", "a"), ("ALL_PROXY", "a")], None),
@@ -384,9 +384,9 @@ mod tests {
         assert_eq!(message(Proxy::from_env(garbled)), "no_proxy is not UTF-8");
     }
 
-    /// Each row is what curl 7.88.1 does.
+    /// curl 7.88.1 does the same.
     #[test]
-    fn no_proxy_is_read_as_curl_reads_it() {
+    fn no_proxy_exempts_hosts_and_addresses() {
         for (list, is_direct) in [
             ("", false),
             (",", false),
@@ -413,7 +413,6 @@ mod tests {
             ("a.test\tb.test", true),
             ("a.test  ,,  b.test ", true),
             ("a.test b", false),
-            ("::1/64,b.test", true),
         ] {
             let host = Origin::parse("URL", true, "b.test", 443).unwrap();
             assert_eq!(is_exempt(list, &host), is_direct, "{list}");
@@ -422,28 +421,25 @@ mod tests {
             ("*", true),
             ("127.0.0.9", true),
             ("127.0.0.8", false),
-            ("127.0.0.0/8", true),
-            ("127.0.0.0/9", true),
-            ("126.0.0.0/7", true),
-            ("128.0.0.0/8", false),
-            ("127.0.0.8/31", true),
-            ("127.0.0.8/32", false),
-            ("127.0.0.9/32", true),
-            ("127.0.0.9/33", false),
-            ("127.0.0.9/0", true),
-            ("0.0.0.0/0", false),
-            ("127.0.0.8/-1", false),
             ("127.0.0.9:7", false),
             ("127.0.0.9.", false),
             (".127.0.0.9", false),
             ("0.0.9", false),
             ("9", false),
             ("::ffff:127.0.0.9", false),
-            ("::ffff:127.0.0.0/104", false),
             ("x 127.0.0.9", true),
-            ("x, y, 127.0.0.0/24,", true),
+            ("x, y, 127.0.0.9,", true),
         ] {
             let host = Origin::parse("URL", true, "127.0.0.9:7", 443).unwrap();
+            assert_eq!(is_exempt(list, &host), is_direct, "{list}");
+        }
+        let host = Origin::parse("URL", true, "[2001:db8::1]", 443).unwrap();
+        for (list, is_direct) in [
+            ("2001:DB8:0::1", true),
+            ("[2001:db8::1]", true),
+            ("2001:db8::2", false),
+            ("[2001:db8::1", false),
+        ] {
             assert_eq!(is_exempt(list, &host), is_direct, "{list}");
         }
     }

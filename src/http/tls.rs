@@ -587,14 +587,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_session_is_forgiven_after_an_hour_a_broken_one_never() {
+    fn refused_session_is_offered_after_an_hour_a_broken_one_never() {
         let client = Trust::default().client().unwrap();
         let server = ServerName::try_from("unresumed.example").unwrap();
         for (is_for_good, expected) in [(false, true), (true, false)] {
             client.forget_sessions(&server, is_for_good);
             assert!(!client.may_resume(&server));
             for (_, time) in client.failed().iter_mut() {
-                // A device that has just been started has no earlier time.
+                // Just after the start of a device there is no earlier time.
                 let Some(earlier) = Instant::now().checked_sub(UNRESUMED) else { return };
                 *time = time.map(|_| earlier);
             }
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_in_place_of_a_response_says_what_it_means() {
+    fn alert_in_place_of_a_response_is_explained() {
         let [tls12, tls13] = [ProtocolVersion::TLSv1_2, ProtocolVersion::TLSv1_3].map(Some);
         for (alert, version, expected) in [
             (Alert::CertificateRequired, tls13, Some((CERTIFICATE_REQUIRED, false))),
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn what_windows_says_of_an_unknown_issuer_is_known() {
+    fn unknown_issuer_is_recognized_on_windows() {
         let refusal = |code| {
             let why = OtherError(Arc::new(io::Error::from_raw_os_error(code)));
             reason(&CertificateError::Other(why).into())
