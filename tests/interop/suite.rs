@@ -142,9 +142,9 @@ impl Suite {
         }
     }
 
-    /// Prints what came of `run`, and what nginx saw. The outcome has to begin with `expected`,
-    /// and nginx to have seen `seen`: items parted by commas, each with a count behind `×` unless
-    /// that is 1, or with the least and the most. A connection counts when its first request comes.
+    /// Runs a scene, and prints its outcome and what nginx logged. The outcome has to begin with
+    /// `expected`. `seen` lists what nginx has to log, separated by commas, each with a count or its
+    /// bounds after `×` unless it is 1. A connection counts when its first request comes.
     fn scene(
         &mut self, name: &str, expected: &str, seen: &str,
         run: impl FnOnce(&mut Server) -> Result<String, Error>,
@@ -165,9 +165,9 @@ impl Suite {
         }
     }
 
-    /// What nginx has logged since the last scene: how often it saw what. It has one worker, so that
-    /// a request of ours marks the end. What nginx logs when the client has closed may come behind
-    /// that: it is waited for, if it is `expected`.
+    /// Counts what nginx has logged since the last scene. nginx has one worker, so that a request of
+    /// ours marks the end. nginx may log later what it notices when the client closes: this waits for
+    /// all that is `expected`.
     fn seen(&mut self, expected: &str) -> BTreeMap<String, usize> {
         self.marks += 1;
         let mark = format!("/{}", self.marks);

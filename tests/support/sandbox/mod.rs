@@ -180,11 +180,6 @@ impl Sandbox {
     pub fn bookings(&self) -> usize {
         self.shared.lock().bookings
     }
-
-    /// How many tokens have been issued.
-    pub fn tokens_issued(&self) -> usize {
-        self.shared.lock().issued
-    }
 }
 
 impl Drop for Sandbox {

@@ -1,6 +1,6 @@
 //! TLS servers, and the issuers of their certificates.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 
@@ -186,11 +186,4 @@ pub fn finish(stream: &mut Stream, bytes: &[u8]) {
     let _ = stream.flush();
     let _ = stream.sock.shutdown(std::net::Shutdown::Write);
     let _ = until_closed(&mut stream.sock);
-}
-
-/// Reads until the client closes.
-pub fn rest(stream: &mut Stream) -> Vec<u8> {
-    let mut received = Vec::new();
-    let _ = stream.read_to_end(&mut received);
-    received
 }
