@@ -419,7 +419,7 @@ pub use session::{Counts, Session};
 
 #[cfg(jas_session_fuzzing)]
 #[doc(hidden)]
-#[path = "../tests/fuzz/doors.rs"]
+#[path = "../tests/fuzz/hooks.rs"]
 pub mod fuzzing;
 
 // Compiles the examples of the README.

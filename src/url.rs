@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn base_urls_that_are_accepted() {
+    fn valid_base_urls_are_accepted() {
         for (text, origin, path) in [
             ("https://api.jas.com", "https://api.jas.com", ""),
             ("HTTPS://API.jas.com/", "https://api.jas.com", ""),
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn base_urls_that_are_refused() {
+    fn invalid_base_urls_are_refused() {
         for (text, why) in [
             ("", "is empty"),
             ("api.jas.com", "does not start with https://"),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_put_behind_the_base_url() {
+    fn path_is_appended_to_the_base_url() {
         let base = Url::base("base URL", "https://api.jas.com/gw").unwrap();
         for (path, whole) in [
             ("/a/b?c=d", "/gw/a/b?c=d"),
@@ -430,14 +430,14 @@ mod tests {
     }
 
     #[test]
-    fn form_encoding_follows_the_vectors_of_rfc_6749() {
+    fn form_encoding_gives_the_vectors_of_rfc_6749() {
         // Appendix B: U+0020, U+0025, U+0026, U+002B, U+00A3 and U+20AC.
         assert_eq!(form_encoded(" %&+£€"), "+%25%26%2B%C2%A3%E2%82%AC");
         assert_eq!(form_encoded("aZ09*-._~"), "aZ09*-._%7E");
     }
 
     #[test]
-    fn credentials_fields_and_media_types() {
+    fn credentials_fields_and_media_types_are_checked() {
         assert!(check_credential("x", " ").is_err());
         assert!(check_credential("x", "a b\"\\").is_ok());
         assert_eq!(
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_megabyte_of_anything_is_checked_without_a_panic() {
+    fn megabyte_of_any_character_causes_no_panic() {
         let base = Url::base("base URL", "https://a").unwrap();
         for c in ['a', '%', '/', ':', '@', '\0', 'é', '?', '['] {
             let text = c.to_string().repeat(1 << 20);

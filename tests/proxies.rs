@@ -1,23 +1,28 @@
-//! Calls through a proxy, and proxies that refuse, fail and misbehave.
+//! What a proxy gets, and the errors of proxies that refuse, fail or are silent.
 #![cfg(feature = "tls")]
 
+use std::env;
 use std::error::Error as _;
-use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::fmt::Display;
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use jas_session::{Error, ErrorKind, Session};
+use jas_session::{Error, ErrorKind, Response, Session};
 
 #[path = "support/sandbox/mod.rs"]
 mod sandbox;
 use sandbox::closed_address;
+#[path = "support/wire/site.rs"]
+mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
+use site::{Over, Site, TOKEN_REQUEST};
 use wire::{
-    assert_in_time, assert_nothing_left, assert_passes, held, request, respond, response, session,
-    this_test_alone, until_closed, urls, Server, TIMEOUT,
+    assert_in_time, assert_nothing_left, assert_passes, drip, held, request, respond, response,
+    session, session_without_token, this_test_alone, tunnel, until_closed, urls, with_token,
+    Server, TIMEOUT,
 };
 
 const URL: &str = "https://api.test";
@@ -25,20 +30,22 @@ const USER_INFO: &str = "gateway:p%40ss%2F%C3%BC";
 const PASSWORD: &str = "p@ss/ü";
 /// `gateway:p@ss/ü`
 const BASIC: &str = "Z2F0ZXdheTpwQHNzL8O8";
-/// Of TLS: `handshake_failure`.
+/// The TLS alert `handshake_failure`.
 const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
 
 fn through(proxy: SocketAddr) -> Session {
-    let session = session(URL).proxy(&format!("http://{USER_INFO}@{proxy}"));
-    session.unwrap()
+    to_proxy(URL, &format!("http://{USER_INFO}@{proxy}"))
+}
+
+fn to_proxy(url: &str, proxy: &str) -> Session {
+    with_token(session_without_token(url).proxy(proxy).unwrap())
 }
 
 fn create(session: &Session) -> Error {
     session.post("/", "text/plain", "create").unwrap_err()
 }
 
-/// Checks that no text of the error and its causes shows a credential, and that nothing was
-/// executed.
+/// Checks that neither the error nor its causes show a credential, and that nothing was executed.
 fn assert_harmless(error: &Error) {
     let mut shown = format!("{error} {error:?} {error:#?}");
     for cause in std::iter::successors(error.source(), |&error| error.source()) {
@@ -52,7 +59,13 @@ fn assert_harmless(error: &Error) {
     assert_eq!(error.retry_after(), None);
 }
 
-/// The error of a tunnel whose other end refuses TLS.
+/// Checks the error of a proxy at this address.
+fn assert_names(error: &Error, proxy: impl Display) {
+    assert_harmless(error);
+    assert!(error.to_string().contains(&format!("the proxy {proxy}")), "{error}");
+}
+
+/// Checks that the tunnel was opened, and that the server after it refused TLS.
 fn assert_handshake_failed(error: &Error) {
     assert_harmless(error);
     assert_eq!(error.kind(), ErrorKind::Exchange);
@@ -60,7 +73,7 @@ fn assert_handshake_failed(error: &Error) {
     assert!(cause.contains("HandshakeFailure"), "{error}: {cause}");
 }
 
-/// A proxy that responds in these pieces, and behind whose tunnel a server refuses TLS.
+/// A proxy that responds with these pieces. The server at the end of its tunnel refuses TLS.
 fn tunnelling(pieces: Vec<Vec<u8>>) -> Server {
     Server::start(move |stream| {
         let mut received = request(stream);
@@ -76,160 +89,136 @@ fn tunnelling(pieces: Vec<Vec<u8>>) -> Server {
     })
 }
 
-// What the proxy gets
+fn forbidding() -> Server {
+    Server::responding(&response("403 Forbidden", "", ""))
+}
+
+// CONNECT
 
 #[test]
-fn the_proxy_is_asked_for_the_host_with_decoded_credentials() {
-    let asked = |url: &str, user_info: &str| {
+fn proxy_gets_the_host_and_the_decoded_credentials() {
+    for (url, user_info, expected) in [
+        (
+            URL,
+            "gateway:p%40ss%2F%C3%BC@",
+            format!(
+                "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\nProxy-Authorization: Basic \
+                 {BASIC}\r\n\r\n"
+            ),
+        ),
+        (
+            "https://127.0.0.9:8443/v1",
+            "",
+            "CONNECT 127.0.0.9:8443 HTTP/1.1\r\nHost: 127.0.0.9:8443\r\n\r\n".into(),
+        ),
+    ] {
         let proxy = tunnelling(vec![b"HTTP/1.1 200 OK\r\n\r\n".to_vec()]);
-        let session = session(url).proxy(&format!("http://{user_info}{}/", proxy.address));
-        assert_handshake_failed(&create(&session.unwrap()));
-        let mut received = proxy.ended();
-        assert_eq!(received.len(), 1);
-        let received = received.remove(0);
-        let end = received.windows(4).position(|four| four == b"\r\n\r\n");
-        let (head, hello) = received.split_at(end.unwrap() + 4);
+        let session = to_proxy(url, &format!("http://{user_info}{}/", proxy.address));
+        assert_handshake_failed(&create(&session));
+        let received = proxy.ended().concat();
+        let (head, hello) = received.split_at(expected.len());
+        assert_eq!(head, expected.as_bytes());
         // A TLS record of the handshake.
         assert_eq!(hello[..2], [22, 3]);
-        String::from_utf8(head.to_vec()).unwrap()
-    };
-    assert_eq!(
-        asked(URL, "gateway:p%40ss%2F%C3%BC@"),
-        format!(
-            "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\nProxy-Authorization: Basic \
-             {BASIC}\r\n\r\n"
-        )
-    );
-    assert_eq!(
-        asked("https://127.0.0.9:8443/v1", ""),
-        "CONNECT 127.0.0.9:8443 HTTP/1.1\r\nHost: 127.0.0.9:8443\r\n\r\n"
-    );
+    }
 }
 
 #[test]
-fn every_response_with_2xx_opens_the_tunnel_and_no_byte_behind_it_is_lost() {
-    let pieces = |all: &[&[u8]]| all.iter().map(|piece| piece.to_vec()).collect::<Vec<_>>();
+fn each_2xx_opens_the_tunnel_and_no_later_byte_is_lost() {
     let padded = |length: usize| {
         let begin = "HTTP/1.1 200 Connection established\r\nX-A: ";
         let value = "x".repeat(length - begin.len() - 4);
         format!("{begin}{value}\r\n\r\n").into_bytes()
     };
+    let whole = |response: &[u8]| vec![response.to_vec()];
     for pieces in [
-        vec![padded(256)],
+        whole(&padded(256)),
         padded(256).chunks(100).map(<[u8]>::to_vec).collect(),
         padded(256).chunks(1).map(<[u8]>::to_vec).collect(),
-        vec![padded(16 * 1024)],
-        pieces(&[b"HTTP/1.1 201 Created\r\n\r\n"]),
-        pieces(&[b"HTTP/1.0 200 Connection established\r\n\r\n"]),
-        pieces(&[b"HTTP/1.1 200\n\n"]),
-        pieces(&[b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n"]),
-        pieces(&[
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nA: b\r\n\r\nHTT",
-            b"P/1.1 299 OK\r\n\r\n",
-        ]),
+        whole(&padded(16 * 1024)),
+        whole(b"HTTP/1.1 201 Created\r\n\r\n"),
+        whole(b"HTTP/1.0 200 Connection established\r\n\r\n"),
+        whole(b"HTTP/1.1 200\n\n"),
+        whole(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        vec![
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nA: b\r\n\r\nHTT".to_vec(),
+            b"P/1.1 299 OK\r\n\r\n".to_vec(),
+        ],
+        // The server at the end of the tunnel speaks first.
+        whole(&[b"HTTP/1.1 200 OK\r\n\r\n", ALERT].concat()),
     ] {
         let proxy = tunnelling(pieces);
         assert_handshake_failed(&create(&through(proxy.address).retries(2)));
         assert_eq!(proxy.ended().len(), 1);
     }
-    // A server that talks first.
-    let proxy = Server::start(|stream| {
-        request(stream);
-        respond(stream, &[b"HTTP/1.1 200 OK\r\n\r\n", ALERT].concat());
-        until_closed(stream)
-    });
-    assert_handshake_failed(&create(&through(proxy.address).retries(2)));
-    assert_eq!(proxy.ended().len(), 1);
 }
 
 // Proxies that refuse or fail
 
-/// A create through a proxy that gives this response fails with this message, in which PROXY stands
-/// for the proxy, and is retried once if another response might come.
-fn assert_refused(response: &[u8], is_retried: bool, why: &str) {
-    let all = response.to_vec();
-    let is_truncated = why.contains("ended");
-    let proxy = Server::start(move |stream| {
-        let received = request(stream);
-        respond(stream, &all);
-        if is_truncated {
-            let _ = stream.shutdown(Shutdown::Write);
+/// The response of a proxy, whether a create is then retried, and a part of its error's message.
+type Refusal = (Vec<u8>, bool, &'static str);
+
+/// Makes a create through a proxy for each of these responses, after which the proxy waits or closes.
+fn assert_refused(refusals: Vec<Refusal>, closes: bool) {
+    thread::scope(|scope| {
+        for (response, is_retried, reason) in refusals {
+            scope.spawn(move || {
+                let proxy = Server::start(move |stream| {
+                    let received = request(stream);
+                    respond(stream, &response);
+                    if closes {
+                        let _ = stream.shutdown(Shutdown::Write);
+                    }
+                    [received, until_closed(stream)].concat()
+                });
+                let error = create(&through(proxy.address).retries(1));
+                assert_names(&error, proxy.address);
+                assert_eq!(error.kind(), ErrorKind::Exchange);
+                let message = error.to_string();
+                assert!(message.contains(reason), "{reason}: {message}");
+                let received = proxy.ended();
+                assert_eq!(received.len(), 1 + usize::from(is_retried), "{message}");
+                for received in received {
+                    assert!(received.ends_with(b"\r\n\r\n"), "more than CONNECT");
+                }
+            });
         }
-        [received, until_closed(stream)].concat()
     });
-    let error = create(&through(proxy.address).retries(1));
-    assert_harmless(&error);
-    assert_eq!(error.kind(), ErrorKind::Exchange);
-    let why = why.replace("PROXY", &proxy.address.to_string());
-    assert_eq!(error.to_string(), format!("POST {URL}/: {why}"));
-    let received = proxy.ended();
-    assert_eq!(received.len(), 1 + usize::from(is_retried), "{why}");
-    for received in received {
-        assert!(received.ends_with(b"\r\n\r\n"), "more than CONNECT");
-    }
 }
 
 #[test]
-fn a_response_other_than_2xx_is_told() {
+fn other_status_than_2xx_is_named_and_5xx_is_retried() {
     let page = |status: &str| response(status, "Content-Type: text/html\r\n", "<p>page</p>");
-    let wrong = ": check the user name and the password; if they are right, the proxy takes no Basic credentials, the only ones that this crate sends";
-    let refused = ": it refuses connections to api.test:443: ask who runs it to allow them";
-    for (status, is_retried, advice) in [
-        ("407 Proxy Authentication Required", false, wrong),
-        ("403 Forbidden", false, refused),
-        ("502 Bad Gateway", true, ": it has no connection to api.test:443"),
-        ("503 Service Unavailable", true, ": it has no connection to api.test:443"),
-        ("504 Gateway Timeout", true, ": it has no connection to api.test:443"),
-        ("500 Internal Server Error", true, ": it has no connection to api.test:443"),
-        ("401 Unauthorized", false, wrong),
-        ("429 Too Many Requests", false, ""),
-        ("400 Bad Request", false, ""),
-        ("302 Found", false, ""),
-        ("101 Switching Protocols", false, ""),
-    ] {
-        let code = &status[..3];
-        let why = format!("the proxy PROXY responded with status {code}{advice}");
-        assert_refused(&page(status), is_retried, &why);
-    }
-    // Its reason phrase is never shown: a proxy may put anything there.
-    for status in [
-        "418",
-        "418  ",
-        "418 a\t\u{1b}[31mb\u{202e}",
-        "418 no p@ss/ü, Z2F0ZXdheTpwQHNzL8O8!",
-        "418 no p%40ss%2fü",
-    ] {
-        assert_refused(&page(status), false, "the proxy PROXY responded with status 418");
-    }
-    let latin = b"HTTP/1.1 418 caf\xe9\r\n\r\n";
-    assert_refused(latin, false, "the proxy PROXY responded with status 418");
-    assert_refused(
-        b"HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n",
-        false,
-        &format!("the proxy PROXY responded with status 407{wrong}"),
-    );
+    let mut refusals: Vec<Refusal> = [
+        ("407 Proxy Authentication Required", false, "status 407: check the user name"),
+        ("403 Forbidden", false, "status 403: it refuses connections to api.test:443"),
+        ("502 Bad Gateway", true, "status 502: it has no connection to api.test:443"),
+        ("503 Service Unavailable", true, "status 503: it has no connection to api.test:443"),
+        ("504 Gateway Timeout", true, "status 504: it has no connection to api.test:443"),
+        ("500 Internal Server Error", true, "status 500: it has no connection to api.test:443"),
+        ("401 Unauthorized", false, "status 401: check the user name"),
+        ("429 Too Many Requests", false, "status 429"),
+        ("400 Bad Request", false, "status 400"),
+        ("302 Found", false, "status 302"),
+        ("101 Switching Protocols", false, "status 101"),
+        ("418", false, "status 418"),
+        ("418  ", false, "status 418"),
+        // A proxy may put anything into its reason phrase.
+        ("418 a\t\u{1b}[31mb\u{202e}", false, "status 418"),
+        ("418 no p@ss/ü, Z2F0ZXdheTpwQHNzL8O8!", false, "status 418"),
+        ("418 no p%40ss%2fü", false, "status 418"),
+    ]
+    .map(|(status, is_retried, reason)| (page(status), is_retried, reason))
+    .into();
+    refusals.push((b"HTTP/1.1 418 caf\xe9\r\n\r\n".to_vec(), false, "status 418"));
+    let challenges = "Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n";
+    refusals.push((response("407 x", challenges, ""), false, "status 407: check the user name"));
+    assert_refused(refusals, false);
 }
 
 #[test]
-fn a_proxy_that_wants_credentials_and_gets_none_says_how_to_give_them() {
-    let proxy = Server::responding(&response("407 Proxy Authentication Required", "", ""));
-    let session = session(URL).proxy(&proxy.address.to_string()).unwrap();
-    assert_eq!(
-        create(&session).to_string(),
-        format!(
-            "POST {URL}/: the proxy {} responded with status 407: it wants a user name and a \
-             password: give them as http://USER:PASSWORD@HOST:PORT, percent-encoded",
-            proxy.address
-        )
-    );
-}
-
-#[test]
-fn a_response_that_is_none_is_told() {
-    let none =
-        "the response of the proxy PROXY is not HTTP: check the host and the port, and what \
-         stands in between";
-    for garbage in [
+fn malformed_truncated_or_endless_response_is_retried() {
+    let garbage = [
         &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
         b"\r\n\r\n",
         b"\0",
@@ -238,355 +227,223 @@ fn a_response_that_is_none_is_told() {
         b"HTTP/1.1 2x0 OK\r\n\r\n",
         b"HTTP/1.1 200OK\r\n\r\n",
         b"HTTP/1.1 099 OK\r\n\r\n",
-    ] {
-        assert_refused(garbage, true, none);
-    }
-}
-
-#[test]
-fn a_response_that_is_truncated_or_does_not_end_is_told() {
-    let truncated = "the connection ended before the response of the proxy PROXY was complete";
-    for response in [
+    ]
+    .map(|garbage| (garbage.to_vec(), true, "not HTTP"));
+    assert_refused(garbage.into(), false);
+    let truncated = [
         &b""[..],
         b"H",
         b"HTTP/1.1 200 OK\r\n",
         b"HTTP/1.1 200 OK\r\nX-A: b\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n",
-    ] {
-        assert_refused(response, true, truncated);
-    }
-    let long =
-        "the response of the proxy PROXY has more than 64 KiB or 1024 lines of header fields or \
-         trailers";
-    let line = format!("HTTP/1.1 200 OK\r\nX-A: {}", "x".repeat(1 << 20));
-    let lines = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a:b\r\n".repeat(1025));
-    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(4000);
-    for response in [line, lines, interim] {
-        assert_refused(response.as_bytes(), true, long);
-    }
+    ]
+    .map(|begin| (begin.to_vec(), true, "the connection ended"));
+    assert_refused(truncated.into(), true);
+    let endless = [
+        format!("HTTP/1.1 200 OK\r\nX-A: {}", "x".repeat(1 << 20)),
+        format!("HTTP/1.1 200 OK\r\n{}\r\n", "a:b\r\n".repeat(1025)),
+        "HTTP/1.1 100 Continue\r\n\r\n".repeat(4000),
+    ]
+    .map(|begin| (begin.into_bytes(), true, "64 KiB"));
+    assert_refused(endless.into(), false);
 }
 
 #[test]
-fn a_proxy_that_closes_at_once_or_is_not_there_is_told() {
-    // What it has not read makes its close a reset.
-    let hasty = Server::start(|stream| {
+fn proxy_that_resets_refuses_or_does_not_exist_is_named() {
+    // The unread request makes the close a reset.
+    let resetting = Server::start(|stream| {
         stream.peek(&mut [0]).unwrap();
         Vec::new()
     });
-    let error = create(&through(hasty.address).retries(1));
-    assert_harmless(&error);
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "POST {URL}/: the connection ended before the response of the proxy {} was complete",
-            hasty.address
-        )
-    );
-    assert_eq!(hasty.ended().len(), 2);
+    let error = create(&through(resetting.address).retries(1));
+    assert_names(&error, resetting.address);
+    assert_eq!(resetting.ended().len(), 2);
 
-    let error = create(&through(closed_address()).retries(0));
-    assert_harmless(&error);
-    let message = error.to_string();
-    assert_eq!(
-        message.replace(|c: char| c.is_ascii_digit(), "").replace("...:", "PROXY"),
-        format!(
-            "POST {URL}/: no connection to the proxy PROXY could be made: check host, port and \
-             firewall"
-        )
-    );
+    let closed = closed_address();
+    let error = create(&through(closed));
+    assert_names(&error, closed);
     let cause = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
     assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
 
     // RFC 6761, section 6.4: no such name exists.
-    let lost = session(URL).proxy("http://gateway:hush@proxy.invalid:3128");
-    let error = create(&lost.unwrap());
-    assert_harmless(&error);
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "POST {URL}/: the host name of the proxy proxy.invalid:3128 was not found: check its \
-             spelling, and the name server of this network"
-        )
-    );
+    let lost = to_proxy(URL, "http://gateway:hush@proxy.invalid:3128");
+    assert_names(&create(&lost), "proxy.invalid:3128");
 }
 
 #[test]
-fn a_silent_proxy_ends_in_time_and_leaves_nothing_behind() {
+fn failed_call_ends_in_time_and_leaves_nothing() {
     if let [first, rest @ ..] = &urls()[..] {
-        let call = |proxy: &String| {
-            let session = session(URL).proxy(proxy).unwrap();
-            create(&session.timeout(TIMEOUT).retries(2))
-        };
-        // Reads the roots, which may take longer than the timeout of the calls.
+        let call = |proxy: &String| create(&to_proxy(URL, proxy).timeout(TIMEOUT).retries(2));
+        // Reading the roots may take longer than the timeout of the calls.
         create(&session(&format!("https://{}", closed_address())));
-        call(first); // sets up what is set up once
+        call(first); // makes what is made once
         let before = held();
-        for proxy in rest {
+        for (i, proxy) in rest.iter().enumerate() {
             let start = Instant::now();
             let error = call(proxy);
-            assert_in_time(start, &error);
-            assert_harmless(&error);
-            let place = proxy.rsplit('@').next().unwrap();
-            assert_eq!(
-                error.to_string(),
-                format!(
-                    "POST {URL}/: the timeout of 300ms passed before the response of the proxy \
-                     {place} was complete"
-                )
-            );
+            if i > 0 {
+                assert_in_time(start, &error);
+            }
+            assert_names(&error, proxy.rsplit('@').next().unwrap());
             assert_nothing_left(before, proxy);
         }
         return;
     }
-    let drip = |begin: &'static [u8]| {
+    let dripping = |begin: &'static [u8]| {
         Server::start(move |stream| {
             let received = request(stream);
-            for byte in begin.iter().chain(std::iter::repeat(&b'x')) {
-                if stream.write_all(&[*byte]).is_err() {
-                    break;
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
+            drip(stream, begin, b'x');
             received
         })
     };
     let servers = [
+        Server::keeping_open(b"garbage"),
+        Server::keeping_open(&response("403 Forbidden", "", "page")),
         Server::start(until_closed),
-        Server::start(until_closed),
-        drip(b"HTTP/1.1 200 OK\r\nX-A: "),
-        drip(b"HTTP/1.1 100 C\r\n\r\nHTTP/1.1 1"),
+        dripping(b"HTTP/1.1 200 OK\r\nX-A: "),
+        dripping(b"HTTP/1.1 100 C\r\n\r\nHTTP/1.1 1"),
     ];
     let proxies = servers.each_ref().map(|server| format!("http://{USER_INFO}@{}", server.address));
-    let test = "a_silent_proxy_ends_in_time_and_leaves_nothing_behind";
-    assert_passes(this_test_alone(test, &proxies));
-    for server in servers {
-        // Nothing was retried, and nothing sent later.
+    assert_passes(this_test_alone("failed_call_ends_in_time_and_leaves_nothing", &proxies));
+    for server in servers.into_iter().skip(1) {
+        // Nothing was retried, and nothing was sent later.
         assert_eq!(server.ended().len(), 1);
     }
 }
 
-#[test]
-fn a_failed_tunnel_leaves_nothing_behind() {
-    if let proxies @ [first, ..] = &urls()[..] {
-        let call = |proxy: &String| create(&session(URL).proxy(proxy).unwrap().retries(1));
-        call(first);
-        let before = held();
-        for proxy in proxies {
-            assert_harmless(&call(proxy));
-            assert_nothing_left(before, proxy);
-        }
-        return;
-    }
-    let refusing = Server::keeping_open(&response("502 Bad Gateway", "", "page"));
-    let garbled = Server::keeping_open(b"garbage");
-    let proxies = [&refusing, &garbled].map(|server| server.address.to_string());
-    let test = "a_failed_tunnel_leaves_nothing_behind";
-    assert_passes(this_test_alone(test, &proxies));
-}
-
-// What goes through it, and what does not
+// What goes through a proxy
 
 #[test]
-fn token_requests_go_through_the_proxy_and_http_does_not() {
-    let proxy = Server::responding(&response("403 Forbidden", "", ""));
-    let fresh = Session::new(URL, "id", "secret").unwrap();
-    let fresh = fresh.proxy(&proxy.address.to_string()).unwrap();
-    assert_eq!(
-        create(&fresh).to_string(),
-        format!(
-            "token request to {URL}/oauth2/token: the proxy {} responded with status 403: it \
-             refuses connections to api.test:443: ask who runs it to allow them",
-            proxy.address
-        )
-    );
+fn token_requests_use_the_proxy_and_http_does_not() {
+    let proxy = forbidding();
+    let error =
+        session_without_token(URL).proxy(&proxy.address.to_string()).unwrap().access_token();
+    assert_names(&error.unwrap_err(), proxy.address);
     assert_eq!(proxy.ended().len(), 1);
 
     let server = Server::responding(&response("200 OK", "", "direct"));
-    let direct = session(&server.url()).proxy(&closed_address().to_string()).unwrap();
+    let direct = to_proxy(&server.url(), &closed_address().to_string());
     assert_eq!(direct.get("/").unwrap().text().unwrap(), "direct");
 }
 
 #[test]
-fn a_proxy_is_a_setting_of_the_clone_and_debug_shows_where_it_is() {
-    let proxy = Server::responding(&response("403 Forbidden", "", ""));
+fn proxy_belongs_to_the_clone_and_debug_shows_its_address() {
+    let proxy = forbidding();
     let plain = session(&format!("https://{}", closed_address()));
     let other = plain.clone().proxy(&format!("http://{USER_INFO}@{}", proxy.address));
     let other = other.unwrap();
-    assert!(create(&other).to_string().contains(": the proxy "));
-    assert!(create(&plain).to_string().contains(": no connection to the host "));
+    let call = |session: &Session| create(&with_token(session.clone()));
+    assert_names(&call(&other), proxy.address);
+    assert!(!call(&plain).to_string().contains("proxy"));
     let shown = format!("{other:?}");
     assert!(shown.contains(&format!("proxy: Some(\"{}\")", proxy.address)), "{shown}");
     assert!(!shown.contains("gateway") && !shown.contains("p@ss"), "{shown}");
     assert!(format!("{plain:?}").contains("proxy: None"));
-    // The last one counts.
-    let other = other.proxy(&closed_address().to_string()).unwrap();
-    assert!(create(&other).to_string().contains(": no connection to the proxy "));
+    // The last setting counts.
+    let closed = closed_address();
+    let other = other.proxy(&closed.to_string()).unwrap();
+    assert_names(&call(&other), closed);
 }
 
 #[test]
-fn the_environment_counts_only_when_it_is_asked_for() {
-    if let [url, how, expected] = &urls()[..] {
-        let mut session = session(url);
-        if how == "asked" {
-            // In place of one that was set before.
-            session = match session.proxy(&closed_address().to_string()).unwrap().proxy_from_env() {
-                Ok(session) => session,
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::InvalidInput);
-                    let message = error.to_string().replace(' ', "_");
-                    // On Windows both names are one.
-                    let message = message.replace("https_proxy", "HTTPS_PROXY");
-                    let message = message.replace("no_proxy", "NO_PROXY");
-                    assert_eq!(message, *expected);
-                    return;
-                }
-            };
-        }
-        let message = create(&session).to_string();
-        let found = if message.contains(" the proxy ") { "proxy" } else { "direct" };
-        assert_eq!(found, expected, "{message}");
+fn environment_counts_only_after_proxy_from_env() {
+    let test = "environment_counts_only_after_proxy_from_env";
+    let [url, address] = &urls()[..] else {
+        let proxy = forbidding();
+        let urls = [format!("https://{}", closed_address()), proxy.address.to_string()];
+        assert_passes(this_test_alone(test, &urls));
+        assert_eq!(proxy.ended().len(), 3 - usize::from(cfg!(windows)));
         return;
-    }
-    let proxy = Server::responding(&response("403 Forbidden", "", ""));
-    let address = proxy.address.to_string();
-    let address = address.as_str();
-    let dead = closed_address();
-    #[cfg(unix)]
-    let not_unicode: OsString = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
-    #[cfg(windows)]
-    let not_unicode: OsString = std::os::windows::ffi::OsStringExt::from_wide(&[0xd800]);
-    let bad = "the_environment_variable_HTTPS_PROXY_has_a_port_that_is_not_from_1_to_65535";
-    let garbled = "the_environment_variable_NO_PROXY_is_not_UTF-8";
-    let mut through = 0;
-    for (how, set, expected) in [
-        ("silent", &[("HTTPS_PROXY", address), ("https_proxy", address)][..], "direct"),
-        ("asked", &[], "direct"),
-        ("asked", &[("HTTPS_PROXY", address)], "proxy"),
+    };
+    let (address, wrong) = (address.as_str(), "http://u:hush@a:x");
+    for (upper, lower, no_proxy, expected) in [
+        ("", "", "", "direct"),
+        (address, "", "", "proxy"),
+        // On Windows both names are one.
         #[cfg(not(windows))]
-        ("asked", &[("https_proxy", address), ("HTTPS_PROXY", "x")], "proxy"),
-        ("asked", &[("HTTPS_PROXY", address), ("NO_PROXY", "127.0.0.1")], "direct"),
-        ("asked", &[("HTTPS_PROXY", address), ("NO_PROXY", "127.0.0.0/8")], "proxy"),
-        ("asked", &[("ALL_PROXY", address), ("HTTP_PROXY", address)], "direct"),
-        ("asked", &[("HTTPS_PROXY", "http://u:hush@a:x")], bad),
-        ("asked", &[("HTTPS_PROXY", address), ("NO_PROXY", "\u{ff}")], garbled),
+        (wrong, address, "", "proxy"),
+        (address, "", "127.0.0.1", "direct"),
+        (address, "", "127.0.0.0/8", "proxy"),
+        (wrong, "", "", "HTTPS_PROXY"),
     ] {
-        let test = "the_environment_counts_only_when_it_is_asked_for";
-        let told = [format!("https://{dead}"), how.to_owned(), expected.to_owned()];
-        let mut child = this_test_alone(test, &told);
-        for name in ["https_proxy", "all_proxy", "http_proxy", "no_proxy"] {
-            child.env_remove(name).env_remove(name.to_uppercase());
+        for (name, value) in [
+            ("no_proxy", ""),
+            ("NO_PROXY", no_proxy),
+            ("https_proxy", lower),
+            ("HTTPS_PROXY", upper),
+            ("ALL_PROXY", address),
+            ("HTTP_PROXY", address),
+        ] {
+            env::set_var(name, value);
         }
-        for (name, value) in set {
-            match *value {
-                "\u{ff}" => child.env(name, &not_unicode),
-                value => child.env(name, value),
-            };
+        // In place of a proxy that was set before.
+        let session = session(url).proxy(&closed_address().to_string()).unwrap();
+        let found = match session.proxy_from_env() {
+            Ok(session) => create(&with_token(session)).to_string(),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                error.to_string().to_uppercase()
+            }
+        };
+        match expected {
+            "direct" => assert!(!found.contains("proxy"), "{found}"),
+            expected => assert!(found.contains(expected), "{expected}: {found}"),
         }
-        assert_passes(child);
-        through += usize::from(expected == "proxy");
+        // Without `proxy_from_env` nothing of it counts.
+        assert!(!create(&wire::session(url)).to_string().contains("proxy"));
     }
-    assert_eq!(proxy.ended().len(), through);
 }
 
-/// In children that trust the test's own issuer.
-mod trusted {
-    use super::wire::tls::{finish, https, tls, Authority, Days};
-    use super::wire::trusting;
-    use super::*;
-    use std::net::TcpStream;
-
-    /// A proxy that does what it should. Gives what it was sent.
-    fn forwarding() -> Server {
-        Server::start(|stream| {
-            let mut seen = request(stream);
-            let text = String::from_utf8(seen.clone()).unwrap();
-            let target = text.split(' ').nth(1).unwrap();
-            let mut server = TcpStream::connect(target).unwrap();
-            respond(stream, b"HTTP/1.1 200 Connection established\r\n\r\n");
-            let (mut from, mut to) = (server.try_clone().unwrap(), stream.try_clone().unwrap());
-            let back = thread::spawn(move || {
-                let _ = io::copy(&mut from, &mut to);
-                let _ = to.shutdown(Shutdown::Write);
-            });
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = stream.read(&mut buffer) {
-                seen.extend_from_slice(&buffer[..n]);
-                respond(&mut server, &buffer[..n]);
+#[test]
+fn proxy_sees_no_secret_of_calls_and_token_requests() {
+    let secrets = ["the-secret", "the-token", "the-key", "create"];
+    let large = "x".repeat(1 << 20);
+    let content = large.clone();
+    let site = Site::start(Over::Tls, move |mut peer| {
+        let request = peer.request().unwrap();
+        let sent = format!("{}{}", request.head, String::from_utf8_lossy(&request.content));
+        let shows = |secret| assert!(sent.contains(secret), "{sent}");
+        let token = r#"{"access_token":"the-token","token_type":"Bearer"}"#;
+        let bytes = match &*request.line {
+            TOKEN_REQUEST => {
+                shows(secrets[0]);
+                response("200 OK", "", token)
             }
-            let _ = server.shutdown(Shutdown::Write);
-            back.join().unwrap();
-            seen
-        })
-    }
-
-    #[test]
-    fn a_token_is_requested_and_calls_are_made_and_the_proxy_sees_nothing_of_it() {
-        let secrets = ["the-secret", "the-token", "the-key", "create"];
-        let large = "x".repeat(1 << 20);
-        if let [url, proxy] = &urls()[..] {
-            let session = Session::new(url, "id", secrets[0])
-                .and_then(|session| session.api_key(secrets[2]))
-                .and_then(|session| session.proxy(proxy))
-                .unwrap();
-            let session = trusting(session);
-            assert_eq!(session.get("/").unwrap().text().unwrap(), large);
-            let response = session.post("/", "text/plain", secrets[3]).unwrap();
-            assert_eq!(response.text().unwrap(), large);
             // A proxy that opens TLS may respond itself.
-            let error = session.get("/echo").unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                format!(
-                    "GET {url}/echo: status 502: the server, or one behind it, is down or \
-                     overloaded: try again later; the response says: [redacted] [redacted]"
-                )
-            );
-            let echoing = session.token_endpoint(&format!("{url}/echo")).unwrap();
-            let error = echoing.retries(0).get("/").unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                format!(
-                    "token request to {url}/echo: status 502: the server, or one behind it, is \
-                     down or overloaded: try again later"
-                )
-            );
-            return;
-        }
-        let authority = Authority::new();
-        let server = tls(authority.config("localhost", Days::Now), move |stream| {
-            let received = request(stream);
-            let text = String::from_utf8_lossy(&received);
-            let token = r#"{"access_token":"the-token","token_type":"Bearer"}"#;
-            let bytes = match text.split(' ').nth(1).unwrap() {
-                "/oauth2/token" => response("200 OK", "", token),
-                "/echo" => response("502 x", "", &format!("{PASSWORD} {BASIC}")),
-                _ => response("200 OK", "", &large),
-            };
-            finish(stream, &bytes);
-            received
-        });
-        let proxy = forwarding();
-        let urls = [https(&server), format!("http://{USER_INFO}@{}", proxy.address)];
-        let test =
-            "trusted::a_token_is_requested_and_calls_are_made_and_the_proxy_sees_nothing_of_it";
-        assert_passes(authority.trusting(this_test_alone(test, &urls)));
-        // `/echo` is tried three times, and once as a token endpoint.
-        let received = server.ended();
-        assert_eq!(received.len(), 7);
-        for secret in secrets {
-            assert!(received.iter().any(|received| contains(received, secret)));
-        }
-        let seen = proxy.ended();
-        assert_eq!(seen.len(), 7);
-        for seen in seen {
-            assert!(contains(&seen, BASIC));
-            for secret in secrets {
-                assert!(!contains(&seen, secret));
+            line if line.ends_with("/echo") => {
+                response("502 x", "", &format!("{PASSWORD} {BASIC}"))
             }
-        }
+            _ => {
+                secrets[1..3].iter().for_each(|secret| shows(secret));
+                response("200 OK", "", &content)
+            }
+        };
+        peer.respond(&bytes);
+        peer.close();
+        peer.drain();
+    });
+    let target = site.address;
+    let proxy = Server::start(move |stream| tunnel(stream, target));
+    let session = Session::new(&site.url(), "id", secrets[0])
+        .and_then(|session| session.api_key(secrets[2]))
+        .and_then(|session| session.proxy(&format!("http://{USER_INFO}@{}", proxy.address)));
+    let session = site::trusting(session.unwrap());
+    assert_eq!(session.get("/").and_then(Response::text).unwrap(), large);
+    let booking = session.post("/", "text/plain", secrets[3]);
+    assert_eq!(booking.and_then(Response::text).unwrap(), large);
+    let session = session.retries(0);
+    let echoing = session.clone().token_endpoint(&format!("{}/echo", site.url())).unwrap();
+    for error in [session.get("/echo").unwrap_err(), echoing.get("/").unwrap_err()] {
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains(PASSWORD) && !shown.contains(BASIC), "{shown}");
     }
-
-    fn contains(bytes: &[u8], text: &str) -> bool {
-        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    drop((session, echoing));
+    assert_eq!(site.requests().len(), 5);
+    let seen = proxy.ended();
+    assert_eq!(seen.len(), 5);
+    for seen in seen {
+        let contains = |text: &str| seen.windows(text.len()).any(|part| part == text.as_bytes());
+        assert!(contains(BASIC));
+        assert!(!secrets.iter().any(|secret| contains(secret)));
     }
 }

@@ -1,4 +1,4 @@
-//! Servers that can't resume a TLS session: each call succeeds all the same, or at least the next one.
+//! A server that can't resume a TLS session costs a handshake, and at most one call.
 #![cfg(feature = "tls")]
 
 use std::io::Write as _;
@@ -14,7 +14,7 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Over, Peer, Site};
-use wire::{assert_in_time, request, respond, until_closed, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, request, respond, until_closed, with_token, PATIENCE, TIMEOUT};
 
 const VERSIONS: [Over; 2] = [Over::Tls, Over::Tls12];
 
@@ -22,7 +22,7 @@ const VERSIONS: [Over; 2] = [Over::Tls, Over::Tls12];
 const SESSION_TICKET: u16 = 35;
 const PRE_SHARED_KEY: u16 = 41;
 
-/// Whether the client offers an earlier session, by its first message, which stays to be read.
+/// Whether the client's first message offers an earlier session. Leaves the message unread.
 fn offers_session(tcp: &TcpStream) -> bool {
     let mut hello = vec![0; 4096];
     let length = loop {
@@ -32,9 +32,9 @@ fn offers_session(tcp: &TcpStream) -> bool {
             break length;
         }
     };
-    // Behind the headers of record and message, the version and the random bytes.
+    // Skips the headers of record and message, the version and the random bytes.
     let mut rest = hello[..length].get(5 + 4 + 2 + 32..).unwrap_or_default();
-    // Session id, cipher suites and compression methods: each with its length before it.
+    // Session id, cipher suites, compression methods and extensions, each after its length.
     for size in [1, 2, 1, 2] {
         let Some((length, after)) = rest.split_at_checked(size) else { return false };
         let length = length.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
@@ -51,8 +51,8 @@ fn offers_session(tcp: &TcpStream) -> bool {
     false
 }
 
-/// A server that does this in place of a handshake that would resume a session. It takes a CONNECT
-/// before, as its own proxy; that proxy opens no tunnel before a refused one is closed.
+/// A server that calls `refuse` in place of a handshake that would resume a session. It is also its
+/// own proxy, which opens no tunnel until the refused one is closed.
 fn refusing(over: Over, refuse: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Site {
     let one_refused = Mutex::new(());
     let greet = move |tcp: &mut TcpStream| {
@@ -86,13 +86,14 @@ fn post(session: &Session, path: &str) -> String {
 }
 
 #[test]
-fn a_refused_tls_session_costs_a_handshake_and_no_call() {
+fn refused_tls_session_costs_a_handshake_and_no_call() {
     // unexpected_message, handshake_failure, illegal_parameter, decrypt_error, internal_error
     for description in [None, Some(10), Some(40), Some(47), Some(51), Some(80)] {
         for (over, is_proxy) in VERSIONS.iter().flat_map(|over| [(*over, false), (*over, true)]) {
             let mut site = refusing(over, move |tcp| alert(tcp, description));
             if is_proxy {
-                site.session = site.session.clone().proxy(&site.address.to_string()).unwrap();
+                let session = site.session.clone().proxy(&site.address.to_string());
+                site.session = with_token(session.unwrap());
             }
             let session = &site.session;
             assert_eq!(post(session, "/1"), "POST /1");
@@ -100,7 +101,7 @@ fn a_refused_tls_session_costs_a_handshake_and_no_call() {
             for n in 2..6 {
                 assert_eq!(post(session, &format!("/{n}")), format!("POST /{n}"));
             }
-            // One more than there are calls.
+            // Four calls, and the refused handshake.
             assert_eq!(session.counts().connections - connections, 5, "{over:?} {description:?}");
             let requests = site.requests().concat();
             assert_eq!(requests, [1, 2, 3, 4, 5].map(|n| format!("POST /{n}")), "{over:?}");
@@ -109,7 +110,7 @@ fn a_refused_tls_session_costs_a_handshake_and_no_call() {
 }
 
 #[test]
-fn threads_share_refused_tls_sessions_without_a_fault() {
+fn threads_with_refused_tls_sessions_lose_no_call() {
     for over in VERSIONS {
         let site = refusing(over, |tcp| alert(tcp, Some(40)));
         thread::scope(|scope| {
@@ -128,7 +129,7 @@ fn threads_share_refused_tls_sessions_without_a_fault() {
 }
 
 #[test]
-fn a_silent_server_is_offered_no_tls_session_again() {
+fn silent_server_is_offered_no_tls_session_again() {
     for over in VERSIONS {
         let site = refusing(over, |_| ());
         let session = &site.session;
@@ -145,7 +146,7 @@ fn a_silent_server_is_offered_no_tls_session_again() {
 }
 
 #[test]
-fn a_resumed_connection_that_breaks_harms_one_call() {
+fn broken_resumed_connection_costs_one_call() {
     let breaks: [fn(&mut Peer); 4] = [
         Peer::close,
         Peer::close_tcp,
@@ -157,12 +158,12 @@ fn a_resumed_connection_that_breaks_harms_one_call() {
     ];
     let each_break = |over| (0..breaks.len()).map(move |i| (over, i));
     for (over, i) in VERSIONS.into_iter().flat_map(each_break) {
-        let break_off = breaks[i];
-        // The last ends by its timeout.
+        let break_connection = breaks[i];
+        // The last break keeps the connection open: the call ends by its timeout.
         let timeout = if i == 3 { TIMEOUT * 2 } else { PATIENCE };
         let site = Site::start(over, move |mut peer| {
             if peer.is_resumed() {
-                break_off(&mut peer);
+                break_connection(&mut peer);
                 return peer.drain();
             }
             peer.serve_all();
@@ -182,7 +183,7 @@ fn a_resumed_connection_that_breaks_harms_one_call() {
 }
 
 #[test]
-fn a_get_on_a_resumed_connection_that_breaks_is_retried_once() {
+fn get_on_a_broken_resumed_connection_is_retried_once() {
     for over in VERSIONS {
         let site = Site::start(over, |mut peer| {
             if peer.is_resumed() {
@@ -201,7 +202,7 @@ fn a_get_on_a_resumed_connection_that_breaks_is_retried_once() {
 }
 
 #[test]
-fn an_idle_connection_that_breaks_forgets_no_tls_session() {
+fn broken_idle_connection_keeps_its_tls_session() {
     for over in VERSIONS {
         let site = Site::start(over, |mut peer| {
             if peer.number == 1 {

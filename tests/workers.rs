@@ -1,6 +1,5 @@
 //! Servers and proxies with few workers, each of which serves one connection until the client closes
-//! it: no connection of a session keeps a worker from a call that waits for one, and servers with
-//! more workers lose no idle connections.
+//! it: idle connections give way to waiting calls, and stay open at servers with more workers.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,20 +16,20 @@ mod wire;
 use site::{Over, Site, BOTH};
 #[cfg(feature = "tls")]
 use wire::urls;
-use wire::{request, respond, PATIENCE};
+use wire::{request, respond, with_token, PATIENCE};
 
-/// At which moment a connection takes a worker.
+/// When a connection takes a worker.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Taken {
     AtOnce,
     /// Before the response to a CONNECT.
     ByProxy,
-    /// After the handshake of TLS, which something else does.
+    /// After the TLS handshake: something else makes it.
     AfterHandshake,
 }
 
-/// A server with so many workers. It responds to `GET /slow` after `is_released`, and to `GET /pause`
-/// after 20 ms.
+/// A server with this many workers. It responds to `GET /slow` after a message by `is_released`, and
+/// to `GET /pause` after 20 ms.
 fn with_workers(over: Over, workers: usize, taken: Taken, is_released: mpsc::Receiver<()>) -> Site {
     let free = Arc::new((Mutex::new(workers), Condvar::new()));
     let shared = Arc::clone(&free);
@@ -64,7 +63,8 @@ fn with_workers(over: Over, workers: usize, taken: Taken, is_released: mpsc::Rec
         free.1.notify_one();
     });
     if taken == Taken::ByProxy {
-        site.session = site.session.clone().proxy(&site.address.to_string()).unwrap();
+        let session = site.session.clone().proxy(&site.address.to_string());
+        site.session = with_token(session.unwrap());
     }
     site
 }
@@ -73,6 +73,15 @@ fn ways() -> Vec<(Over, Taken)> {
     let mut ways = BOTH.iter().map(|over| (*over, Taken::AtOnce)).collect::<Vec<_>>();
     ways.extend(BOTH.get(1).map(|over| (*over, Taken::ByProxy)));
     ways
+}
+
+/// Runs each row in a thread of its own.
+fn side_by_side<T: Send>(rows: impl IntoIterator<Item = T>, run: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for row in rows {
+            scope.spawn(|| run(row));
+        }
+    });
 }
 
 fn get(session: &Session, path: &str) {
@@ -92,11 +101,12 @@ fn await_connections(session: &Session, n: u64) {
 }
 
 #[test]
-fn a_waiting_call_gets_the_worker_of_an_idle_connection() {
+fn waiting_call_gets_the_worker_of_an_idle_connection() {
     let mut ways = ways();
     ways.extend(BOTH.get(1).map(|over| (*over, Taken::AfterHandshake)));
     // A large request fills the buffers of the system, and then waits in a write.
-    for ((over, taken), length) in ways.into_iter().flat_map(|way| [(way, 6), (way, 8 << 20)]) {
+    let rows = ways.into_iter().flat_map(|way| [(way, 6), (way, 5 << 20)]);
+    side_by_side(rows, |((over, taken), length)| {
         let (release, is_released) = mpsc::channel();
         let site = with_workers(over, 1, taken, is_released);
         let session = &site.session;
@@ -106,17 +116,17 @@ fn a_waiting_call_gets_the_worker_of_an_idle_connection() {
             await_connections(session, 1);
             scope.spawn(|| post(session, "/booking", length));
             await_connections(session, 2);
-            // The connection of the first is idle while the second waits.
+            // Now the first connection is idle, and the second call waits.
             release.send(()).unwrap();
         });
         assert!(start.elapsed() < PATIENCE / 4, "{over:?} {taken:?} {length}");
         site.requests();
-    }
+    });
 }
 
 #[test]
-fn a_thread_that_reads_without_pause_leaves_the_worker_to_a_booking() {
-    for (over, taken) in ways() {
+fn busy_reader_leaves_the_worker_to_a_booking() {
+    side_by_side(ways(), |(over, taken)| {
         let site = with_workers(over, 1, taken, mpsc::channel().1);
         let session = &site.session;
         let start = Instant::now();
@@ -133,16 +143,16 @@ fn a_thread_that_reads_without_pause_leaves_the_worker_to_a_booking() {
         });
         assert!(start.elapsed() < PATIENCE / 4, "{over:?} {taken:?}");
         drop(site);
-    }
+    });
 }
 
 #[cfg(feature = "tls")]
 #[test]
-fn a_host_that_no_proxy_exempts_has_workers_of_its_own() {
-    let test = "a_host_that_no_proxy_exempts_has_workers_of_its_own";
+fn host_exempt_from_the_proxy_has_its_own_workers() {
+    let test = "host_exempt_from_the_proxy_has_its_own_workers";
     if let [url] = &urls()[..] {
-        let session = site::trusting(Session::new(url, "id", "secret").unwrap());
-        let session = session.resume("token", PATIENCE).unwrap().proxy_from_env().unwrap();
+        let session = site::trusting(wire::session_without_token(url));
+        let session = with_token(session.proxy_from_env().unwrap());
         thread::scope(|scope| {
             scope.spawn(|| get(&session, "/pause"));
             await_connections(&session, 1);
@@ -161,15 +171,16 @@ fn a_host_that_no_proxy_exempts_has_workers_of_its_own() {
 #[test]
 fn more_threads_than_workers_do_not_wait_for_each_other() {
     const THREADS: usize = 8;
-    let workers = |way| [1, 3, THREADS].map(|workers| (way, workers));
-    for ((over, taken), workers) in ways().into_iter().flat_map(workers) {
+    const CALLS: usize = 3;
+    let rows = ways().into_iter().flat_map(|way| [(way, 1), (way, 3)]);
+    side_by_side(rows, |((over, taken), workers)| {
         let site = with_workers(over, workers, taken, mpsc::channel().1);
         let session = &site.session;
         let start = Instant::now();
         thread::scope(|scope| {
             for thread in 0..THREADS {
                 scope.spawn(move || {
-                    for call in 0..4 {
+                    for call in 0..CALLS {
                         let path = format!("/{thread}/{call}");
                         get(session, &path);
                         post(session, &path, 6);
@@ -177,10 +188,9 @@ fn more_threads_than_workers_do_not_wait_for_each_other() {
                 });
             }
         });
-        println!("{over:?} {taken:?}, {workers} workers: {:?}", start.elapsed());
         assert!(start.elapsed() < PATIENCE / 2, "{over:?} {taken:?} {workers}");
-        assert_eq!(site.requests().concat().len(), THREADS * 4 * 2);
-    }
+        assert_eq!(site.requests().concat().len(), THREADS * CALLS * 2);
+    });
 }
 
 #[cfg(feature = "tls")]
@@ -205,13 +215,13 @@ fn two_origins_share_a_proxy_with_one_worker() {
 fn slow_handshakes_cost_no_idle_connections() {
     const THREADS: usize = 8;
     const ROUNDS: usize = 3;
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let greet = |_: &mut TcpStream| {
-        let _turn = ONE_AT_A_TIME.lock().unwrap();
-        // With all threads in the queue, that is longer than a connection may be silent.
-        thread::sleep(Duration::from_millis(20));
-    };
-    for &over in BOTH {
+    side_by_side(BOTH, |&over| {
+        let one_at_a_time = Mutex::new(());
+        let greet = move |_: &mut TcpStream| {
+            let _turn = one_at_a_time.lock().unwrap();
+            // A queue of all threads is longer than a connection may be silent.
+            thread::sleep(Duration::from_millis(20));
+        };
         let site = Site::behind(over, greet, |mut peer| peer.serve_all());
         let session = &site.session;
         thread::scope(|scope| {
@@ -224,21 +234,20 @@ fn slow_handshakes_cost_no_idle_connections() {
                 });
             }
         });
-        // Each POST needs one, and so does the first GET of a thread. Some make way before it is known
-        // how many are served at once. If all did, each call would need one.
+        // Each POST needs one, and so does the first GET of each thread. Some idle connections are
+        // closed before the session knows how many are served at once.
         let connections = session.counts().connections;
         let needed = u64::try_from(THREADS * (ROUNDS + 1)).unwrap();
-        println!("{over:?}: {connections} connections, {needed} needed");
         assert!(connections <= 2 * needed, "{over:?}: {connections}");
         drop(site);
-    }
+    });
 }
 
 #[test]
-fn a_slow_server_keeps_its_connections() {
+fn slow_server_keeps_its_connections() {
     const THREADS: usize = 2;
-    for &over in BOTH {
-        // Longer than each of both is waited for in patience.
+    side_by_side(BOTH, |&over| {
+        // Both are longer than a silent connection is waited for.
         let greet = |_: &mut TcpStream| thread::sleep(Duration::from_millis(250));
         let site = Site::behind(over, greet, |mut peer| {
             while let Some(request) = peer.request() {
@@ -260,17 +269,17 @@ fn a_slow_server_keeps_its_connections() {
                 });
             }
         });
-        // Without TLS, a slow response can't be told from a worker that is not free.
+        // Without TLS, a slow response looks like a busy worker.
         let more = u64::from(over == Over::Plain);
         assert!(session.counts().connections <= THREADS as u64 + more, "{over:?}");
         drop(site);
-    }
+    });
 }
 
 #[test]
-fn a_server_that_is_silent_to_one_call_serves_the_others_as_before() {
+fn silence_to_one_call_costs_the_others_few_connections() {
     const THREADS: usize = 4;
-    for &over in BOTH {
+    side_by_side(BOTH, |&over| {
         let (release, is_released) = mpsc::channel::<()>();
         let (has_come, silent_one) = mpsc::channel();
         let ends = Mutex::new(Some((has_come, is_released)));
@@ -301,9 +310,9 @@ fn a_server_that_is_silent_to_one_call_serves_the_others_as_before() {
             drop(release);
             silent.join().unwrap();
         });
-        // After 100, 200 and 400 ms a connection makes way for the silent one.
+        // After 100, 200 and 400 ms an idle connection is closed for the silent one.
         let connections = session.counts().connections;
         assert!(connections <= 1 + THREADS as u64 + 4, "{over:?}: {connections}");
         drop(site);
-    }
+    });
 }

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_session_is_forgiven_after_an_hour_a_broken_one_never() {
+    fn refused_session_is_offered_after_an_hour_a_broken_one_never() {
         let client = Trust::default().client().unwrap();
         let server = ServerName::try_from("unresumed.example").unwrap();
         assert!(client.may_resume(&server));

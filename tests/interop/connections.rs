@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use jas_session::{Response, Session};
 
 const URL: &str = "https://server.test";
-/// Every call, and every wait for a server, is given up after this.
+/// Maximum duration of a call and of any wait for a server.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The servers that serve few connections at a time, and the others, by their names in `start`.
@@ -141,7 +141,7 @@ fn refusals() -> usize {
     ] {
         let _server = Server::start(name, tls, 60, 1000);
         let session = session();
-        // Each ends after one connection, whatever is to be sent.
+        // Each fails after one connection, whatever its content.
         for length in [7, 100_000] {
             let content = vec![b'x'; length];
             let error = session.post("/", "text/plain", content).unwrap_err();

@@ -1,5 +1,5 @@
-//! The scenes that the script beside it runs through real servers. Each is a row of a Markdown
-//! table: its name, what came of it, and what nginx's logs say of it.
+//! Calls through real servers, which the script in this folder starts. Each scene is a row of a Markdown
+//! table: its name, its outcome, and what nginx logged.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -20,11 +20,11 @@ const AUTH_PORT: u16 = 8001;
 const API_PORT: u16 = 8002;
 const SILENT_PORT: u16 = 8003;
 const NGINX_PORT: u16 = 8080;
-/// Every wait for something that is to come is given up after this.
+/// Maximum wait for anything that a scene expects.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How much later than a call's end nginx may log it.
+/// How long after its end nginx may log a call.
 const LATE: Duration = Duration::from_secs(5);
-/// Else the CA is given to each session.
+/// Without them, each session gets the certificate of the issuer.
 const HAS_SYSTEM_ROOTS: bool = cfg!(feature = "system-roots");
 
 /// The content of the API's large responses.
@@ -39,7 +39,7 @@ struct Client {
     id: String,
     #[serde(rename = "client_secret")]
     secret: String,
-    /// Of its tokens, in seconds.
+    /// Lifetime of its tokens, in seconds.
     lifetime: u32,
     has_grant: bool,
 }
@@ -49,7 +49,7 @@ impl Client {
         Client { id: id.into(), secret: secret.into(), lifetime: 600, has_grant: true }
     }
 
-    /// A session of its own.
+    /// Makes a session.
     fn session(&self) -> Session {
         session(API, &self.id, &self.secret)
     }
@@ -70,7 +70,7 @@ fn without_key(url: &str, id: &str, secret: &str) -> Session {
     session
 }
 
-/// A session that holds a token, though not one of the server's.
+/// A session with a token that the server has not issued.
 fn with_token(url: &str) -> Session {
     let session = session(url, "id", "secret");
     session.resume("token", Duration::from_secs(600)).unwrap()
@@ -103,16 +103,16 @@ struct Suite {
     brief: Client,
     briefest: Client,
     without_grant: Client,
-    /// With every character in id and secret.
+    /// Clients with every character in id and secret.
     odd: Vec<Client>,
     auth: Server,
     _api: Server,
     faults: u32,
     access: Log,
     errors: Log,
-    /// How many requests have ended a scene.
+    /// The number of requests that ended a scene.
     marks: u32,
-    /// All of the access log.
+    /// The access log.
     lines: Vec<Line>,
 }
 
@@ -142,9 +142,9 @@ impl Suite {
         }
     }
 
-    /// Prints what came of `run`, and what nginx saw. The outcome has to begin with `expected`,
-    /// and nginx to have seen `seen`: items parted by commas, each with a count behind `×` unless
-    /// that is 1, or with the least and the most. A connection counts when its first request comes.
+    /// Runs a scene, and prints its outcome and what nginx logged. The outcome has to begin with
+    /// `expected`. `seen` lists what nginx has to log, separated by commas, each with a count or its
+    /// bounds after `×` unless it is 1. A connection counts when its first request comes.
     fn scene(
         &mut self, name: &str, expected: &str, seen: &str,
         run: impl FnOnce(&mut Server) -> Result<String, Error>,
@@ -165,9 +165,9 @@ impl Suite {
         }
     }
 
-    /// What nginx has logged since the last scene: how often it saw what. It has one worker, so that
-    /// a request of ours marks the end. What nginx logs when the client has closed may come behind
-    /// that: it is waited for, if it is `expected`.
+    /// Counts what nginx has logged since the last scene. nginx has one worker, so that a request of
+    /// ours marks the end. nginx may log later what it notices when the client closes: this waits for
+    /// all that is `expected`.
     fn seen(&mut self, expected: &str) -> BTreeMap<String, usize> {
         self.marks += 1;
         let mark = format!("/{}", self.marks);
@@ -205,6 +205,11 @@ impl Suite {
     }
 
     fn credentials(&mut self) {
+        self.odd_credentials();
+        self.refused_credentials();
+    }
+
+    fn odd_credentials(&mut self) {
         let odd = self.odd.clone();
         let all = format!("ok, {} clients", odd.len());
         self.scene(
@@ -225,7 +230,9 @@ impl Suite {
             "",
             |_| Session::new(API, "job", "geheimni\u{df}").map(|_| String::new()),
         );
+    }
 
+    fn refused_credentials(&mut self) {
         let check = "check the client id and the client secret, and that the application is \
                      subscribed to an API; the response says: ";
         let denied = &*format!("status 401: {check}invalid_client: ");
@@ -237,7 +244,7 @@ impl Suite {
             let expected = format!("Denied: {denied}client authentication failed");
             self.scene(name, &expected, "token 401, connection", |_| {
                 let session = session(API, id, secret);
-                // The second is refused without a request.
+                // The second call is refused without a request.
                 assert!(session.get("/whoami").is_err());
                 session.get("/whoami")?.text()
             });
@@ -346,6 +353,10 @@ impl Suite {
                 Ok("ok, 120 calls".to_owned())
             },
         );
+        self.outages(&session);
+    }
+
+    fn outages(&mut self, session: &Session) {
         let down = Duration::from_millis(700);
         self.scene(
             "... is down while a token is requested",
@@ -381,7 +392,7 @@ impl Suite {
             |auth| {
                 session.access_token()?;
                 auth.stop();
-                let result = booking(&session);
+                let result = booking(session);
                 auth.restart_after(Duration::ZERO);
                 result.map(|n| format!("ok: booking {n}"))
             },
@@ -443,7 +454,11 @@ impl Suite {
             session("https://unknown.test", id, secret).get("/")?.text()
         });
 
-        // The system's roots are read once in a process.
+        self.system_roots(issuer);
+    }
+
+    fn system_roots(&mut self, issuer: &str) {
+        // A process reads the system's roots once.
         let child = |url: &str, variables: &[(&str, &str)]| {
             let mut child = Command::new(env::current_exe().unwrap());
             child.arg(url);
@@ -469,6 +484,13 @@ impl Suite {
 
     fn content(&mut self) {
         let session = self.job.session();
+        self.echoes(&session);
+        self.large_content(&session);
+        self.compression(&session);
+        self.truncated_content(&session);
+    }
+
+    fn echoes(&mut self, session: &Session) {
         let echo = |path: &str, media_type: &str, content: &[u8]| {
             let response = session.post_idempotent(path, media_type, content)?;
             assert_eq!(response.header("content-type"), Some(media_type));
@@ -490,11 +512,13 @@ impl Suite {
         self.scene("XML, and nginx compresses", same, "POST 200", |_| {
             echo("/gzip/echo", "application/xml", XML.as_bytes())
         });
+    }
 
-        let large = |session: &Session, path: &str| {
+    fn large_content(&mut self, session: &Session) {
+        let large = |path: &str| {
             let mut response = session.get(path)?;
             assert_eq!(response.header("content-encoding"), None);
-            // In order and in constant memory.
+            // Checks the order, in constant memory.
             let mut check = Pattern(0);
             io::copy(&mut response, &mut check)
                 .map_err(|error| *error.into_inner().unwrap().downcast::<Error>().unwrap())?;
@@ -508,8 +532,11 @@ impl Suite {
             ("... in chunks, not buffered", "/unbuffered/chunked"),
             ("... and nginx compresses", "/gzip/large"),
         ] {
-            self.scene(name, &whole, "GET 200", |_| large(&session, path));
+            self.scene(name, &whole, "GET 200", |_| large(path));
         }
+    }
+
+    fn compression(&mut self, session: &Session) {
         self.scene(
             "... and the client allows that, not this crate",
             "ok, gzip",
@@ -535,7 +562,10 @@ impl Suite {
             "GET 200",
             |_| session.get("/compressed")?.text(),
         );
-        // What ends in an error takes its connection along.
+    }
+
+    fn truncated_content(&mut self, session: &Session) {
+        // A call that fails closes its connection.
         for (name, path) in [
             ("the API closes within its content", "/truncated"),
             ("... in its chunks", "/truncated-chunks"),
@@ -555,6 +585,19 @@ impl Suite {
 
     fn refusals(&mut self) {
         let session = self.job.session();
+        self.refused_gets(&session);
+        self.refused_creates(&session);
+        let long = "x".repeat(40_000);
+        self.scene(
+            "... 400: a field of 40 kB",
+            "Status: status 400: the server could not read the request: check its content and its \
+             media type; the response says: 400 Bad Request Request Header Or Cookie Too Large",
+            "GET 400, connection",
+            |_| session.clone().header("x-long", &long)?.get("/whoami")?.text(),
+        );
+    }
+
+    fn refused_gets(&mut self, session: &Session) {
         let silent = TcpListener::bind(("127.0.0.1", SILENT_PORT)).unwrap();
         for (name, path, expected, seen) in [
             (
@@ -601,6 +644,9 @@ impl Suite {
                 Ok("ok, 3 calls".to_owned())
             },
         );
+    }
+
+    fn refused_creates(&mut self, session: &Session) {
         self.scene(
             "... 502, of a create",
             "Status, may have executed: status 502",
@@ -620,23 +666,15 @@ impl Suite {
                 |_| session.post("/small", "text/plain", content)?.text(),
             );
         }
-        let long = "x".repeat(40_000);
-        self.scene(
-            "... 400: a field of 40 kB",
-            "Status: status 400: the server could not read the request: check its content and its \
-             media type; the response says: 400 Bad Request Request Header Or Cookie Too Large",
-            "GET 400, connection",
-            |_| session.clone().header("x-long", &long)?.get("/whoami")?.text(),
-        );
     }
 
-    /// What holds for all requests.
+    /// Checks common to all requests.
     fn connections(&mut self) {
         let lines = std::mem::take(&mut self.lines);
         let count = |what: &dyn Fn(&Line) -> bool| lines.iter().filter(|line| what(line)).count();
         let (all, connections) = (lines.len(), count(&|line| line.is_first));
         let resumed = count(&|line| line.is_first && line.is_resumed) * 100 / connections;
-        // Sessions that are given roots of their own share nothing with others.
+        // Sessions with added roots share nothing with others.
         let least = if HAS_SYSTEM_ROOTS { 90 } else { 1 };
         self.scene("TLS sessions are resumed", "ok, ", "", |_| {
             let is_good = resumed >= least;
@@ -667,7 +705,7 @@ impl Suite {
     }
 }
 
-/// Each character on its own, all of them at once, and texts that look encoded already.
+/// Each character alone, all characters at once, and texts that look encoded.
 fn odd_clients() -> Vec<Client> {
     let all: String = (' '..='~').collect();
     let all = all.trim_start();
@@ -689,7 +727,7 @@ fn odd_clients() -> Vec<Client> {
     each.chain(pairs).collect()
 }
 
-/// Calls, one each tenth of a second.
+/// Makes this many calls, one each tenth of a second.
 fn calls_for(session: &Session, calls: u32) -> Result<String, Error> {
     let start = Instant::now();
     for i in 0..calls {
@@ -700,7 +738,7 @@ fn calls_for(session: &Session, calls: u32) -> Result<String, Error> {
     Ok(format!("ok, {calls} calls"))
 }
 
-/// Books, and gives the number of all bookings so far.
+/// Books, and returns the number of all bookings so far.
 fn booking(session: &Session) -> Result<u32, Error> {
     let booked = session.post("/bookings", "text/plain", "a booking")?.text()?;
     Ok(booked.strip_prefix("booking ").unwrap().parse().unwrap())
@@ -721,7 +759,7 @@ fn revoke(client: &Client, token: &str) -> String {
     plain(AUTH_PORT, &(head + &content))
 }
 
-/// Without TLS, and without this crate.
+/// Sends a request without TLS and without this crate.
 fn plain(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -746,7 +784,7 @@ fn told(result: Result<String, Error>) -> String {
     format!("{:?}{executed}: {message}{cause}", error.kind())
 }
 
-/// Whether `counts` are as `seen` says.
+/// Whether `counts` match `seen`.
 fn is_as(counts: &BTreeMap<String, usize>, seen: &str) -> bool {
     let mut left = counts.clone();
     let items = seen.split(", ").filter(|item| !item.is_empty());
@@ -759,7 +797,7 @@ fn is_as(counts: &BTreeMap<String, usize>, seen: &str) -> bool {
     are_good.all(|is_good| is_good) && left.is_empty()
 }
 
-/// Takes what the API's large responses should be.
+/// Checks the content of the API's large responses.
 struct Pattern(usize);
 
 impl io::Write for Pattern {
@@ -776,7 +814,7 @@ impl io::Write for Pattern {
     }
 }
 
-/// One of servers.mjs, which ends with this.
+/// A server of servers.mjs. Dropping this stops it.
 struct Server {
     name: &'static str,
     port: u16,
@@ -794,7 +832,7 @@ impl Server {
         self.process.wait().unwrap();
     }
 
-    /// Stops it, waits, and starts it once more.
+    /// Stops the server, waits, and starts it again.
     fn restart_after(&mut self, pause: Duration) {
         self.stop();
         thread::sleep(pause);
@@ -826,15 +864,15 @@ impl Drop for Server {
     }
 }
 
-/// A file that nginx appends to.
+/// A file to which nginx appends.
 struct Log {
     file: fs::File,
-    /// The beginning of a line.
+    /// The beginning of an incomplete line.
     part: String,
 }
 
 impl Log {
-    /// What it holds already is left out.
+    /// Skips what the file already holds.
     fn open(path: &str) -> Log {
         let mut file = fs::File::open(path).unwrap();
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).unwrap();
@@ -859,7 +897,7 @@ struct Line {
     protocol: String,
     tls: String,
     is_resumed: bool,
-    /// The first of its connection.
+    /// Whether it is the first of its connection.
     is_first: bool,
 }
 

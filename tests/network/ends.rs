@@ -1,6 +1,5 @@
-//! The two ends of what the scripts beside it show: a server that stands in a network namespace of
-//! its own and can cut its link, and a client that makes one call and prints a row of a Markdown
-//! table.
+//! The programs that the scripts in this folder run: a server that can cut the link of its network
+//! namespace, and a client that makes one call and prints it as a row of a Markdown table.
 
 use std::error::Error as _;
 use std::io::{self, Read, Write};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, iter, panic, thread};
 
 use base64::Engine as _;
-use jas_session::{Error, ErrorKind, Session};
+use jas_session::{Error, ErrorKind, Response, Session};
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -22,7 +21,7 @@ mod wire;
 use wire::process::{sockets, threads};
 use wire::{LATE, PATIENCE};
 
-/// How long the content of `/large` is; that of most responses is a token.
+/// Length of the content of `/large`. Most other responses are a token.
 const LARGE: usize = 256 * 1024;
 const TOKEN: &str = r#"{"access_token":"abc","token_type":"Bearer","expires_in":600}"#;
 
@@ -41,8 +40,8 @@ fn main() -> ExitCode {
 
 // The server
 
-/// Serves until it is killed: TLS on port 443, a link that is cut in the handshake on port 444, and a
-/// name server that knows no name. The file `root` appears when all of it is there.
+/// Serves until it is killed: TLS on port 443, TLS on port 444 that cuts the link within the handshake,
+/// and a name server that knows no name. Writes its certificate to the file `root` when all are ready.
 fn serve(address: &str, root: &str) {
     let names = ["api.test", "two.test", address].map(str::to_owned);
     let own = rcgen::generate_simple_self_signed(names).unwrap();
@@ -65,7 +64,7 @@ fn serve(address: &str, root: &str) {
     thread::spawn(move || know_no_name(&names));
     thread::spawn(move || {
         for stream in dying.incoming().map(Result::unwrap) {
-            // The ClientHello is there.
+            // The client has sent its first message.
             stream.peek(&mut [0]).unwrap();
             cut_link();
             thread::spawn(move || wire::until_closed(&mut &stream));
@@ -73,7 +72,7 @@ fn serve(address: &str, root: &str) {
     });
     for stream in listener.incoming().map(Result::unwrap) {
         let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
-        // Errors do not count: the client may close at any time.
+        // Ignores errors: the client may close at any time.
         thread::spawn(move || serve_client(StreamOwned::new(connection, stream)));
     }
 }
@@ -113,7 +112,7 @@ fn serve_client(mut stream: StreamOwned<ServerConnection, TcpStream>) -> io::Res
     }
 }
 
-/// The request has a head and, if that announces it, its content.
+/// Whether the request has its head and all of its content.
 fn is_complete(received: &str) -> bool {
     let Some((head, content)) = received.split_once("\r\n\r\n") else {
         return false;
@@ -123,7 +122,7 @@ fn is_complete(received: &str) -> bool {
     content.len() >= length.unwrap_or(0)
 }
 
-/// From now on packets are dropped, both ways, until the script heals the link.
+/// Drops packets in both directions until the script restores the link.
 fn cut_link() {
     for chain in ["INPUT", "OUTPUT"] {
         let status = Command::new("iptables").args(["-P", chain, "DROP"]).status();
@@ -131,7 +130,7 @@ fn cut_link() {
     }
 }
 
-/// NXDOMAIN, whatever is asked ([RFC 1035, section
+/// Responds to each query with NXDOMAIN ([RFC 1035, section
 /// 4.1.1](https://www.rfc-editor.org/rfc/rfc1035#section-4.1.1)).
 fn know_no_name(socket: &UdpSocket) {
     let mut message = [0; 512];
@@ -145,37 +144,30 @@ fn know_no_name(socket: &UdpSocket) {
 
 // The client
 
-/// Sends a create and prints what came of it. Fails unless that is as expected: a text in the
-/// outcome, the time, and what the options say.
+/// Sends a create and prints its outcome. Fails unless the outcome contains `expected`, and time and
+/// options match:
 ///
 /// - `executed`: the API may have acted.
-/// - `least=MS`, `most=MS`: it takes that long.
-/// - `get`: a GET is sent instead.
-/// - `warm`: after a call that succeeds; `then=COMMAND`: and after this.
-/// - `idle=N`: so many connections are idle then. Without this option one is if the call succeeds.
-/// - `leaves=N`: each of N calls leaves a thread and a socket of the system's, which go when that
-///   gives up.
-/// - `cold`: a token has to be requested, of an endpoint whose link dies.
-/// - `fresh`: a token has to be requested, and can be.
-/// - `proxy=URL`: through this proxy; `environment`: through the environment's.
+/// - `least=MS`, `most=MS`: bounds of the call's duration.
+/// - `get`: sends a GET instead.
+/// - `warm`: makes a call before, which succeeds. `then=COMMAND`: runs a command after that.
+/// - `idle=N`: the number of idle connections after the call: 1 by default if the call succeeds.
+/// - `leaves=N`: each of N calls leaves a thread and a socket until the system gives up.
+/// - `cold`: the call needs a token, and the link to the token endpoint dies.
+/// - `fresh`: the call needs a token, and gets it.
+/// - `proxy=URL`: uses this proxy. `environment`: uses the environment's proxy.
 /// - `root=FILE`: trusts this certificate, too.
-/// - `content=BYTES`: so large a create.
-/// - `files=N`: only so many can be opened during the call; with `later`, during one before it.
-/// - `fault=PART`: a known fault; fails when it has been mended, so that the option goes.
+/// - `content=BYTES`: the length of the create's content.
+/// - `files=N`: only N files can be opened during the call, or with `later` during an earlier call.
+/// - `fault=PART`: a known fault. Fails once it is fixed, so that the option is removed.
 fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) -> ExitCode {
     static HAS_PANICKED: AtomicBool = AtomicBool::new(false);
     panic::set_hook(Box::new(|panic| {
         eprintln!("{panic}");
         HAS_PANICKED.store(true, Ordering::SeqCst);
     }));
-    let value = |name: &str| value(options, name);
-    let number = |name: &str| value(name).map(|value| value.parse::<usize>().unwrap());
-    let leaves = number("leaves=").unwrap_or_default();
-    let content = "x".repeat(number("content=").unwrap_or(1));
-    let milliseconds = |n: usize| Duration::from_millis(n as u64);
+    let content = "x".repeat(number(options, "content=").unwrap_or(1));
     let timeout = milliseconds(timeout.parse().unwrap());
-    let least = milliseconds(number("least=").unwrap_or_default());
-    let most = number("most=").map_or(timeout + LATE, milliseconds);
     let (base, path) = url.split_once(" /").unwrap();
     let path = format!("/{path}");
     let session = session(base, options).timeout(timeout);
@@ -188,54 +180,16 @@ fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) 
     };
 
     let before = (threads(), sockets());
-    if options.contains(&"warm") {
-        make_call().unwrap().text().unwrap();
-    }
-    if let Some(command) = value("then=") {
-        let status = Command::new("sh").args(["-c", command]).status();
-        assert!(status.unwrap().success());
-    }
-    let mut open = Vec::new();
-    if let Some(files) = number("files=") {
-        open.extend(iter::from_fn(|| fs::File::open("/dev/null").ok()));
-        open.truncate(open.len() - files);
-    }
-    if options.contains(&"later") {
-        let _ = make_call();
-        open.clear();
-    }
+    let open = prepare(options, make_call);
     let mut faults = Vec::new();
-    let mut row = String::new();
-    let mut idle = 0;
-    for _ in 0..leaves.max(1) {
-        let start = Instant::now();
-        let result = make_call().and_then(jas_session::Response::text);
-        let took = start.elapsed();
-        let is_timeout = matches!(&result, Err(error) if error.kind() == ErrorKind::Timeout);
-        let (outcome, executed) = match result {
-            Ok(text) => {
-                idle = 1;
-                (format!("ok, {} bytes", text.len()), false)
-            }
-            Err(error) => (told(&error), error.may_have_executed()),
-        };
-        if took > most || took < least || is_timeout && took < timeout {
-            faults.push("time");
-        }
-        if !outcome.contains(expected) {
-            faults.push("outcome");
-        }
-        if executed != options.contains(&"executed") {
-            faults.push("executed");
-        }
-        row = format!("{name} | {timeout:.1?} | {took:.2?} | {outcome} | {executed}");
-    }
+    let (row, is_idle) = make_calls(options, timeout, expected, make_call, &mut faults);
     drop(open);
     if HAS_PANICKED.load(Ordering::SeqCst) {
         faults.push("panic");
     }
 
-    let idle = number("idle=").unwrap_or(idle);
+    let leaves = number(options, "leaves=").unwrap_or_default();
+    let idle = number(options, "idle=").unwrap_or(is_idle.into());
     let expected_now = (leaves, leaves + idle);
     let (threads_now, sockets_now) = held_more(before, expected_now, LATE);
     if (threads_now, sockets_now) != expected_now {
@@ -254,16 +208,78 @@ fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) 
         }
     };
     let mark = if faults.is_empty() { "" } else { "**fault:** " };
-    println!("| {mark}{row} | {threads_now}, {sockets_now}{gone} |");
-    if faults.iter().eq(value("fault=").iter()) {
+    println!("| {mark}{name} | {timeout:.1?} | {row} | {threads_now}, {sockets_now}{gone} |");
+    if faults.iter().eq(value(options, "fault=").iter()) {
         return ExitCode::SUCCESS;
     }
     eprintln!("{name}: faults {faults:?}; expected {expected}, {expected_now:?}");
     ExitCode::FAILURE
 }
 
-/// How many more threads and sockets there are than `before`, as soon as these are as many as
-/// `expected`, or after this time. A thread that has been joined is listed for a moment more.
+/// Does what the options want before the call. Returns the files that are open during the call.
+fn prepare(options: &[&str], make_call: impl Fn() -> Result<Response, Error>) -> Vec<fs::File> {
+    if options.contains(&"warm") {
+        make_call().unwrap().text().unwrap();
+    }
+    if let Some(command) = value(options, "then=") {
+        let status = Command::new("sh").args(["-c", command]).status();
+        assert!(status.unwrap().success());
+    }
+    let mut open = Vec::new();
+    if let Some(files) = number(options, "files=") {
+        open.extend(iter::from_fn(|| fs::File::open("/dev/null").ok()));
+        open.truncate(open.len() - files);
+    }
+    if options.contains(&"later") {
+        let _ = make_call();
+        open.clear();
+    }
+    open
+}
+
+/// Makes the calls. Returns the last one's part of the row, and whether a call has left an idle
+/// connection.
+fn make_calls(
+    options: &[&str], timeout: Duration, expected: &str,
+    make_call: impl Fn() -> Result<Response, Error>, faults: &mut Vec<&str>,
+) -> (String, bool) {
+    let least = milliseconds(number(options, "least=").unwrap_or_default());
+    let most = number(options, "most=").map_or(timeout + LATE, milliseconds);
+    let calls = number(options, "leaves=").unwrap_or_default().max(1);
+    let mut row = String::new();
+    let mut is_idle = false;
+    for _ in 0..calls {
+        let start = Instant::now();
+        let result = make_call().and_then(Response::text);
+        let took = start.elapsed();
+        let is_timeout = matches!(&result, Err(error) if error.kind() == ErrorKind::Timeout);
+        let (outcome, executed) = match result {
+            Ok(text) => {
+                is_idle = true;
+                (format!("ok, {} bytes", text.len()), false)
+            }
+            Err(error) => (outcome(&error), error.may_have_executed()),
+        };
+        if took > most || took < least || is_timeout && took < timeout {
+            faults.push("time");
+        }
+        if !outcome.contains(expected) {
+            faults.push("outcome");
+        }
+        if executed != options.contains(&"executed") {
+            faults.push("executed");
+        }
+        row = format!("{took:.2?} | {outcome} | {executed}");
+    }
+    (row, is_idle)
+}
+
+fn milliseconds(n: usize) -> Duration {
+    Duration::from_millis(n as u64)
+}
+
+/// Waits until there are as many more threads and sockets than `before` as expected, for this time at
+/// most. Returns how many more there are. The system lists a joined thread for a moment more.
 fn held_more(
     before: (usize, usize), expected: (usize, usize), patience: Duration,
 ) -> (usize, usize) {
@@ -277,9 +293,13 @@ fn held_more(
     }
 }
 
-/// What stands behind `name` in the option that begins so.
+/// The rest of the option that begins with `name`.
 fn value<'a>(options: &[&'a str], name: &str) -> Option<&'a str> {
     options.iter().find_map(|option| option.strip_prefix(name))
+}
+
+fn number(options: &[&str], name: &str) -> Option<usize> {
+    value(options, name).map(|value| value.parse().unwrap())
 }
 
 /// A session for these options.
@@ -305,7 +325,7 @@ fn session(base: &str, options: &[&str]) -> Session {
 }
 
 /// Kind, message without the URL, and cause.
-fn told(error: &Error) -> String {
+fn outcome(error: &Error) -> String {
     let message = error.to_string();
     let message = message.split_once(": ").map_or(&*message, |(_, why)| why);
     let cause = error.source().map(|cause| format!(" ({cause})"));

@@ -1,5 +1,5 @@
-//! What it means for a session that another crate has turned on minreq's features: with `proxy`, a
-//! proxy of the environment gets no secret, and the error says what to do.
+//! Sessions in a program where another crate turns on minreq's features: with `proxy`, a proxy of the
+//! environment gets no secret, and the error says what to do.
 #![cfg(test)]
 
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use jas_session::{ErrorKind, Session};
 const HINT: &str = "if another crate has turned on minreq's feature `proxy`, the variables \
                     http_proxy and all_proxy must not be set";
 
-/// A server that does this with each connection and its first bytes, which it passes on.
+/// A server that calls this with each connection and its first bytes, and sends on these bytes.
 fn server(serve: fn(TcpStream)) -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -76,6 +76,6 @@ fn a_proxy_variable_stops_token_requests_alone() {
         assert!(seen.starts_with("CONNECT 127.0.0.1:"), "{seen}");
         assert!(!seen.contains("hush") && !seen.contains("create"), "{seen}");
     }
-    // It was connected to, and sent nothing.
+    // The client connected to it and sent nothing.
     assert!(at_api.try_iter().all(|request| request.is_empty()));
 }

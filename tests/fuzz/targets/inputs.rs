@@ -1,8 +1,8 @@
-//! What callers, the environment and servers hand to the crate, without a network: each input is
-//! read by the crate, and what came of it is checked by other means.
+//! Passes inputs of callers, the environment and servers to the crate's parsers, without a network,
+//! and checks the results by other means.
 //!
-//! The first byte says what the input is, from `0` on; the parts of the rest are parted by 0xff,
-//! which no UTF-8 holds.
+//! The first byte selects the kind of input, from `0` on. The parts of the rest are separated by
+//! 0xff, which UTF-8 never contains.
 #![no_main]
 
 use std::borrow::Cow;
@@ -13,14 +13,14 @@ use jas_session::miniserde::json::{self, Number, Value};
 use jas_session::{Error, ErrorKind};
 use libfuzzer_sys::fuzz_target;
 
-/// Never allowed in a message; long enough to stand nowhere by chance.
+/// Never allowed in a message, and too long to appear by chance.
 const SECRET: &str = "hush-5f1d2c3b4a59";
 const TOKEN: &str = "tok-9e8d7c6b5a40";
 
-/// The longest lifetime of a token.
+/// Maximum lifetime of a token.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The most characters that an excerpt shows, with the dots behind it.
+/// Maximum number of characters of an excerpt, including the dots at its end.
 const EXCERPT: usize = 203;
 
 const KINDS: [fn(&[&[u8]]); 9] =
@@ -43,17 +43,17 @@ fn byte(parts: &[&[u8]], i: usize, j: usize) -> u8 {
     part.get(j).copied().unwrap_or_default()
 }
 
-/// An error of the caller's: one line, whatever was handed over.
+/// Checks an error caused by the caller: its message is one line.
 fn check_refusal(error: &Error) {
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
     assert!(!error.may_have_executed() && error.status().is_none());
     let message = error.to_string();
-    // A path is shown as it is, if it can be.
+    // The message shows a valid path unchanged.
     let is_shown = |c: char| c == ' ' || !c.is_control() && !c.is_whitespace();
     assert!(message.chars().all(is_shown), "{message:?}");
 }
 
-/// What may be requested: the `Host` field and the request line are made from it.
+/// Checks a target: the `Host` field and the request line are made from it.
 fn check_target(target: &Target) {
     let whole = target.to_string();
     assert!(whole.bytes().all(|byte| byte.is_ascii_graphic()), "{whole:?}");
@@ -83,7 +83,7 @@ fn check_target(target: &Target) {
     assert!(port.parse::<u16>().is_ok_and(|port| port > 0), "{whole}");
     let is_good = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.');
     assert!(!host.is_empty() && host.len() < 254 && host.chars().all(is_good), "{whole}");
-    // A resolver would take another last label for an address in another notation.
+    // Otherwise a resolver would read the last label as an address in another notation.
     let last = host.rsplit('.').next().unwrap();
     if last.starts_with(|c: char| c.is_ascii_digit()) && is_number(last) {
         assert!(host.parse::<std::net::Ipv4Addr>().is_ok(), "{whole}");
@@ -127,7 +127,7 @@ fn endpoint_url(parts: &[&[u8]]) {
     }
 }
 
-/// 2: a base URL (a usual one, if it is no good), and a path.
+/// 2: a base URL (replaced by a usual one if it is invalid), and a path.
 fn path(parts: &[&[u8]]) {
     let given = text(parts, 0);
     let (base_text, base) = match fuzzing::base(&given) {
@@ -148,13 +148,13 @@ fn path(parts: &[&[u8]]) {
             } else {
                 assert!(target.path.starts_with('/'), "{target}");
             }
-            // As a `next` link it is the same.
+            // A `next` link gives the same target.
             assert_eq!(fuzzing::join(base_text, &target.to_string()).unwrap(), target);
         }
     }
 }
 
-/// 3: the name and the value of a field, which is also tried as all else that is sent.
+/// 3: the name and the value of a header field. The value is also tried as all other input.
 fn fields(parts: &[&[u8]]) {
     let (name, value) = (text(parts, 0), text(parts, 1));
     let is_printable = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
@@ -164,7 +164,7 @@ fn fields(parts: &[&[u8]]) {
         Ok(()) => match fuzzing::check_field_value(&value) {
             Err(error) => check_refusal(&error),
             Ok(()) => {
-                // A recipient reads the one field that was meant.
+                // A recipient reads exactly this field.
                 let section = format!("{name}: {value}\r\n");
                 let lines: Vec<_> = section.split_inclusive(['\r', '\n', '\0']).collect();
                 assert_eq!(lines.len(), 2, "{section:?}");
@@ -201,7 +201,7 @@ fn fields(parts: &[&[u8]]) {
     }
 }
 
-/// 4: `Retry-After` and `Date`, which is left out if there is no second part.
+/// 4: `Retry-After`, and `Date` if there is a second part.
 fn retry_after(parts: &[&[u8]]) {
     let value = text(parts, 0).into_owned();
     let date = parts.get(1).map(|_| text(parts, 1).into_owned());
@@ -223,12 +223,12 @@ fn retry_after(parts: &[&[u8]]) {
         both.map(|(until, now)| until.duration_since(now).unwrap_or_default())
     };
     assert_eq!(wait, expected, "{value:?}");
-    // It is shown, and the reason of a refusal begins with it.
+    // The message shows it at the beginning of the reason.
     let reason = fuzzing::reason(503, &list, b"", &[]);
     assert_eq!(reason.is_empty(), wait.is_none_or(|wait| wait.is_zero()), "{reason}");
 }
 
-/// 5: `WWW-Authenticate` as it is; then within challenges whose meaning is known, and within JSON.
+/// 5: `WWW-Authenticate`, alone, within challenges of known meaning, and within JSON.
 fn challenge(parts: &[&[u8]]) {
     let raw = text(parts, 0);
     let is_refused = |status, value: &str, content: &str| {
@@ -257,7 +257,7 @@ fn challenge(parts: &[&[u8]]) {
     let mut token = raw.into_owned();
     token.retain(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
     let lower = token.to_lowercase();
-    // `Bear error` and `Bearer ror` have both words.
+    // `Bear error` and `Bearer ror` contain both words.
     if !["bear", "ror", "invalid_token"].iter().any(|word| lower.contains(word)) {
         for value in [
             format!("{token} error{is}{bad}"),
@@ -304,17 +304,17 @@ fn token_response(parts: &[&[u8]]) {
         Err(why) => {
             check_message(&why, EXCERPT + 100);
             assert!(!why.contains(SECRET), "{why}");
-            // A short token stands in a message by chance.
+            // A short token may be in a message by chance.
             let is_long = token.len() > 8 && token.contains("0x");
             assert!(!is_long || !why.contains(token), "{why}");
-            // It shows the token's type, and nothing else.
+            // The message shows the token's type and nothing else.
             let is_type = kind.contains(TOKEN) && token != TOKEN;
             assert!(is_type || !why.contains(TOKEN), "{why}");
         }
     }
 }
 
-/// One line of limited length, with nothing in it that a terminal would obey.
+/// Checks that this is one line of limited length without control characters for a terminal.
 fn check_message(message: &str, longest: usize) {
     assert!(message.chars().count() <= longest, "{message:?}");
     for c in message.chars() {
@@ -324,18 +324,18 @@ fn check_message(message: &str, longest: usize) {
     }
 }
 
-/// 7: an API key, how a server escapes it, and what stands before and behind it.
+/// 7: an API key, how a server escapes it, and the text before and after it.
 fn excerpt(parts: &[&[u8]]) {
     let mut own = text(parts, 0).into_owned();
-    // Nothing that a message of the crate's own holds: text behind `[redacted]` may make up a
-    // secret that begins with its `]`, and `?` stands for what would hide text.
+    // Skips text of the crate's own messages: text after `[redacted]` may form a
+    // secret that begins with its `]`, and `?` replaces characters that would hide text.
     own.retain(|c| c.is_ascii_graphic() && !"]?".contains(c));
     own.push_str("4711-8e7d");
     let secrets = [SECRET, &own, ""].map(str::to_owned);
     let how = |i: usize| byte(parts, 1, i % parts.get(1).map_or(1, |part| part.len().max(1)));
     let escaped: String = own.bytes().enumerate().map(|(i, c)| escape(c, how(i))).collect();
     let (mut before, behind) = (text(parts, 2).into_owned(), text(parts, 3));
-    // Behind half an escape (`%`, `\`, `&#`), nobody can tell what begins there.
+    // After half an escape (`%`, `\`, `&#`), the text is ambiguous.
     if before.contains(['%', '\\', '&']) {
         before.push(' ');
     }
@@ -362,7 +362,7 @@ fn excerpt(parts: &[&[u8]]) {
     }
 }
 
-/// One character as a server may echo it.
+/// A character as a server may escape it.
 fn escape(c: u8, how: u8) -> String {
     let named = match c {
         b'&' => "&amp;",
@@ -382,7 +382,7 @@ fn escape(c: u8, how: u8) -> String {
         7 => format!("&#X{c:04x};"),
         8 if !c.is_ascii_alphanumeric() => format!("\\{}", char::from(c)),
         9 if !named.is_empty() => named.to_owned(),
-        // Where some are escaped, what begins an escape is.
+        // If some characters are escaped, those that begin an escape are, too.
         _ if b"%\\&".contains(&c) => format!("%{c:02X}"),
         _ => char::from(c).to_string(),
     }

@@ -2,10 +2,10 @@
 //! loopback, and checks what the crate promises (`src/guarantees.md`) against a simple reading of
 //! the same bytes.
 //!
-//! The first eight bytes say how ([`Play::of`]); what follows is the token endpoint's response and,
-//! behind a line `%%`, the API's. Without such a line there is no token request: the session
-//! holds a token. Behind a line `&&` stands what a second call gets, if its request comes on a
-//! connection that was in use.
+//! The first eight bytes are parameters ([`Play::of`]). The token endpoint's response follows and,
+//! after a line `%%`, the API's. Without such a line there is no token request: the session holds a
+//! token. After a line `&&` follows the response to a second call, if its request comes on a used
+//! connection.
 #![no_main]
 
 use std::error::Error as _;
@@ -22,25 +22,24 @@ use jas_session::miniserde::json::{self, Value};
 use jas_session::{Error, ErrorKind, Response, Session};
 use libfuzzer_sys::fuzz_target;
 
-/// What no message may show; seeds and dictionary have them, too.
+/// Secrets that no message may show. Seeds and dictionary contain them.
 const SECRET: &str = "hush-5f1d2c3b4a59";
 const TOKEN: &str = "tok-9e8d7c6b5a40";
 const KEY: &str = "key-0a1b2c3d4e5f";
 
-/// How long a call may take whose server closes or says all that it announces, and one whose server
-/// may be silent.
+/// Maximum duration of a call whose server closes or sends all that it announces, and of a call whose
+/// server may be silent.
 const LONG: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(5);
-/// How much later a call may end.
+/// How much later than its timeout a call may end.
 const LATE: Duration = Duration::from_millis(500);
-/// So many executions in a row may fail in a way that a busy machine can be the reason of, before it
-/// is a finding.
+/// Failures that a busy machine may cause are a finding after this many in a row.
 const RUNS: u32 = 3;
-/// How long the server waits for what a session that is dropped cannot fail to do.
+/// How long the server waits for a dropped session to close its connections.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How many bytes are sent apart.
+/// The number of bytes that are sent one by one.
 const DRIPS: usize = 48;
-/// After so many executions, threads and sockets are counted.
+/// Threads and sockets are counted each time after this many executions.
 const COUNT_EVERY: u64 = 256;
 
 fuzz_target!(|data: &[u8]| {
@@ -98,14 +97,14 @@ enum End {
     Reset,
 }
 
-/// What an input stands for.
+/// A parsed input.
 #[derive(Clone, Debug)]
 struct Play {
     call: Call,
     reading: Reading,
     limit: Option<u64>,
     split: Split,
-    /// Where, in 1/65536 of the API's response.
+    /// The offset of the split, in 1/65536 of the API's response.
     place: u16,
     end: End,
     retries: u32,
@@ -165,7 +164,7 @@ impl Play {
                 _ => End::Reset,
             },
             retries: u32::from(retries % 8 == 7),
-            // Few are, however many follow from one input.
+            // Only a few inputs may, even if many derive from one.
             is_patient: retries == 255 && sum % 32 == 0,
             token,
             api: api.to_vec(),
@@ -173,7 +172,7 @@ impl Play {
         })
     }
 
-    /// Where the API's response is split.
+    /// The offset at which the API's response is split.
     fn at(&self) -> usize {
         self.api.len() * usize::from(self.place) / 65536
     }
@@ -196,7 +195,7 @@ impl Play {
         self.next.as_deref().unwrap_or(NEXT)
     }
 
-    /// Whether the server closes behind the API's response.
+    /// Whether the server closes after the API's response.
     fn closes(&self) -> bool {
         match self.split {
             Split::Close => true,
@@ -224,11 +223,11 @@ fn split_at_line<'a>(text: &'a [u8], line: &[u8; 4]) -> Option<(&'a [u8], &'a [u
     Some((&text[..at], &text[at + line.len()..]))
 }
 
-/// The head of a request, or what there was of it.
+/// The head of a request, or the part of it that was received.
 #[derive(Debug)]
 struct Request {
     bytes: Vec<u8>,
-    /// Of its connection.
+    /// Whether it is the first request of its connection.
     is_first: bool,
 }
 
@@ -237,7 +236,7 @@ struct Request {
 struct Received {
     token: Vec<Request>,
     api: Vec<Request>,
-    /// Of the second call.
+    /// The requests of the second call.
     next: Vec<Request>,
 }
 
@@ -260,7 +259,7 @@ static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
     Mutex::new(Server { address, plays, received })
 });
 
-/// How many responses are being sent.
+/// The number of responses that are being sent.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
 
 const TOKEN_PATH: &str = "POST /oauth2/token ";
@@ -291,7 +290,7 @@ fn serve(listener: &TcpListener, play: &Play) -> Received {
     received.into_inner().unwrap()
 }
 
-/// Responds to one request after another.
+/// Responds to all requests of a connection.
 fn serve_one(mut stream: TcpStream, play: &Play, received: &Mutex<Received>) {
     let mut is_first = true;
     loop {
@@ -362,7 +361,7 @@ fn request(stream: &mut TcpStream, is_part: bool) -> Vec<u8> {
     }
 }
 
-/// Plays the API's response. The client may be gone at any time.
+/// Sends the API's response. The client may close at any time.
 fn response(stream: &mut TcpStream, play: &Play) {
     let sent = play.sent();
     let (first, rest) = sent.split_at(play.at());
@@ -383,7 +382,7 @@ fn response(stream: &mut TcpStream, play: &Play) {
     let _ = stream.write_all(rest);
 }
 
-/// Closes this side, and waits for the other, so that nothing is reset.
+/// Closes for writing and waits until the client closes, so that nothing is reset.
 fn until_closed(mut stream: TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
     match stream.read_to_end(&mut Vec::new()) {
@@ -538,7 +537,7 @@ fn check_error(
     play: &Play, error: &Error, received: &Received, reading: &Reference, held: Option<&str>,
 ) {
     check_shown(play, error, held);
-    // With seconds left, no error may say that the timeout has passed.
+    // With seconds left, an error must not say that the timeout has passed.
     let is_lively = play.timeout() == LONG;
     assert!(!is_lively || error.kind() != ErrorKind::Timeout, "{error}");
     if error.kind() == ErrorKind::InvalidToken {
@@ -602,7 +601,7 @@ fn secrets<'a>(play: &Play, error: &Error, held: Option<&'a str>) -> Vec<&'a str
     let mut secrets = vec![SECRET];
     if !error.to_string().starts_with("token request") {
         secrets.push(KEY);
-        // A short token stands in a message by chance.
+        // A short token may be in a message by chance.
         secrets.extend(held.filter(|held| held.len() >= 12));
     } else if let (ErrorKind::InvalidToken, Some(token)) = (error.kind(), &play.token) {
         let text = String::from_utf8_lossy(token);
@@ -635,10 +634,10 @@ fn check_content(play: &Play, content: &[u8], reading: &Reference) {
     assert_eq!(content, expected, "{reading:?}");
 }
 
-/// What a response says, read simply.
+/// A response, parsed simply.
 #[derive(Debug)]
 struct Reference {
-    /// Of the final response.
+    /// The status of the final response.
     status: Option<u16>,
     content: Content,
 }
@@ -646,7 +645,7 @@ struct Reference {
 #[derive(Debug)]
 enum Content {
     Whole(Vec<u8>),
-    /// Shorter than it says, not ended, or not chunked as it should be.
+    /// Truncated or badly chunked.
     Unusable,
 }
 
@@ -667,7 +666,7 @@ fn read(bytes: &[u8], is_closed: bool) -> Reference {
                 Some(line) => {
                     let line = String::from_utf8_lossy(line).into_owned();
                     if line.starts_with([' ', '\t']) {
-                        // A field that goes on.
+                        // A continued field (obs-fold).
                         if let Some((_, value)) = fields.last_mut() {
                             *value = format!("{value} {}", line.trim()).trim().to_owned();
                         }
@@ -705,7 +704,7 @@ fn read(bytes: &[u8], is_closed: bool) -> Reference {
     Reference { status: Some(status), content }
 }
 
-/// The next line that has ended, without its end.
+/// The next complete line, without its line end.
 fn line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let end = rest.iter().position(|byte| *byte == b'\n')?;
     let line = &rest[..end];
@@ -760,7 +759,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// A session that is gone leaves no thread and no socket.
+/// Checks that a dropped session leaves no thread and no socket.
 fn count_what_is_left() {
     static SEEN: Mutex<(u64, usize, usize)> = Mutex::new((0, usize::MAX, usize::MAX));
     let mut seen = SEEN.lock().unwrap();
@@ -775,7 +774,7 @@ fn count_what_is_left() {
         if seen.1 == usize::MAX {
             (seen.1, seen.2) = (threads, files);
         }
-        // A thread that has been joined stays for a moment.
+        // The system lists a joined thread for a moment more.
         if threads <= seen.1 && files <= seen.2 {
             return;
         }

@@ -1,4 +1,4 @@
-//! What the gateway does: tokens, the check of a call's credentials, and the APIs.
+//! Executes requests: issues tokens, checks the credentials of calls, and serves the APIs.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -14,7 +14,7 @@ pub(super) const TOKEN_PATH: &str = "/oauth2/token";
 const JSON: &str = "application/json";
 const XML: &str = "application/xml";
 
-/// Executes a request and gives the response to it.
+/// Executes a request and returns its response.
 pub(super) fn execute(request: &Request, shared: &Shared) -> Response {
     if request.place == Place::Token {
         return token(request, shared);
@@ -62,10 +62,10 @@ fn token(request: &Request, shared: &Shared) -> Response {
     let mut state = shared.lock();
     state.issued += 1;
     let random = || RandomState::new().build_hasher().finish();
-    // Every kind of character that RFC 6750 lets into a token.
+    // Contains every kind of character that RFC 6750 allows in a token.
     let token = format!("{:016x}.{}_~+/-{:016x}==", random(), state.issued, random());
     let now = Instant::now();
-    // A year is for ever here, and can be added.
+    // `Instant + Duration::MAX` would panic; a year is enough.
     let expiry = now + state.lifetime.min(Duration::from_secs(365 * 86_400));
     state.tokens.retain(|(_, expiry)| *expiry > now);
     state.tokens.push((token.clone(), expiry));
@@ -78,7 +78,7 @@ fn token(request: &Request, shared: &Shared) -> Response {
     Response::new(200, JSON, text).with("Cache-Control", "no-store")
 }
 
-/// The response to a call without a valid token or the API key.
+/// Returns the response to a call that lacks a valid token or the API key.
 fn refusal(request: &Request, shared: &Shared) -> Option<Response> {
     let given = request.field("Authorization").and_then(|value| value.split_once(' '));
     let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"));
@@ -146,8 +146,8 @@ fn message(status: u16, media_type: &str, text: &str) -> Response {
     Response::new(status, media_type, content)
 }
 
-/// Members in JSON, or elements in XML, without their braces or tags. Nothing here needs
-/// escaping; `names` are parted by blanks.
+/// Returns JSON members or XML elements, without the enclosing braces or tags. Nothing here needs
+/// escaping. `names` are separated by spaces.
 fn members(media_type: &str, names: &str, values: &[&str]) -> String {
     let pairs = names.split(' ').zip(values);
     if media_type == XML {
@@ -174,7 +174,7 @@ fn list<const N: usize>(media_type: &str, name: &str, names: &str, rows: &[[&str
     }
 }
 
-/// An element; its name is that of the JSON member with a capital letter.
+/// An element. Its name is the name of the JSON member with a capital letter.
 fn tag(name: &str, content: &str) -> String {
     let name = format!("{}{}", name[..1].to_uppercase(), &name[1..]);
     format!("<{name}>{content}</{name}>")
@@ -187,7 +187,7 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     Some(text.trim())
 }
 
-/// The value of a member of a flat JSON object; neither `,` nor `:` nor an escape may be in it.
+/// The value of a member of a flat JSON object. It must not contain `,`, `:` or an escape.
 fn member<'a>(json: &'a str, name: &str) -> Option<&'a str> {
     let members = json.trim().strip_prefix('{')?.strip_suffix('}')?;
     let mut members = members.split(',').filter_map(|member| member.split_once(':'));
@@ -206,7 +206,7 @@ fn media_type(request: &Request) -> String {
     media_type.trim().to_ascii_lowercase()
 }
 
-/// A value out of form content, decoded; `None` if it is missing or wrongly encoded.
+/// A value from form content, decoded. `None` if it is missing or badly encoded.
 fn form_value(content: &[u8], name: &str) -> Option<String> {
     let mut pairs = std::str::from_utf8(content).ok()?.split('&');
     let pairs = pairs.find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name));
@@ -229,11 +229,10 @@ fn find(number: &str) -> Option<&'static Shipment> {
     SHIPMENTS.iter().find(|Shipment(values, ..)| values[..2].contains(&number))
 }
 
-/// What is known of a shipment: its values, milestones and transport legs, in the order of the
-/// names in [`found`].
+/// A shipment: its values, milestones and transport legs, in the order of the names in [`found`].
 struct Shipment([&'static str; 6], &'static [[&'static str; 4]], &'static [[&'static str; 6]]);
 
-/// Made up, all of it.
+/// Invented data.
 #[rustfmt::skip]
 static SHIPMENTS: [Shipment; 6] = [
     Shipment(

@@ -2,10 +2,11 @@
 
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use super::{gateway, Fault, Place, Request, Shared, SLICE};
 
-/// The longest head that is read.
+/// Maximum length of a request head.
 const MAX_HEAD: u64 = 256 * 1024;
 
 /// A response to be sent; its content may be too long for memory.
@@ -39,7 +40,7 @@ impl Response {
         self
     }
 
-    /// The head; `framing` is the field that tells where the content ends, if there is one.
+    /// The head. `framing` is the field that says where the content ends, if there is one.
     fn head(&self, framing: Option<(&'static str, String)>) -> Vec<u8> {
         let own = framing.into_iter().chain([("Connection", "close".into())]);
         let own = own.filter(|(name, _)| {
@@ -67,8 +68,6 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(SLICE))?;
     stream.set_write_timeout(Some(SLICE))?;
     let mut reader = BufReader::new(Socket(stream, shared));
-    let mut socket = Socket(stream, shared);
-
     let mut request = read_head(&mut reader)?;
     let length = request.field("Content-Length").map(str::parse);
     let length: u64 = length.and_then(Result::ok).unwrap_or(0);
@@ -81,11 +80,16 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     if (read? as u64) < length {
         return Err(ErrorKind::UnexpectedEof.into());
     }
+    respond(&request, fault, Socket(stream, shared))
+}
 
+/// Responds to a request, as this fault wants it.
+fn respond(request: &Request, fault: Option<Fault>, mut socket: Socket) -> io::Result<()> {
+    let shared = socket.1;
     let good = || {
-        let response = gateway::execute(&request, shared);
+        let response = gateway::execute(request, shared);
         if let Some(watch) = &shared.watch {
-            watch.responded(&request, response.status);
+            watch.responded(request, response.status);
         }
         response
     };
@@ -109,7 +113,7 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
                 socket.write_all(&response.measured_head())?;
                 send(&mut response.content.take(n as u64), &mut socket)?;
             }
-            send(&mut Socket(stream, shared), &mut io::sink())
+            send(&mut socket, &mut io::sink())
         }
         Some(Fault::Wait(gate)) => {
             gate.pass(shared);
@@ -120,29 +124,8 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
             response.fields.extend(fields);
             send(&mut response.whole(), &mut socket)
         }
-        Some(Fault::Drip(pause)) => {
-            for byte in BufReader::new(good().whole()).bytes() {
-                socket.write_all(&[byte?])?;
-                shared.pause(pause);
-            }
-            Ok(())
-        }
-        Some(Fault::Chunked(size)) => {
-            let mut response = good();
-            socket.write_all(&response.head(Some(("Transfer-Encoding", "chunked".into()))))?;
-            loop {
-                let mut chunk = Vec::new();
-                let mut part = response.content.by_ref().take(size.max(1) as u64);
-                let n = part.read_to_end(&mut chunk)?;
-                // Size, content and line end leave in one write; the chunk of size 0 is the last.
-                chunk.splice(0..0, format!("{n:x}\r\n").into_bytes());
-                chunk.extend(b"\r\n");
-                socket.write_all(&chunk)?;
-                if n == 0 {
-                    return Ok(());
-                }
-            }
-        }
+        Some(Fault::Drip(pause)) => drip(good(), pause, &mut socket),
+        Some(Fault::Chunked(size)) => send_chunks(good(), size, &mut socket),
         Some(Fault::UntilClose) => {
             let mut response = good();
             socket.write_all(&response.head(None))?;
@@ -151,6 +134,30 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
         Some(Fault::Revoke) => {
             shared.lock().tokens.clear();
             send(&mut good().whole(), &mut socket)
+        }
+    }
+}
+
+fn drip(response: Response, pause: Duration, socket: &mut Socket) -> io::Result<()> {
+    for byte in BufReader::new(response.whole()).bytes() {
+        socket.write_all(&[byte?])?;
+        socket.1.pause(pause);
+    }
+    Ok(())
+}
+
+fn send_chunks(mut response: Response, size: usize, socket: &mut Socket) -> io::Result<()> {
+    socket.write_all(&response.head(Some(("Transfer-Encoding", "chunked".into()))))?;
+    loop {
+        let mut chunk = Vec::new();
+        let mut part = response.content.by_ref().take(size.max(1) as u64);
+        let n = part.read_to_end(&mut chunk)?;
+        // One write sends size, content and line end. The chunk of size 0 is the last.
+        chunk.splice(0..0, format!("{n:x}\r\n").into_bytes());
+        chunk.extend(b"\r\n");
+        socket.write_all(&chunk)?;
+        if n == 0 {
+            return Ok(());
         }
     }
 }

@@ -16,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use jas_session::Session;
+
 /// The client identifier that the token endpoint knows; form encoding touches most of it.
 pub const CLIENT_ID: &str = "parcel desk+eu&id=7%2F/:a?#";
 /// The secret of that client; form encoding touches most of it.
@@ -23,11 +25,11 @@ pub const CLIENT_SECRET: &str = "s3cr3t %41+&=/:;?#'<>@~*-._ end";
 /// The key that the APIs want in `x-api-key`.
 pub const API_KEY: &str = "sandbox-api-key-4711";
 
-/// How often a blocked thread looks whether the sandbox is being dropped.
+/// How often a blocked thread checks whether the sandbox is being dropped.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// An address that refuses connections as long as this process lasts: one end of a connection has the
-/// port, so that no listener can get it.
+/// An address that refuses connections as long as this process lasts: one end of a connection holds
+/// the port, so that no listener can get it.
 pub fn closed_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("the address of a listener");
@@ -42,7 +44,7 @@ pub fn closed_url() -> String {
     format!("http://{}", closed_address())
 }
 
-/// Where Cargo has built this example, beside the tests.
+/// The path of the program that Cargo built from this example.
 pub fn example(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().expect("this test's path");
     path.pop();
@@ -77,12 +79,12 @@ impl Sandbox {
         Sandbox::run(0, None).expect("a free port")
     }
 
-    /// Starts one that keeps no request: each is shown to `watch`, which chooses its fault.
+    /// Starts a gateway that records no requests: it shows each to `watch`, which chooses its fault.
     pub fn watched_by(watch: Arc<dyn Watch>) -> Sandbox {
         Sandbox::on_port(0, watch).expect("a free port")
     }
 
-    /// The same on this port, if it can be had.
+    /// Does the same on this port.
     pub fn on_port(port: u16, watch: Arc<dyn Watch>) -> io::Result<Sandbox> {
         Sandbox::run(port, Some(watch))
     }
@@ -108,6 +110,12 @@ impl Sandbox {
         format!("http://{}", self.address)
     }
 
+    /// A session with the credentials and the API key that the gateway knows.
+    pub fn session(&self) -> Session {
+        let session = Session::new(&self.url(), CLIENT_ID, CLIENT_SECRET);
+        session.and_then(|session| session.api_key(API_KEY)).expect("a session")
+    }
+
     /// The command of an example, with the environment for this gateway.
     pub fn example(&self, name: &str) -> Command {
         let mut command = Command::new(example(name));
@@ -119,42 +127,42 @@ impl Sandbox {
         command
     }
 
-    /// Sets the lifetime of the tokens issued from now on; `expires_in` tells its whole seconds.
+    /// Sets the lifetime of the tokens issued from now on. `expires_in` gives its whole seconds.
     pub fn token_lifetime(&self, lifetime: Duration) {
         self.shared.lock().lifetime = lifetime;
     }
 
-    /// Sets the JSON text that token responses give as `expires_in`; an empty one leaves it out.
+    /// Sets the JSON text that token responses give as `expires_in`. An empty text leaves it out.
     pub fn expires_in(&self, json: &str) {
         self.shared.lock().expires_in = Some(json.to_owned());
     }
 
-    /// Refuses every token issued so far from now on.
+    /// From now on refuses every token issued so far.
     pub fn revoke(&self) {
         self.shared.lock().tokens.clear();
     }
 
-    /// Queues a fault: each request to `place` meets one, in order.
+    /// Queues a fault. Each request to `place` takes one, in order.
     pub fn next(&self, place: Place, fault: Fault) {
         self.shared.lock().queued[place as usize].push_back(fault);
     }
 
-    /// Sets the fault of every request to `place` for which none is queued.
+    /// Sets the fault of all requests to `place` that find the queue empty.
     pub fn always(&self, place: Place, fault: Option<Fault>) {
         self.shared.lock().standing[place as usize] = fault;
     }
 
-    /// Everything received, in order of arrival; the content may still be on its way.
+    /// The requests received, in order of arrival. Content may be incomplete.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().requests.clone()
     }
 
-    /// How many requests to `place` have arrived: they count once their head is complete.
+    /// How many requests to `place` have arrived. A request counts once its head is complete.
     pub fn count(&self, place: Place) -> usize {
         self.shared.lock().count(place)
     }
 
-    /// Waits until [`Sandbox::count`] is at least `n`; panics after 10 s.
+    /// Waits until [`Sandbox::count`] is at least `n`. Panics after 10 s.
     pub fn await_count(&self, place: Place, n: usize) {
         let (state, waited) = self
             .shared
@@ -172,11 +180,6 @@ impl Sandbox {
     pub fn bookings(&self) -> usize {
         self.shared.lock().bookings
     }
-
-    /// How many tokens have been issued.
-    pub fn tokens_issued(&self) -> usize {
-        self.shared.lock().issued
-    }
 }
 
 impl Drop for Sandbox {
@@ -188,7 +191,7 @@ impl Drop for Sandbox {
         let Some(acceptor) = self.acceptor.take() else {
             return;
         };
-        // A connection wakes the thread that accepts. If one fails, another is tried.
+        // A connection wakes the thread that accepts. If it fails, try again.
         while TcpStream::connect_timeout(&self.address, SLICE).is_err() && !acceptor.is_finished() {
         }
         let panicked = acceptor.join().unwrap_or(true);
@@ -205,46 +208,46 @@ pub enum Place {
     Api,
 }
 
-/// What happens to a request instead of a good response. Its content is read first in any case.
+/// What a request gets in place of a good response. The gateway reads its content first.
 #[derive(Clone)]
 pub enum Fault {
-    /// Responds with this status, these fields (and `Content-Length` and `Connection` unless
-    /// they are among them) and this content, and executes nothing.
+    /// Responds with this status, these fields and this content, and executes nothing. Adds
+    /// `Content-Length` and `Connection` if they are not among the fields.
     Response(u16, Vec<(&'static str, String)>, Vec<u8>),
     /// Writes these bytes and closes, executing nothing.
     Raw(Vec<u8>),
-    /// Executes the request, sends that many bytes of the good response and closes.
+    /// Executes the request, sends this many bytes of the good response and closes.
     Truncate(usize),
-    /// Executes the request, sends the head and that many bytes of the content, or nothing at
-    /// all, and stays silent until the client closes.
+    /// Executes the request, sends the head and this many bytes of the content, or nothing, and
+    /// is silent until the client closes.
     Stall(Option<usize>),
-    /// Executes the request, and sends the head and half of the content.
+    /// Executes the request, sends the head and half of the content, and closes.
     Half,
-    /// Waits for the gate, then goes on as usual.
+    /// Waits for the gate, then responds as usual.
     Wait(Gate),
     /// Executes the request and responds as usual with these fields added.
     With(Vec<(&'static str, String)>),
-    /// Executes the request and sends the good response a byte at a time with this pause.
+    /// Executes the request and sends the good response byte by byte, with this pause after each.
     Drip(Duration),
     /// Executes the request and sends the good response in chunks of this size.
     Chunked(usize),
     /// Executes the request and sends the good response without a length, ended by closing.
     UntilClose,
-    /// Refuses every token issued so far from now on, that of this request, too.
+    /// From now on refuses every token issued so far, including the token of this request.
     Revoke,
 }
 
-/// Watches a sandbox that is to serve more requests than it could keep.
+/// Watches a sandbox that serves more requests than fit into memory.
 pub trait Watch: Send + Sync {
     /// Chooses the fault of a request whose head has arrived.
     fn fault(&self, request: &Request) -> Option<Fault>;
 
-    /// Learns what the gateway made of a request, whatever becomes of the response: 401 if it
-    /// refused the token, 2xx if it has executed the request.
+    /// Gets the status that the gateway gave a request, even if the response is not sent: 401 if it
+    /// refused the token, 2xx if it executed the request.
     fn responded(&self, request: &Request, status: u16);
 }
 
-/// Holds up the requests that meet it until it is opened, for 20 s at most.
+/// Holds requests until it is opened, for 20 s at most.
 #[derive(Clone)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -254,7 +257,7 @@ impl Gate {
         Gate(Arc::new((Mutex::new(false), Condvar::new())))
     }
 
-    /// Lets everything pass, now and later.
+    /// Lets all requests pass, now and later.
     pub fn open(&self) {
         *self.0 .0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0 .1.notify_all();
@@ -270,10 +273,10 @@ impl Gate {
     }
 }
 
-/// A request as it was received.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The part of the gateway it went to.
+    /// The part of the gateway that it is for.
     pub place: Place,
     /// The method.
     pub method: String,
@@ -283,12 +286,12 @@ pub struct Request {
     pub head: String,
     /// The header fields, in order.
     pub fields: Vec<(String, String)>,
-    /// The content, as far as it has been received.
+    /// The content received so far.
     pub content: Vec<u8>,
 }
 
 impl Request {
-    /// The value of the first field of this name, in any case.
+    /// The value of the first field with this name. Case does not matter.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.fields.iter();
         fields.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
@@ -299,7 +302,7 @@ impl Request {
 struct Shared {
     state: Mutex<State>,
     watch: Option<Arc<dyn Watch>>,
-    /// Tells of a request that has arrived, and of the end.
+    /// Notified when a request has arrived, and when the sandbox is dropped.
     changed: Condvar,
     stopping: AtomicBool,
 }
@@ -333,8 +336,8 @@ impl Shared {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Records a request whose head has arrived; gives its number, if it is kept, and the fault
-    /// that it meets.
+    /// Records a request whose head has arrived. Returns its number, if it is recorded, and its
+    /// fault.
     fn record(&self, request: &Request) -> (Option<usize>, Option<Fault>) {
         if let Some(watch) = &self.watch {
             return (None, watch.fault(request));
@@ -350,14 +353,14 @@ impl Shared {
         (Some(number), fault)
     }
 
-    /// Pauses for this long, or until the sandbox is dropped.
+    /// Waits for this long, or until the sandbox is dropped.
     fn pause(&self, pause: Duration) {
         let stopping = |_: &mut State| !self.is_stopping();
         drop(self.changed.wait_timeout_while(self.lock(), pause, stopping));
     }
 }
 
-/// Gives each connection a thread until the sandbox is dropped; tells whether one panicked.
+/// Gives each connection a thread until the sandbox is dropped. Returns whether one panicked.
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) -> bool {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     let mut panicked = false;
@@ -366,17 +369,17 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) -> bool {
         if shared.is_stopping() {
             break;
         }
-        // Threads that have ended are joined here, for each holds its stack until then.
+        // Each ended thread holds its stack until it is joined.
         let (ended, running) = threads.into_iter().partition(JoinHandle::is_finished);
         threads = running;
         panicked |= any_panicked(ended);
         let Ok((stream, _)) = accepted else {
-            shared.pause(SLICE); // out of descriptors: some connection will end
+            shared.pause(SLICE); // out of descriptors: wait for a connection to end
             continue;
         };
         let shared = Arc::clone(shared);
         threads.push(thread::spawn(move || {
-            // A client that goes away is no fault of the gateway.
+            // The client may close at any time.
             let _ = http::serve(&stream, &shared);
         }));
     }

@@ -1,4 +1,4 @@
-//! A place for a test's files.
+//! Temporary directories for tests.
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "pub is what tests use")]
 
@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A directory of this test's own, empty at first, and gone when it is dropped.
+/// A new, empty directory. Dropping it removes it.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -18,7 +18,7 @@ impl Directory {
             let path = std::env::temp_dir().join(name);
             match std::fs::create_dir(&path) {
                 Ok(()) => return Directory(path),
-                // A process of this number that was killed has left it, or another module has it.
+                // Left by a killed process with this id, or used by another module.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => panic!("{}: {error}", path.display()),
             }
@@ -29,7 +29,7 @@ impl Directory {
         &self.0
     }
 
-    /// Where a file of this name would be.
+    /// The path of a file with this name.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

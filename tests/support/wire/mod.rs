@@ -1,5 +1,5 @@
-//! What the tests of the wire share: a server that does as it is told on each connection, a test
-//! in a process of its own, and counts of what a process holds.
+//! Servers that send any bytes, sessions that call them, tests in a child process, and counts of what
+//! a process holds.
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "pub is what tests use")]
 
@@ -7,7 +7,6 @@ pub mod process;
 #[cfg(feature = "tls")]
 pub mod tls;
 
-use std::env;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -15,25 +14,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{env, iter};
 
 use jas_session::{Error, ErrorKind, Session};
 
 use process::{sockets, threads};
 
-/// Where a child process finds the URLs that it is to call, parted by blanks.
+/// Variable with the URLs that a child process calls, separated by spaces.
 pub const URLS: &str = "JAS_SESSION_TEST_URLS";
-/// Where it finds the name of a file with a certificate that its sessions are to trust.
+/// Variable with the path of a certificate that the sessions of a child process trust.
 pub const ROOT: &str = "JAS_SESSION_TEST_ROOT";
-/// How the message of a plain POST ends that may have been executed.
+/// End of the message of a plain POST that may have been executed.
 pub const LOOK_FIRST: &str = "; the request may have been executed: look before you send it again";
-/// The longest wait for what is to happen by itself.
+/// Maximum wait for anything that a test expects.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// The timeout of calls that are to end by it, and how much later they may end.
+/// What a token endpoint responds.
+pub const TOKEN: &str = r#"{"access_token":"new","token_type":"Bearer","expires_in":600}"#;
+/// Timeout of calls that end by it, and how much later they may end.
 pub const TIMEOUT: Duration = Duration::from_millis(300);
 pub const LATE: Duration = Duration::from_millis(500);
 
-/// A server on a free port of 127.0.0.1 with a thread for each connection. Dropping it joins all
-/// of them, and panics if one of them has.
+/// A server on a free port of 127.0.0.1 with a thread for each connection. Dropping it joins the
+/// threads, and panics if one of them has panicked.
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
@@ -42,14 +44,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// `serve` gives what it has received.
+    /// Calls `serve` with each connection. It returns the bytes that it has received.
     pub fn start(serve: impl Fn(&mut TcpStream) -> Vec<u8> + Send + Sync + 'static) -> Server {
         Server::handing_over(move |mut stream| serve(&mut stream))
     }
 
-    /// `serve` has the connection for itself, and gives what it has received.
+    /// Does the same, but `serve` owns the connection.
     pub fn handing_over(serve: impl Fn(TcpStream) -> Vec<u8> + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Server::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), serve)
+    }
+
+    /// Does the same on this port.
+    pub fn on(
+        listener: TcpListener, serve: impl Fn(TcpStream) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Server {
         let address = listener.local_addr().unwrap();
         let is_stopping = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&is_stopping);
@@ -85,7 +93,7 @@ impl Server {
         })
     }
 
-    /// Responds to each request with these bytes, and waits for the client to close.
+    /// Responds to each request with these bytes, and waits until the client closes.
     pub fn keeping_open(bytes: &[u8]) -> Server {
         let bytes = bytes.to_vec();
         Server::start(move |stream| {
@@ -99,7 +107,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// What each connection has received, once all have ended.
+    /// Waits for all connections to end. Returns what each has received.
     pub fn ended(mut self) -> Vec<Vec<u8>> {
         self.end().unwrap()
     }
@@ -121,7 +129,7 @@ impl Drop for Server {
     }
 }
 
-/// One request: head and content.
+/// Reads one request: head and content.
 pub fn request(stream: &mut impl Read) -> Vec<u8> {
     let mut received = Vec::new();
     let mut buffer = [0; 4096];
@@ -142,35 +150,77 @@ pub fn request(stream: &mut impl Read) -> Vec<u8> {
     }
 }
 
-/// The numbers in the field `X-Length` of a request: what a test asks its server for.
+/// The numbers in the field `X-Length` of a request.
 pub fn lengths(request: &[u8]) -> Vec<usize> {
     let text = String::from_utf8_lossy(request);
     let (_, rest) = text.split_once("X-Length: ").unwrap();
     rest.lines().next().unwrap().split(' ').map(|number| number.parse().unwrap()).collect()
 }
 
-/// Everything more until the client closes; a reset is a close, too.
+/// Reads until the client closes or resets the connection.
 pub fn until_closed(stream: &mut impl Read) -> Vec<u8> {
     let mut received = Vec::new();
     match stream.read_to_end(&mut received) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the client stays"),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            panic!("the client does not close")
+        }
         _ => received,
     }
 }
 
-/// The client may have gone already.
+/// Writes these bytes. The client may have closed already.
 pub fn respond(stream: &mut TcpStream, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
 }
 
+/// Writes `begin`, and then `next` over and over, a byte each 10 ms, until the client closes.
+pub fn drip(stream: &mut impl Write, begin: &[u8], next: u8) {
+    for byte in begin.iter().chain(iter::repeat(&next)) {
+        if stream.write_all(&[*byte]).and_then(|()| stream.flush()).is_err() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Serves a proxy's client: reads a CONNECT, and forwards everything after it to `target` and back.
+/// Returns what the client has sent.
+pub fn tunnel(stream: &mut TcpStream, target: SocketAddr) -> Vec<u8> {
+    let mut received = request(stream);
+    let mut server = TcpStream::connect(target).unwrap();
+    respond(stream, b"HTTP/1.1 200 Connection established\r\n\r\n");
+    let (mut from, mut to) = (server.try_clone().unwrap(), stream.try_clone().unwrap());
+    let back = thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        received.extend_from_slice(&buffer[..n]);
+        respond(&mut server, &buffer[..n]);
+    }
+    let _ = server.shutdown(Shutdown::Write);
+    back.join().unwrap();
+    received
+}
+
 /// A session that holds a token and retries nothing.
 pub fn session(url: &str) -> Session {
+    with_token(session_without_token(url))
+}
+
+/// Gives the session a token.
+pub fn with_token(session: Session) -> Session {
+    session.resume("token", Duration::from_secs(600)).unwrap()
+}
+
+/// A session that retries nothing.
+pub fn session_without_token(url: &str) -> Session {
     let session = Session::new(url, "id", "secret").unwrap();
-    let session = session.resume("token", Duration::from_secs(600)).unwrap();
     trusting(session).retries(0).timeout(PATIENCE)
 }
 
-/// The session, trusting what this process was told to trust.
+/// Makes the session trust the certificate in [`ROOT`], if that is set.
 pub fn trusting(session: Session) -> Session {
     #[cfg(feature = "tls")]
     if let Some(file) = env::var_os(ROOT) {
@@ -179,7 +229,7 @@ pub fn trusting(session: Session) -> Session {
     session
 }
 
-/// The content of a GET.
+/// Returns the content of a GET.
 pub fn text(url: &str) -> Result<String, Error> {
     session(url).get("/")?.text()
 }
@@ -191,13 +241,14 @@ pub fn assert_in_time(start: Instant, error: &Error) {
     println!("ended after {took:?}");
 }
 
-/// The URLs that this process is to call, if it is a child; else none.
+/// The URLs that this process calls, if it is a child.
 pub fn urls() -> Vec<String> {
     let urls = env::var(URLS).unwrap_or_default();
     urls.split_whitespace().map(str::to_owned).collect()
 }
 
-/// This test in a process of its own, in which it finds `urls`, and whose roots are the system's.
+/// A command that runs this test alone in a child process, where [`urls`] returns `urls`, and whose
+/// roots are the system's.
 pub fn this_test_alone(test: &str, urls: &[String]) -> Command {
     let mut child = Command::new(env::current_exe().unwrap());
     child.args(["--exact", test, "--nocapture", "--test-threads=1"]);
@@ -208,32 +259,32 @@ pub fn this_test_alone(test: &str, urls: &[String]) -> Command {
 
 pub fn assert_passes(mut child: Command) {
     let output = child.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("test result: ok. 1 passed"), "{said}");
-    println!("{said}");
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    assert!(output.status.success(), "{printed}");
+    assert!(printed.contains("test result: ok. 1 passed"), "{printed}");
+    println!("{printed}");
 }
 
-/// A response with a length.
+/// A response with a `Content-Length`.
 pub fn response(status: &str, fields: &str, content: &str) -> Vec<u8> {
     let length = content.len();
     format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n{content}").into_bytes()
 }
 
-/// How many threads and sockets this process has. A thread that has been joined is listed for a
-/// moment more, so the lowest of several counts is taken.
+/// The number of threads and sockets of this process. The system lists a joined thread for a moment
+/// more, so this takes the lowest of several counts.
 pub fn held() -> (usize, usize) {
-    let looks = std::iter::repeat_with(|| {
+    let counts = iter::repeat_with(|| {
         thread::sleep(Duration::from_millis(1));
         threads()
     });
-    (looks.take(20).min().unwrap_or_default(), sockets())
+    (counts.take(20).min().unwrap_or_default(), sockets())
 }
 
-/// Compares the threads and the sockets of this process with what they were.
+/// Checks that this process has as many threads and sockets as before.
 pub fn assert_nothing_left(before: (usize, usize), what: &str) {
-    // A thread that has been joined is listed for a moment more.
+    // The system lists a joined thread for a moment more.
     let start = Instant::now();
     while threads() != before.0 && start.elapsed() < PATIENCE {
         thread::yield_now();

@@ -1,5 +1,5 @@
-//! What this process holds, as Linux tells in `/proc`, and Windows by its API. Other systems are not
-//! asked: there everything is 0, always. And how a process is stopped for a while.
+//! Counts what this process holds, from `/proc` on Linux and by the API of Windows (always 0 on other
+//! systems), and suspends processes.
 
 #[allow(unused_imports, reason = "each test uses a part of it")]
 pub use system::{go_on, listening_ports, peak_memory, sockets, stop, threads, IDLE_SOCKETS};
@@ -20,14 +20,14 @@ mod system {
 
     use crate::wire::PATIENCE;
 
-    /// How many sockets an idle connection is.
+    /// The number of sockets of an idle connection.
     pub const IDLE_SOCKETS: usize = 1;
 
     pub fn threads() -> usize {
         fs::read_dir("/proc/self/task").unwrap().count()
     }
 
-    /// How many sockets are open.
+    /// The number of open sockets.
     pub fn sockets() -> usize {
         inodes().len()
     }
@@ -45,7 +45,7 @@ mod system {
         let file = fs::File::open("/proc/net/tcp").unwrap();
         let lines = BufReader::new(file).lines().skip(1).map(Result::unwrap);
         let rows = lines.map(|row| row.split_whitespace().map(str::to_owned).collect());
-        // Listening sockets come first; thousands of others may follow.
+        // The listening sockets are first. Thousands of others may follow.
         let rows = rows.take_while(|row: &Vec<_>| row[3] == LISTEN);
         let own = inodes();
         rows.filter_map(|row| {
@@ -56,7 +56,7 @@ mod system {
         .collect()
     }
 
-    /// The most memory that this process holds meanwhile, in KiB. Pages of files, such as code, do
+    /// The most memory that this process holds during `run`, in KiB. Pages of files, such as code, do
     /// not count: the system reads many of them at once.
     pub fn peak_memory(run: impl FnOnce()) -> usize {
         fs::write("/proc/self/clear_refs", "5").unwrap();
@@ -70,7 +70,7 @@ mod system {
         number("VmHWM:") - number("RssFile:")
     }
 
-    /// Stops this process; `false` if it has ended.
+    /// Suspends this process. `false` if it has ended.
     pub fn stop(pid: u32) -> bool {
         let start = Instant::now();
         super::signal("STOP", pid)
@@ -82,7 +82,7 @@ mod system {
                     None | Some('Z' | 'X') => break false,
                     Some(_) => std::thread::yield_now(),
                 }
-                assert!(start.elapsed() < PATIENCE, "it does not stop");
+                assert!(start.elapsed() < PATIENCE, "the process does not stop");
             }
     }
 
@@ -92,7 +92,7 @@ mod system {
 }
 
 #[cfg(windows)]
-#[allow(unsafe_code, reason = "the standard library does not tell")]
+#[allow(unsafe_code, reason = "the standard library has no such counts")]
 mod system {
     use std::mem::{size_of, zeroed};
     use std::process;
@@ -125,7 +125,7 @@ mod system {
     fn threads_of(pid: u32) -> Vec<u32> {
         let size = u32::try_from(size_of::<THREADENTRY32>()).unwrap();
         let mut threads = Vec::new();
-        // SAFETY: the entry says its size, and the handle is that of a snapshot until it is closed.
+        // SAFETY: the entry has its size, and the handle is that of a snapshot until it is closed.
         unsafe {
             let snapshot = CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0);
             let mut entry = THREADENTRY32 { dwSize: size, ..zeroed() };
@@ -141,7 +141,7 @@ mod system {
         threads
     }
 
-    /// Stops this process; `false` if it has ended.
+    /// Suspends this process. `false` if it has ended.
     pub fn stop(pid: u32) -> bool {
         with_each_thread(pid, SuspendThread)
     }
@@ -153,7 +153,7 @@ mod system {
     fn with_each_thread(pid: u32, call: unsafe extern "system" fn(HANDLE) -> u32) -> bool {
         let threads = threads_of(pid);
         for thread in &threads {
-            // SAFETY: the handle is that of a thread, or none, which is refused.
+            // SAFETY: the handle is that of a thread, or null, which the calls refuse.
             unsafe {
                 let thread = OpenThread(THREAD_SUSPEND_RESUME, 0, *thread);
                 call(thread);
@@ -163,7 +163,7 @@ mod system {
         !threads.is_empty()
     }
 
-    /// How many TCP sockets connect or are connected. Those that are closed may be listed for a
+    /// The number of TCP sockets that connect or are connected. The system lists closed ones for a
     /// while.
     pub fn sockets() -> usize {
         let held = [MIB_TCP_STATE_SYN_SENT, MIB_TCP_STATE_ESTAB, MIB_TCP_STATE_CLOSE_WAIT];
@@ -172,21 +172,21 @@ mod system {
         rows.filter(|row| row.dwOwningPid == process::id()).count()
     }
 
-    /// The ports of 127.0.0.1 on which this process listens, and those of unknown processes: wine
-    /// does not tell whose a listener is.
+    /// The ports of 127.0.0.1 on which this process or an unknown one listens: wine does not know
+    /// the process of a listener.
     pub fn listening_ports() -> Vec<u16> {
         let rows = tcp_rows(TCP_TABLE_OWNER_PID_LISTENER).into_iter().filter(|row| {
             row.dwLocalAddr.to_ne_bytes() == [127, 0, 0, 1]
                 && [process::id(), 0].contains(&row.dwOwningPid)
         });
-        // In the byte order of the network, in the lower half.
+        // The lower half has the port in network byte order.
         rows.map(|row| (row.dwLocalPort as u16).swap_bytes()).collect()
     }
 
-    /// Of all processes, over IPv4.
+    /// The IPv4 connections or listeners of all processes.
     fn tcp_rows(which: TCP_TABLE_CLASS) -> Vec<MIB_TCPROW_OWNER_PID> {
         let mut size = 0;
-        // Aligned as the rows are.
+        // `u32` for the alignment of the rows.
         let mut table: Vec<u32> = Vec::new();
         loop {
             // SAFETY: the table has as many bytes as `size` says.
@@ -196,13 +196,13 @@ mod system {
             };
             match result {
                 NO_ERROR => break,
-                // The number of connections may grow until the next attempt; wine gives up then.
+                // Connections may be added before the next attempt. Then wine reports this error.
                 ERROR_INSUFFICIENT_BUFFER | ERROR_OUTOFMEMORY => size += 4096,
                 error => panic!("the system does not list its connections: {error}"),
             }
             table.resize(size as usize / 4, 0);
         }
-        // SAFETY: the table begins with the number of its rows, all of which are in it.
+        // SAFETY: the table begins with the number of its rows, and holds all of them.
         let rows = unsafe {
             let table = table.as_ptr().cast::<MIB_TCPTABLE_OWNER_PID>();
             let first = (&raw const (*table).table).cast::<MIB_TCPROW_OWNER_PID>();
@@ -215,7 +215,7 @@ mod system {
     pub fn peak_memory(run: impl FnOnce()) -> usize {
         run();
         let size = size_of::<PROCESS_MEMORY_COUNTERS>();
-        // SAFETY: the counters have the size that is told.
+        // SAFETY: the counters have this size.
         let counters = unsafe {
             let mut counters: PROCESS_MEMORY_COUNTERS = zeroed();
             let size = u32::try_from(size).unwrap();

@@ -1,5 +1,5 @@
-//! A server that is the same over plain HTTP and over TLS, whose test controls each byte that it reads
-//! and writes; and a session that calls it.
+//! A server over plain HTTP or TLS whose test controls each byte that it reads and writes, and a
+//! session that calls it.
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "pub is what tests use")]
 #![cfg_attr(
@@ -13,7 +13,6 @@ use std::process::Command;
 #[cfg(feature = "tls")]
 use std::sync::OnceLock;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use jas_session::Session;
 
@@ -22,9 +21,9 @@ use rustls::{ServerConfig, ServerConnection};
 
 #[cfg(feature = "tls")]
 use crate::wire::tls::{Authority, Days};
-use crate::wire::{Server, PATIENCE};
+use crate::wire::{session_without_token, with_token, Server, PATIENCE, TOKEN};
 
-/// How a site is reached.
+/// The protocol of a site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Over {
     Plain,
@@ -40,17 +39,17 @@ pub const BOTH: &[Over] = &[
     Over::Tls,
 ];
 
-/// Where a child finds the certificate of the issuer that it is to trust.
+/// Variable with the issuer's certificate that the sessions of a child process trust.
 #[cfg(feature = "tls")]
 const ISSUER: &str = "JAS_SESSION_TEST_ISSUER";
 
-/// Names the directory of the system's roots.
+/// Variable with the directory of the system's roots.
 #[cfg(feature = "system-roots")]
 const ROOTS: &str = "SSL_CERT_DIR";
 
 pub const TOKEN_REQUEST: &str = "POST /oauth2/token";
 
-/// A server, and a session that holds a token for it, trusts it, and retries nothing.
+/// A server, and a session that holds a token for it, trusts it and retries nothing.
 pub struct Site {
     pub session: Session,
     pub address: SocketAddr,
@@ -60,11 +59,11 @@ pub struct Site {
     server: Server,
 }
 
-/// A connection in the server's hands.
+/// The server's end of a connection.
 pub struct Peer {
-    /// How many connections there were before.
+    /// The number of earlier connections.
     pub number: usize,
-    /// How many bytes have been read, as they pass the wire.
+    /// The number of bytes read from the socket.
     pub received: usize,
     tcp: TcpStream,
     #[cfg(feature = "tls")]
@@ -80,12 +79,12 @@ pub struct Request {
 }
 
 impl Site {
-    /// `serve` has each connection for itself, once a handshake has succeeded.
+    /// Calls `serve` with each connection after its handshake.
     pub fn start(over: Over, serve: impl Fn(Peer) + Send + Sync + 'static) -> Site {
         Site::behind(over, |_| {}, serve)
     }
 
-    /// `greet` speaks before the handshake: as a proxy does.
+    /// Does the same, and calls `greet` before the handshake: a proxy would speak there.
     pub fn behind(
         over: Over, greet: impl Fn(&mut TcpStream) + Send + Sync + 'static,
         serve: impl Fn(Peer) + Send + Sync + 'static,
@@ -100,9 +99,7 @@ impl Site {
             Vec::new()
         });
         let address = server.address;
-        let session = Session::new(&url(over, address), "id", "secret").unwrap();
-        let session = trusting(session.retries(0).timeout(PATIENCE));
-        let session = session.resume("token", Duration::from_secs(600)).unwrap();
+        let session = with_token(trusting(session_without_token(&url(over, address))));
         Site { session, address, over, log, server }
     }
 
@@ -110,7 +107,7 @@ impl Site {
         url(self.over, self.address)
     }
 
-    /// The requests of each connection, once all have ended.
+    /// Waits for all connections to end. Returns the requests of each.
     pub fn requests(self) -> Vec<Vec<String>> {
         drop(self.session);
         self.server.ended();
@@ -127,13 +124,13 @@ fn url(over: Over, address: SocketAddr) -> String {
     }
 }
 
-/// How the sites of this process speak TLS, of any version and of 1.2, and the certificate of their
-/// issuer.
+/// The TLS configurations of this process's sites (any version, and 1.2 only), and the certificate of
+/// their issuer.
 #[cfg(feature = "tls")]
 fn trusted() -> &'static ([Arc<ServerConfig>; 2], String) {
     static TRUSTED: OnceLock<([Arc<ServerConfig>; 2], String)> = OnceLock::new();
     TRUSTED.get_or_init(|| {
-        // Each session that trusts more reads all of the system's roots again. Here are none.
+        // Each session that trusts more would read all of the system's roots again.
         #[cfg(feature = "system-roots")]
         std::env::set_var(ROOTS, "/nonexistent");
         let authority = Authority::new();
@@ -143,7 +140,7 @@ fn trusted() -> &'static ([Arc<ServerConfig>; 2], String) {
     })
 }
 
-/// The session, trusting the sites of this process or, in a child, those of its parent.
+/// Makes the session trust the sites of this process or, in a child, of its parent.
 #[cfg(feature = "tls")]
 pub fn trusting(session: Session) -> Session {
     let pem = std::env::var(ISSUER).unwrap_or_else(|_| trusted().1.clone());
@@ -155,7 +152,7 @@ pub fn trusting(session: Session) -> Session {
     session
 }
 
-/// A child that trusts the sites of this process.
+/// Makes the sessions of a child process trust the sites of this process.
 #[cfg(feature = "tls")]
 pub fn trusted_by(mut child: Command) -> Command {
     child.env(ISSUER, &trusted().1);
@@ -170,9 +167,9 @@ pub fn trusted_by(child: Command) -> Command {
 }
 
 impl Peer {
-    /// `None` if the client went away in the handshake.
+    /// Makes the handshake. `None` if the client closes in it.
     fn new(over: Over, tcp: TcpStream, log: Arc<Mutex<Vec<Vec<String>>>>) -> Option<Peer> {
-        // Longer than elsewhere: a busy machine may keep a client away.
+        // On a busy machine the client may be late.
         tcp.set_read_timeout(Some(PATIENCE * 3)).unwrap();
         tcp.set_write_timeout(Some(PATIENCE * 3)).unwrap();
         let number = {
@@ -197,19 +194,19 @@ impl Peer {
                 peer.tls = Some(Box::new(ServerConnection::new(config).unwrap()));
                 while peer.tls.as_ref()?.is_handshaking() {
                     peer.flush().ok()?;
-                    // The client's last message has a record of its own before the request.
+                    // The request is in another record than the client's last message.
                     if peer.tls.as_ref()?.is_handshaking() && peer.read_record().ok()? == 0 {
                         return None;
                     }
                 }
-                // In TLS 1.2 the server's message is the last.
+                // In TLS 1.2 the server sends the last message.
                 peer.flush().ok()?;
             }
         }
         Some(peer)
     }
 
-    /// Reads one TLS record, and not a byte more; 0 is the end.
+    /// Reads one TLS record and no byte more. Returns its length, 0 at the end.
     #[cfg(feature = "tls")]
     fn read_record(&mut self) -> io::Result<usize> {
         let mut record = vec![0; 5];
@@ -230,13 +227,13 @@ impl Peer {
         Ok(record.len())
     }
 
-    /// The next request; `None` once the client has closed.
+    /// Reads the next request. `None` if the client has closed.
     pub fn request(&mut self) -> Option<Request> {
         let request = self.head()?;
         self.rest_of(request)
     }
 
-    /// The head of the next request, and what came with it.
+    /// Reads the head of the next request, and the content that came with it.
     pub fn head(&mut self) -> Option<Request> {
         let mut received = Vec::new();
         let mut buffer = [0; 4096];
@@ -247,7 +244,7 @@ impl Peer {
             }
             match self.read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    panic!("the client stays")
+                    panic!("the client does not close")
                 }
                 Ok(0) | Err(_) => return None,
                 Ok(n) => received.extend_from_slice(&buffer[..n]),
@@ -260,7 +257,7 @@ impl Peer {
         Some(Request { line, head, content })
     }
 
-    /// The request with all of its content; `None` if the client closes before that.
+    /// Reads the rest of a request's content. `None` if the client closes first.
     pub fn rest_of(&mut self, mut request: Request) -> Option<Request> {
         let field = request.head.split_once("Content-Length: ");
         let length = field.map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
@@ -271,25 +268,25 @@ impl Peer {
         Some(request)
     }
 
-    /// The client may have gone already.
+    /// Writes these bytes. The client may have closed already.
     pub fn respond(&mut self, bytes: &[u8]) {
         let _ = self.write_all(bytes);
         let _ = self.flush();
     }
 
-    /// Responds to a request with its own line, or with a token; what a good server does.
+    /// Responds to a request as a good server does: with its own line, or with a token.
     pub fn serve(&mut self, request: &Request) {
         self.respond(&good(&request.line));
     }
 
-    /// Does what a good server does until the client closes.
+    /// Responds to all requests as a good server does, until the client closes.
     pub fn serve_all(&mut self) {
         while let Some(request) = self.request() {
             self.serve(&request);
         }
     }
 
-    /// These bytes as they pass the wire.
+    /// Encrypts these bytes, if this is TLS.
     pub fn sealed(&mut self, bytes: &[u8]) -> Vec<u8> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &mut self.tls {
@@ -303,7 +300,7 @@ impl Peer {
         bytes.to_vec()
     }
 
-    /// Renews the keys of both ends, by a message of TLS.
+    /// Renews the TLS keys of both ends.
     #[cfg(feature = "tls")]
     pub fn renew_keys(&mut self) {
         self.tls.as_mut().unwrap().refresh_traffic_keys().unwrap();
@@ -317,7 +314,7 @@ impl Peer {
         kind == Some(rustls::HandshakeKind::Resumed)
     }
 
-    /// What passes the wire, without TLS.
+    /// The socket below TLS.
     pub fn tcp(&mut self) -> &mut TcpStream {
         &mut self.tcp
     }
@@ -343,7 +340,7 @@ impl Peer {
         loop {
             match self.tcp.read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    panic!("the client stays")
+                    panic!("the client does not close")
                 }
                 Ok(1..) => {}
                 _ => break,
@@ -392,16 +389,16 @@ impl Write for Peer {
     }
 }
 
-/// The response of a good server to this line: the line, or a token.
+/// The response of a good server to a request with this line: the line, or a token.
 pub fn good(line: &str) -> Vec<u8> {
     let content = match line {
-        TOKEN_REQUEST => r#"{"access_token":"new","token_type":"Bearer","expires_in":600}"#,
+        TOKEN_REQUEST => TOKEN,
         line => line,
     };
     crate::wire::response("200 OK", "", content)
 }
 
-/// Bytes that tell where they stand, so that none can be missing or in another's place.
+/// Bytes that depend on their offset, so that a missing or misplaced one is noticed.
 pub fn pattern(length: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length + 3);
     for n in 0..u32::try_from(length.div_ceil(4)).unwrap() {

@@ -1,6 +1,6 @@
-//! TLS servers of the tests, and the issuers of their certificates.
+//! TLS servers, and the issuers of their certificates.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::{until_closed, Server, ROOT};
+use super::{request, until_closed, Server, ROOT};
 
 #[path = "../scratch/mod.rs"]
 pub mod scratch;
@@ -19,7 +19,7 @@ use scratch::Directory;
 
 pub type Stream = StreamOwned<ServerConnection, TcpStream>;
 
-/// A server whose `serve` runs once the handshake has succeeded.
+/// A server that calls `serve` after each successful handshake.
 pub fn tls(
     config: Arc<ServerConfig>, serve: impl Fn(&mut Stream) -> Vec<u8> + Send + Sync + 'static,
 ) -> Server {
@@ -32,6 +32,16 @@ pub fn tls(
             }
         }
         serve(&mut StreamOwned::new(connection, stream.try_clone().unwrap()))
+    })
+}
+
+/// A TLS server that responds to each request with these bytes, and closes.
+pub fn responding(config: Arc<ServerConfig>, bytes: &[u8]) -> Server {
+    let bytes = bytes.to_vec();
+    tls(config, move |stream| {
+        let received = request(stream);
+        finish(stream, &bytes);
+        received
     })
 }
 
@@ -50,7 +60,7 @@ pub enum Days {
 /// An issuer of certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate, for a file.
+    /// Its own certificate.
     pub pem: String,
     directory: Directory,
 }
@@ -59,7 +69,7 @@ impl Authority {
     pub fn new() -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([]).unwrap();
-        // Issuers of one name would be told apart by their signatures only.
+        // Issuers with the same name would differ in their signatures only.
         let name = format!("issuer {:?}", rcgen::PublicKeyData::der_bytes(&key));
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -76,7 +86,7 @@ impl Authority {
         }
     }
 
-    /// A server's side, with a certificate for `host`.
+    /// The configuration of a server with a certificate for `host`.
     pub fn config(&self, host: &str, days: Days) -> Arc<ServerConfig> {
         self.config_of(host, days, rustls::ALL_VERSIONS)
     }
@@ -87,7 +97,7 @@ impl Authority {
         self.config_with(host, days, versions, 0)
     }
 
-    /// With this many certificates more than needed, which cost the client time.
+    /// Does the same, with this many unneeded certificates. They cost the client time.
     pub fn config_with(
         &self, host: &str, days: Days, versions: &[&'static rustls::SupportedProtocolVersion],
         more: usize,
@@ -99,12 +109,12 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![certificate; 1 + more], key);
         let mut config = config.unwrap();
-        // Both versions of TLS then resume by tickets.
+        // With tickets, both versions of TLS can resume.
         config.ticketer = ring::Ticketer::new().unwrap();
         Arc::new(config)
     }
 
-    /// Of a server that requires a certificate of its client, by this authority.
+    /// The configuration of a server that requires a client certificate by this authority.
     pub fn config_for_certified(
         &self, host: &str, version: &'static rustls::SupportedProtocolVersion,
     ) -> Arc<ServerConfig> {
@@ -139,7 +149,7 @@ impl Authority {
         (certificate.der().clone(), key)
     }
 
-    /// In a child: an authority that it trusts from now on. It must not have called before.
+    /// In a child: makes an authority that later calls trust. Call it before the first one.
     pub fn trusted() -> Authority {
         let authority = Authority::new();
         let file = std::env::var_os(ROOT).unwrap();
@@ -147,21 +157,21 @@ impl Authority {
         authority
     }
 
-    /// A process whose sessions trust this one, too. For `system-roots`, its system has no roots: each
-    /// session that trusts more would read them all again.
+    /// Makes the sessions of a child process trust this authority, too. With `system-roots`, the child
+    /// finds no system roots: each session that trusts more would read them all again.
     pub fn trusting(&self, mut child: std::process::Command) -> std::process::Command {
         child.env(ROOT, self.file());
         child.env("SSL_CERT_DIR", self.directory.file("none"));
         child
     }
 
-    /// A process whose system has this root, and no other.
+    /// Makes this authority the only root in the system of a child process.
     pub fn as_system(&self, mut child: std::process::Command) -> std::process::Command {
         child.env("SSL_CERT_FILE", self.file());
         child
     }
 
-    /// A file with its certificate.
+    /// Writes its certificate to a file.
     pub fn file(&self) -> std::path::PathBuf {
         let file = self.directory.file("root.pem");
         std::fs::write(&file, &self.pem).unwrap();
@@ -169,18 +179,11 @@ impl Authority {
     }
 }
 
-/// Sends the rest of a response, and closes in order.
+/// Sends the rest of a response, and closes TLS and the connection.
 pub fn finish(stream: &mut Stream, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
     stream.conn.send_close_notify();
     let _ = stream.flush();
     let _ = stream.sock.shutdown(std::net::Shutdown::Write);
     let _ = until_closed(&mut stream.sock);
-}
-
-/// Everything more until the client closes.
-pub fn rest(stream: &mut Stream) -> Vec<u8> {
-    let mut received = Vec::new();
-    let _ = stream.read_to_end(&mut received);
-    received
 }

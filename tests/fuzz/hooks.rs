@@ -1,4 +1,4 @@
-//! Doors to what the fuzz target `inputs` is about (`tests/fuzz`). Not part of the interface.
+//! Gives the fuzz target `inputs` access to private functions. Not part of the public interface.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,34 +7,34 @@ use crate::error::{remote_text, Error, Received};
 use crate::url::Url;
 use crate::{retry, token, url};
 
-/// Fields as they were received: names and values.
+/// Received header fields: names and values.
 pub type Fields<'a> = &'a [(String, String)];
 
-/// What URLs and paths become: an origin, and what is requested there.
+/// A parsed URL: its origin and the request target.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Target {
-    /// As it stands in a URL, and in the `Host` field.
+    /// The origin, as in a URL.
     pub origin: String,
-    /// The path, perhaps with a query.
+    /// The path, optionally with a query.
     pub path: String,
 }
 
-/// Reads a base URL.
+/// Parses a base URL.
 pub fn base(text: &str) -> Result<Target, Error> {
     Url::base("base URL", text).map(Target::from)
 }
 
-/// Reads the URL of a token endpoint.
+/// Parses the URL of a token endpoint.
 pub fn endpoint(text: &str) -> Result<Target, Error> {
     Url::parse("token endpoint's URL", text).map(Target::from)
 }
 
-/// Puts a path, or a URL of the same origin, behind a base URL.
+/// Appends a path to a base URL, or resolves a URL of the same origin.
 pub fn join(base: &str, path: &str) -> Result<Target, Error> {
     Url::base("base URL", base)?.join(path).map(Target::from)
 }
 
-/// Writes a value of the token request's form.
+/// Encodes a value for the token request's form.
 #[must_use]
 pub fn form_encoded(text: &str) -> String {
     url::form_encoded(text)
@@ -50,12 +50,12 @@ pub fn check_visible(text: &str) -> Result<(), Error> {
     url::check_visible("API key", text)
 }
 
-/// Checks the name of a field.
+/// Checks the name of a header field.
 pub fn check_field_name(text: &str) -> Result<(), Error> {
     url::check_field_name("field name", text)
 }
 
-/// Checks the value of a field.
+/// Checks the value of a header field.
 pub fn check_field_value(text: &str) -> Result<(), Error> {
     url::check_field_value("field value", text)
 }
@@ -65,30 +65,30 @@ pub fn check_media_type(text: &str) -> Result<(), Error> {
     url::check_media_type(text)
 }
 
-/// Reads `Retry-After`.
+/// Parses `Retry-After`.
 #[must_use]
 pub fn retry_after(fields: Fields<'_>) -> Option<Duration> {
     retry::retry_after(fields)
 }
 
-/// Tells whether a response refuses the token.
+/// Returns whether a response refuses the token.
 #[must_use]
 pub fn is_token_refused(status: u16, fields: Fields<'_>, content: &[u8]) -> bool {
     retry::is_token_refused(&Received::new(status, fields.to_vec(), content.to_vec()))
 }
 
-/// Reads the content of a token endpoint's 2xx response: the token and its lifetime.
+/// Reads the token and its lifetime from the content of a token endpoint's 2xx response.
 pub fn token(content: &[u8], secrets: &[String]) -> Result<(String, Duration), String> {
     token::read(content, secrets)
 }
 
-/// Makes text of a server fit for a message.
+/// Prepares text from a server for a message.
 #[must_use]
 pub fn excerpt(text: &str, secrets: &[String]) -> String {
     remote_text::excerpt(text, secrets)
 }
 
-/// Tells what a response that refused says of its reason.
+/// Returns the reason that a refusal gives, for a message.
 #[must_use]
 pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[String]) -> String {
     let received = Received::new(status, fields.to_vec(), content.to_vec());
