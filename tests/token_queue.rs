@@ -101,21 +101,6 @@ fn silent_endpoint_costs_each_thread_its_own_timeout() {
 }
 
 #[test]
-fn thread_with_more_time_goes_on_after_another_times_out() {
-    let sandbox = Sandbox::start();
-    sandbox.next(Place::Token, Fault::Stall(None));
-    let patient = session(&sandbox);
-    let hasty = patient.clone().timeout(Duration::from_millis(200));
-    thread::scope(|scope| {
-        let hasty = scope.spawn(move || hasty.get(SHIPMENT).unwrap_err().kind());
-        sandbox.await_count(Place::Token, 1);
-        assert_eq!(patient.get(SHIPMENT).unwrap().status(), 200);
-        assert_eq!(hasty.join().unwrap(), ErrorKind::Timeout);
-    });
-    assert_eq!(sandbox.count(Place::Token), 2);
-}
-
-#[test]
 fn thread_with_more_time_reports_its_own_timeout() {
     let sandbox = Sandbox::start();
     sandbox.always(Place::Token, Some(Fault::Stall(None)));
