@@ -158,16 +158,6 @@ fn error_counts_what_an_earlier_attempt_may_have_done() {
 }
 
 #[test]
-fn call_without_time_sends_nothing() {
-    let sandbox = Sandbox::start();
-    let session = session(&sandbox);
-    let error = session.timeout(Duration::ZERO).get(SHIPMENT).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(!error.may_have_executed());
-    assert_eq!(sandbox.count(Place::Api), 0);
-}
-
-#[test]
 fn longest_durations_are_accepted() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox).timeout(Duration::MAX).renew_before(Duration::MAX);

@@ -66,7 +66,9 @@ fn caller_with_little_time_leaves_the_renewal_to_others() {
     let sandbox = Sandbox::start();
     let (session, old) = due_session(&sandbox);
     let late = session.clone().timeout(Duration::ZERO);
-    assert_eq!(late.get(SHIPMENT).unwrap_err().kind(), ErrorKind::Timeout);
+    let error = late.get(SHIPMENT).unwrap_err();
+    assert_eq!((error.kind(), error.may_have_executed()), (ErrorKind::Timeout, false));
+    assert_eq!(sandbox.count(Place::Api), 0);
     sandbox.next(Place::Token, Fault::Stall(None));
     let hasty = session.clone().timeout(Duration::from_millis(400));
     // It tries once, for a quarter of its time.
