@@ -114,7 +114,7 @@ fn invalidate_drops_only_the_token_that_it_names() {
 }
 
 #[test]
-fn clone_shares_the_token_unless_it_sets_a_token_endpoint() {
+fn clone_shares_the_token_until_it_sets_endpoint_or_proxy() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     let clone = session.clone().timeout(Duration::from_secs(5));
@@ -127,6 +127,8 @@ fn clone_shares_the_token_unless_it_sets_a_token_endpoint() {
     assert_eq!(session.access_token().unwrap(), token);
     // All tokens count.
     assert_eq!((session.counts().tokens, apart.counts().tokens), (2, 2));
+    let proxied = session.clone().proxy("http://127.0.0.1:1").unwrap();
+    assert_eq!(proxied.held_token(), None);
 }
 
 // Tokens that the API refuses
