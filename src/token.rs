@@ -381,7 +381,7 @@ mod tests {
     use crate::error::Received;
     use crate::url::Url;
 
-    /// Of an endpoint that refuses connections: one end of a connection has its port.
+    /// Tokens of an endpoint that refuses connections: one end of a connection has its port.
     fn tokens() -> Tokens {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_due_before_its_expiry_by_the_margin_but_not_before_half_of_its_life() {
+    fn token_is_due_a_margin_before_its_expiry() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
         for (lifetime, margin, due) in
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn who_needs_no_request_stands_in_no_line() {
+    fn caller_does_not_queue_for_a_valid_token() {
         let tokens = tokens();
         tokens.hold("a", Duration::from_secs(60));
         assert_eq!(token(&tokens, Duration::ZERO).ok().unwrap().value(), "a");
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_panics_leaves_the_line() {
+    fn panicking_caller_leaves_the_queue() {
         let tokens = tokens();
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _place = stand_first(&tokens);
@@ -479,13 +479,13 @@ mod tests {
         let replace = |refused: &Token| tokens.replace(refused, &settings(), now);
         tokens.hold("first", Duration::from_secs(60));
         let first = tokens.state().valid().unwrap();
-        // It is dropped, and there is no time to request another.
+        // The token is dropped, and there is no time to request another.
         let error = replace(&first).err().map(|error| error.kind());
         assert_eq!(error, Some(ErrorKind::Timeout));
         assert_eq!(tokens.held(), None);
         tokens.hold("second", Duration::from_secs(60));
         let second = tokens.state().valid().unwrap();
-        // One that is replaced already is of no more interest.
+        // A token that has already been replaced is not replaced again.
         let other = replace(&first).ok().flatten();
         let (other, is_new) = other.unwrap();
         assert_eq!((other.value(), is_new), ("second", false));
@@ -497,9 +497,9 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_has_expired_counts_as_no_replacement() {
+    fn expired_token_does_not_count_as_replaced() {
         let tokens = tokens();
-        // Of ten seconds, nine and a half have passed; of two, a moment; and one has none.
+        // A token has expired in its last second, if it had two seconds or more.
         for (lifetime, passed, counts) in
             [(10_000, 9500, false), (10_000, 8000, true), (2000, 0, true), (0, 0, true)]
         {
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_the_credentials_is_forgotten_after_ten_seconds() {
+    fn refused_credentials_are_forgotten_after_ten_seconds() {
         let tokens = tokens();
         let kind = |tokens: &Tokens| token(tokens, Duration::ZERO).err().map(|error| error.kind());
         let denied = || Err(failure(ErrorKind::Denied, 401));
@@ -548,18 +548,18 @@ mod tests {
     }
 
     #[test]
-    fn whoever_pauses_holds_up_nobody() {
+    fn pausing_caller_delays_no_other() {
         let tokens = tokens();
         let patient = Settings { retries: 100, ..settings() };
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // It pauses for longer and longer, and gives up when a pause does not fit.
+                // Each pause is longer, until one does not fit.
                 let _ = tokens.token(&patient, Deadline::after(Duration::from_secs(20)));
             });
             while tokens.state().last.is_none() || !tokens.state().queue.is_empty() {
                 std::thread::yield_now();
             }
-            // Its pauses are of no concern to others, who are refused by themselves.
+            // Others don't wait for it: their own requests fail.
             for _ in 0..20 {
                 let error = token(&tokens, Duration::from_secs(20)).err().unwrap();
                 assert_eq!(error.kind(), ErrorKind::Exchange);
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_eight_tokens_are_secrets() {
+    fn last_eight_tokens_are_secrets() {
         let tokens = tokens();
         for i in 0..10 {
             for _ in 0..3 {

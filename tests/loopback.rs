@@ -1,16 +1,13 @@
-//! The loopback interface between minreq and the rest of the crate, at a token request: nothing secret
-//! passes it, and strangers who connect there get nothing and stop nothing.
+//! minreq and the rest of the crate exchange heads over 127.0.0.1 at a token request: no secret passes
+//! there, and no port is open at other times.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use jas_session::{ErrorKind, Session};
+use jas_session::Session;
 
 #[path = "support/wire/site.rs"]
 mod site;
@@ -18,11 +15,7 @@ mod site;
 mod wire;
 use site::{Peer, Site, BOTH, TOKEN_REQUEST};
 use wire::process::listening_ports;
-use wire::{
-    assert_nothing_left, assert_passes, held, response, this_test_alone, urls, LATE, PATIENCE,
-};
-
-// What passes
+use wire::{assert_nothing_left, assert_passes, held, response, this_test_alone, urls, PATIENCE};
 
 const CLIENT_ID: &str = "id-of-the-client";
 const CLIENT_SECRET: &str = "secret-of-the-client";
@@ -38,7 +31,7 @@ const RESPONSE: &str = "content-of-the-response";
 const ECHO: &str = "what-the-endpoint-echoes";
 const REFUSAL: &str = "content-of-a-refusal";
 
-/// What only the server sees of a call, or says in one.
+/// The texts that only the server receives or sends.
 const SECRETS: [&str; 13] = [
     ECHO,
     CLIENT_ID,
@@ -55,7 +48,7 @@ const SECRETS: [&str; 13] = [
     REFUSAL,
 ];
 
-/// Whether calls can be traced here.
+/// Whether strace is there and may trace.
 fn can_trace() -> bool {
     let mut strace = Command::new("strace");
     let strace = strace.args(["-f", "-o", "/dev/null", "true"]);
@@ -64,7 +57,7 @@ fn can_trace() -> bool {
 }
 
 #[test]
-fn nothing_secret_passes_the_loopback_interface_but_to_the_server() {
+fn no_secret_passes_the_loopback_interface() {
     if !urls().is_empty() {
         return urls().iter().for_each(|url| make_calls(url));
     }
@@ -74,45 +67,30 @@ fn nothing_secret_passes_the_loopback_interface_but_to_the_server() {
     }
     let sites: Vec<_> = BOTH.iter().map(|over| Site::start(*over, serve)).collect();
     let urls: Vec<_> = sites.iter().map(Site::url).collect();
-    let test = "nothing_secret_passes_the_loopback_interface_but_to_the_server";
-    let alone = site::trusted_by(this_test_alone(test, &urls));
-    let mut child = Command::new("strace");
-    child.args(["-f", "-yy", "-xx", "-s", "1000000", "-o", "/dev/stderr"]);
-    child.args(["-e", "trace=%network,read,write,readv,writev", "-e", "signal=none"]);
-    child.arg(alone.get_program()).args(alone.get_args());
-    let variables = alone.get_envs();
-    child.envs(variables.filter_map(|(name, value)| Some((name, value?))));
-    let output = child.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("test result: ok. 1 passed"), "{said}");
-
+    let child = this_test_alone("no_secret_passes_the_loopback_interface", &urls);
+    let trace = trace(&site::trusted_by(child));
     let ports: Vec<_> = sites.iter().map(|site| site.address.port()).collect();
-    let passed = passed(&String::from_utf8_lossy(&output.stderr));
-    let (server, minreq): (Vec<_>, Vec<_>) = passed
-        .into_iter()
-        .partition(|(ends, _)| ports.contains(&ends.0) || ports.contains(&ends.1));
-    let of = |connections: Vec<((u16, u16), Vec<u8>)>| {
-        let all: Vec<_> = connections.into_iter().map(|(_, bytes)| bytes).collect();
-        String::from_utf8_lossy(&all.join(&b"\n\n"[..])).into_owned()
-    };
-    let (server, minreq) = (of(server), of(minreq));
-    // What it would look like, and a check that the right connections were read.
-    for secret in SECRETS {
-        assert!(server.contains(secret), "{secret} was not sent at all");
+    let (mut server, mut minreq) = (String::new(), String::new());
+    for ((near, far), bytes) in passed(&trace) {
+        let is_servers = ports.contains(&near) || ports.contains(&far);
+        let text = if is_servers { &mut server } else { &mut minreq };
+        *text += &(String::from_utf8_lossy(&bytes) + "\n\n");
     }
     for secret in SECRETS {
+        // The first check makes sure that the right connections were read.
+        assert!(server.contains(secret), "{secret} was not sent at all");
         assert!(!minreq.contains(secret), "{secret} passes: {minreq}");
     }
     // Only token requests pass, each once written and once read.
     let calls = sites.into_iter().map(|site| site.requests().concat());
-    let calls: Vec<_> = calls.flatten().filter(|line| line == TOKEN_REQUEST).collect();
-    assert_eq!(calls.len(), 3 * BOTH.len());
+    let calls = calls.flatten().filter(|line| line == TOKEN_REQUEST).count();
+    assert_eq!(calls, 3 * BOTH.len());
     let refusal = ["503", "date: now", "retry-after: 7", "content-type: text/plain", "", ""];
     let refusal = format!("HTTP/1.1 {}", refusal.join("\r\n"));
     for (text, count) in [
-        ("\r\nHost: 127.0.0.1:", calls.len()),
-        ("POST / HTTP/1.1\r\n", calls.len()),
-        ("\r\nJAS-Session: ", calls.len()),
+        ("\r\nHost: 127.0.0.1:", calls),
+        ("POST / HTTP/1.1\r\n", calls),
+        ("\r\nJAS-Session: ", calls),
         ("HTTP/1.1 200\r\ndate: now\r\n\r\n", 2 * BOTH.len()),
         (&refusal, BOTH.len()),
     ] {
@@ -120,7 +98,20 @@ fn nothing_secret_passes_the_loopback_interface_but_to_the_server() {
     }
 }
 
-/// In a child: calls with all that is secret.
+/// Runs a test that must pass, and returns the system calls by which it reads and writes.
+fn trace(test: &Command) -> String {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-yy", "-xx", "-s", "1000000", "-o", "/dev/stderr"]);
+    strace.args(["-e", "trace=%network,read,write,readv,writev", "-e", "signal=none"]);
+    strace.arg(test.get_program()).args(test.get_args());
+    strace.envs(test.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = strace.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("test result: ok. 1 passed"), "{said}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// In a child: makes calls with all secrets.
 fn make_calls(url: &str) {
     let session = Session::new(url, CLIENT_ID, CLIENT_SECRET)
         .and_then(|session| session.api_key(API_KEY))
@@ -149,7 +140,7 @@ fn make_calls(url: &str) {
     assert_eq!(get(), RESPONSE);
 }
 
-/// The first token request is refused; each later one has a connection of its own, too.
+/// Refuses the first token request. Each token request has its own connection.
 fn serve(mut peer: Peer) {
     while let Some(request) = peer.request() {
         let fields = format!("Set-Cookie: {ECHO}\r\nDate: now\r\nX-Echo: {ECHO}\r\n");
@@ -172,14 +163,12 @@ fn serve(mut peer: Peer) {
     }
 }
 
-/// What has passed each TCP connection within 127.0.0.1, by its two ports, as strace tells it.
+/// The bytes that passed each TCP connection within 127.0.0.1, by its two ports, in strace's output.
 fn passed(trace: &str) -> HashMap<(u16, u16), Vec<u8>> {
     let mut passed: HashMap<_, Vec<u8>> = HashMap::new();
     let mut unfinished: HashMap<&str, &str> = HashMap::new();
     for line in trace.lines() {
-        let Some((pid, call)) = line.split_once(' ') else {
-            continue;
-        };
+        let Some((pid, call)) = line.split_once(' ') else { continue };
         let call = call.trim_start();
         let whole = if let Some(begin) = call.strip_suffix("<unfinished ...>") {
             unfinished.insert(pid, begin);
@@ -189,35 +178,20 @@ fn passed(trace: &str) -> HashMap<(u16, u16), Vec<u8>> {
         } else {
             call.to_owned()
         };
-        let Some((_, rest)) = whole.split_once("<TCP:[127.0.0.1:") else {
-            continue;
-        };
-        let Some((ends, rest)) = rest.split_once("]>") else {
-            continue;
-        };
-        let Some((near, far)) = ends.split_once("->127.0.0.1:") else {
-            continue;
-        };
+        let connection = whole.split_once("<TCP:[127.0.0.1:");
+        let connection = connection.and_then(|(_, rest)| rest.split_once("]>"));
+        let Some((ends, rest)) = connection else { continue };
+        let Some((near, far)) = ends.split_once("->127.0.0.1:") else { continue };
         let ends = (near.parse().unwrap(), far.parse().unwrap());
-        let bytes = rest.split("\\x").skip(1).filter_map(|part| {
-            let digits = part.get(..2)?;
-            u8::from_str_radix(digits, 16).ok()
-        });
+        let bytes = rest.split("\\x").skip(1);
+        let bytes = bytes.filter_map(|part| u8::from_str_radix(part.get(..2)?, 16).ok());
         passed.entry(ends).or_default().extend(bytes);
     }
     passed
 }
 
-// Strangers
-
-/// The tests that look for ports take turns: wine does not tell whose a port is.
-static TURN: Mutex<()> = Mutex::new(());
-
-/// How long a token request may take among strangers.
-const SHORT: Duration = Duration::from_millis(100);
-
 #[test]
-fn a_port_is_open_only_while_a_token_is_requested() {
+fn port_is_open_only_while_a_token_is_requested() {
     if let [url] = &urls()[..] {
         let session = wire::session(url);
         let (others, before) = (listening_ports(), held());
@@ -245,95 +219,7 @@ fn a_port_is_open_only_while_a_token_is_requested() {
         assert_nothing_left(before, "calls and a token request");
         return;
     }
-    let _turn = TURN.lock();
     let site = Site::start(site::Over::Plain, |mut peer| peer.serve_all());
-    assert_passes(this_test_alone("a_port_is_open_only_while_a_token_is_requested", &[site.url()]));
+    assert_passes(this_test_alone("port_is_open_only_while_a_token_is_requested", &[site.url()]));
     assert_eq!(site.requests().concat().len(), 301);
-}
-
-/// What a stranger says, and how many come at a time.
-const STRANGERS: [(&str, usize); 6] = [
-    ("", 1),
-    ("", 200),
-    ("drip", 1),
-    ("POST / HTTP/1.1\r\nJAS-Session: 0123456789abcdef0123456789abcdef\r\n\r\n", 1),
-    ("POST / HTTP/1.1\r\nJAS-Session: 0123456789abcdef0123456789abcdef\r\n\r\n", 200),
-    ("POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nJAS-Session: ", 70),
-];
-
-#[test]
-fn strangers_get_nothing_and_delay_no_token_request() {
-    const MET: usize = 5;
-    if let [url] = &urls()[..] {
-        let before = held();
-        for (says, crowd) in STRANGERS {
-            let (done, met) = (AtomicBool::new(false), AtomicUsize::new(0));
-            let others = listening_ports();
-            thread::scope(|scope| {
-                scope.spawn(|| {
-                    while !done.load(Ordering::SeqCst) {
-                        let ports = listening_ports().into_iter();
-                        for port in ports.filter(|port| !others.contains(port)) {
-                            met.fetch_add(passing_strangers(port, says, crowd), Ordering::SeqCst);
-                        }
-                    }
-                });
-                let start = Instant::now();
-                let mut results = Vec::new();
-                while met.load(Ordering::SeqCst) < MET && start.elapsed() < PATIENCE {
-                    let session = Session::new(url, "id", "secret").unwrap();
-                    let start = Instant::now();
-                    let result = session.timeout(SHORT).retries(0).access_token();
-                    results.push((result, start.elapsed()));
-                }
-                done.store(true, Ordering::SeqCst);
-                let good = results.iter().filter(|(result, _)| result.is_ok()).count();
-                println!("{says:?}, {crowd}: {met:?} met, {good} of {} good", results.len());
-                for (result, took) in results {
-                    assert!(took < SHORT + LATE, "{took:?}");
-                    match result {
-                        Ok(token) => assert_eq!(token, "new"),
-                        Err(error) => assert_eq!(error.kind(), ErrorKind::Timeout, "{error}"),
-                    }
-                }
-                assert_ne!(met.load(Ordering::SeqCst), 0, "no stranger has come in");
-            });
-            assert_nothing_left(before, says);
-        }
-        return;
-    }
-    let _turn = TURN.lock();
-    let site = Site::start(site::Over::Plain, |mut peer| peer.serve_all());
-    let test = "strangers_get_nothing_and_delay_no_token_request";
-    assert_passes(this_test_alone(test, &[site.url()]));
-}
-
-/// So many strangers come to this port, say this, and wait for what it says. Returns how many
-/// found it open.
-fn passing_strangers(port: u16, says: &str, crowd: usize) -> usize {
-    let address = (Ipv4Addr::LOCALHOST, port).into();
-    let connect = || TcpStream::connect_timeout(&address, SHORT).ok();
-    let mut streams: Vec<_> = (0..crowd).map_while(|_| connect()).collect();
-    for stream in &mut streams {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let _ = match says {
-            "drip" => drip(stream),
-            says => stream.write_all(says.as_bytes()),
-        };
-    }
-    for stream in &mut streams {
-        let mut heard = Vec::new();
-        // A reset is a close, too.
-        let _ = stream.read_to_end(&mut heard);
-        assert_eq!(String::from_utf8_lossy(&heard), "");
-    }
-    streams.len()
-}
-
-/// Says a byte every 1.5 ms until it is closed.
-fn drip(stream: &mut TcpStream) -> std::io::Result<()> {
-    loop {
-        stream.write_all(b"P")?;
-        thread::sleep(Duration::from_micros(1500));
-    }
 }

@@ -1,8 +1,7 @@
-//! Threads, clones, revocations and outages at once, with tokens that live for a second: no call
-//! fails, and the token endpoint is asked no more often than once for each second, outage and
-//! revocation.
+//! Threads, clones, revocations and outages at once, with tokens of a second: no call fails, and the
+//! token endpoint receives at most one request for each second, outage and revocation.
 //!
-//! `JAS_SESSION_RACE_SECONDS` sets how long it runs: 4 by default, 30 in CI.
+//! `JAS_SESSION_RACE_SECONDS` sets how long it runs: 3 by default, 30 in CI.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,12 +15,12 @@ mod sandbox;
 use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const THREADS: usize = 100;
-/// Between two calls of a thread: without it the system would run out of ports.
+/// The pause between two calls of a thread. Without it the system would run out of ports.
 const PAUSE: Duration = Duration::from_millis(250);
 /// No token is replaced within ten seconds of another one.
 const BETWEEN_REVOCATIONS: Duration = Duration::from_secs(11);
 
-/// Counts token requests, makes every second one fail, in each way in turn, and revokes tokens.
+/// Counts token requests, lets every second one fail, in four ways in turn, and revokes tokens.
 struct Chaos {
     token_requests: AtomicUsize,
     revocations: AtomicUsize,
@@ -42,10 +41,11 @@ impl Watch for Chaos {
         let n = self.token_requests.fetch_add(1, Ordering::SeqCst);
         let busy = |status| Fault::Response(status, vec![], vec![]);
         match n % 8 {
-            1 => Some(busy(503)),
-            3 => Some(Fault::Raw(vec![])),
-            5 => Some(busy(429)),
-            7 => Some(Fault::Truncate(60)),
+            1 => Some(Fault::Raw(vec![])),
+            3 => Some(Fault::Truncate(60)),
+            5 => Some(busy(503)),
+            // The longest pause follows it: 3 seconds are too short for it.
+            7 => Some(busy(429)),
             _ => None,
         }
     }
@@ -54,14 +54,14 @@ impl Watch for Chaos {
 }
 
 #[test]
-fn no_call_fails_and_the_token_endpoint_is_asked_no_more_often_than_needed() {
+fn race_fails_no_call_and_takes_few_token_requests() {
     let seconds = std::env::var("JAS_SESSION_RACE_SECONDS");
-    let seconds = seconds.map_or(4, |seconds| seconds.parse().expect("whole seconds"));
+    let seconds = seconds.map_or(3, |seconds| seconds.parse().expect("whole seconds"));
     let start = Instant::now();
     let chaos = Arc::new(Chaos {
         token_requests: AtomicUsize::new(0),
         revocations: AtomicUsize::new(0),
-        next_revocation: Mutex::new(start + Duration::from_secs(2)),
+        next_revocation: Mutex::new(start + Duration::from_millis(1500)),
     });
     let sandbox = Sandbox::watched_by(chaos.clone());
     sandbox.token_lifetime(Duration::from_secs(1));
@@ -86,6 +86,7 @@ fn no_call_fails_and_the_token_endpoint_is_asked_no_more_often_than_needed() {
     });
     let requests = chaos.token_requests.load(Ordering::SeqCst);
     let (outages, revocations) = (requests / 2, chaos.revocations.load(Ordering::SeqCst));
+    println!("{requests} requests, {outages} outages, {revocations} revocations");
     assert!(revocations > 0 && outages > 0);
     let took = usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
     assert!(

@@ -1,5 +1,5 @@
-//! A timer's signal every few milliseconds, as profilers send it: every call ends in time and with the
-//! right result.
+//! A timer's signal every few milliseconds, as profilers send it: every call ends in time with the right
+//! result.
 //!
 //! `JAS_SESSION_SIGNAL_CALLS` sets how many calls are made with each timer: 12 by default. With 1,000 or
 //! more, uploads have 20 MB and downloads 50 MB.
@@ -16,16 +16,17 @@ use jas_session::{Response, Session};
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
-use site::{pattern, Over, Peer, Site};
+use site::{pattern, Over, Peer, Site, BOTH};
 use wire::{assert_passes, response, this_test_alone, urls, LATE, PATIENCE};
 
-/// How often the signal comes, in microseconds.
+/// The intervals of the signal, in microseconds.
 const INTERVALS: [u64; 6] = [200, 500, 1000, 2000, 4000, 6000];
 
-/// What is sent to a server that responds at once and reads later: more than the system buffers.
+/// The length of a content for a server that responds at once and reads later: more than the system
+/// buffers.
 const EARLY: usize = 8 << 20;
 
-/// In each so many calls, one needs a new token, and one is a POST with a connection of its own.
+/// One of so many calls needs a new token, and one of so many is a POST with its own connection.
 const CALLS_PER_TOKEN: usize = 24;
 const CALLS_PER_POST: usize = 8;
 
@@ -34,7 +35,7 @@ fn calls() -> usize {
     calls.map_or(12, |calls| calls.parse().expect("a number"))
 }
 
-/// What is uploaded and what is downloaded.
+/// The contents of an upload and of a download.
 fn contents() -> &'static (Vec<u8>, Vec<u8>) {
     static CONTENTS: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
     let lengths = if calls() < 1000 { (200_000, 500_000) } else { (20_000_000, 50_000_000) };
@@ -47,8 +48,7 @@ fn serve(mut peer: Peer) {
         let is_early = head.line == "POST /early";
         if is_early {
             peer.respond(&response("201 Created", "", "early"));
-            // Much longer than it takes the signals to count for a quarter of the timeout, if each
-            // counted as the longest wait.
+            // If each signal counted as the longest wait, a quarter of the timeout would pass sooner.
             thread::sleep(Duration::from_millis(800));
         }
         let Some(request) = peer.rest_of(head) else { return assert!(!is_early, "a part came") };
@@ -67,13 +67,14 @@ fn serve(mut peer: Peer) {
     }
 }
 
-/// Where a child finds how often the signal comes, and whether the system restarts what it interrupts.
+/// Names the variable that gives a child the interval of the signal, and whether the system restarts
+/// what it interrupts.
 const TIMER: &str = "JAS_SESSION_TEST_TIMER";
 
-/// How many calls have ended.
+/// The number of calls that have ended.
 static ENDED: AtomicUsize = AtomicUsize::new(0);
 
-/// Ends the process when a call never does.
+/// Ends the process if no call ends for a long time.
 fn watch() {
     let mut ended = 0;
     loop {
@@ -86,66 +87,67 @@ fn watch() {
     }
 }
 
-/// Makes the calls by one thread, then by four.
-fn run(test: &str, over: Over) {
-    with_timers(test, over, &INTERVALS, |session| {
+#[test]
+fn signals_delay_no_call() {
+    if let Some(session) = session_of_child() {
         for threads in [1, 4] {
             let start = Instant::now();
-            make_calls(session, threads);
+            make_calls(&session, threads);
             println!("{threads} threads: {:?}", start.elapsed());
         }
-    });
-}
-
-#[test]
-fn signals_delay_no_call_over_plain_http() {
-    run("signals_delay_no_call_over_plain_http", Over::Plain);
-}
-
-#[test]
-fn signals_truncate_no_request_over_plain_http() {
-    early("signals_truncate_no_request_over_plain_http", Over::Plain);
-}
-
-#[cfg(feature = "tls")]
-#[test]
-fn signals_truncate_no_request_over_tls() {
-    early("signals_truncate_no_request_over_tls", Over::Tls);
-}
-
-/// The server's `assert` tells whether all of the content has come.
-fn early(test: &str, over: Over) {
-    with_timers(test, over, &[1000, 10_000], |session| {
-        timer::let_in();
-        let response = session.post("/early", "text/plain", vec![b'x'; EARLY]);
-        assert_eq!(response.and_then(Response::text).unwrap(), "early");
-    });
-}
-
-#[cfg(feature = "tls")]
-#[test]
-fn signals_delay_no_call_over_tls() {
-    run("signals_delay_no_call_over_tls", Over::Tls);
-}
-
-/// Has each timer send signals to calls of this process's child.
-fn with_timers(test: &str, over: Over, intervals: &[u64], calls: impl Fn(&Session)) {
-    if let [url] = &urls()[..] {
-        thread::spawn(watch);
-        let timer = std::env::var(TIMER).unwrap();
-        let (interval, is_restarting) = timer.split_once(' ').unwrap();
-        timer::set(interval.parse().unwrap(), is_restarting == "true");
-        let session = site::trusting(Session::new(url, "id", "secret").unwrap());
-        return calls(&session.retries(0).timeout(PATIENCE));
+        return;
     }
-    for is_restarting in [false, true] {
-        for interval in intervals {
-            let site = Site::start(over, serve);
-            let mut child = site::trusted_by(this_test_alone(test, &[site.url()]));
-            child.env(TIMER, format!("{interval} {is_restarting}"));
-            assert_passes(timer::held_back(child));
+    for over in BOTH {
+        for timer in timers(&INTERVALS) {
+            assert_child_passes("signals_delay_no_call", *over, &timer);
         }
     }
+}
+
+/// The server's `assert` fails if a part of the content is missing.
+#[test]
+fn signals_truncate_no_request() {
+    if let Some(session) = session_of_child() {
+        timer::unblock();
+        let response = session.post("/early", "text/plain", vec![b'x'; EARLY]);
+        assert_eq!(response.and_then(Response::text).unwrap(), "early");
+        return;
+    }
+    thread::scope(|scope| {
+        for over in BOTH {
+            for timer in timers(&[1000, 10_000]) {
+                let test = "signals_truncate_no_request";
+                scope.spawn(move || assert_child_passes(test, *over, &timer));
+            }
+        }
+    });
+}
+
+/// Timers of these intervals, with and without the system restarting what they interrupt.
+fn timers(intervals: &[u64]) -> Vec<String> {
+    let restarting = [false, true].map(|is_restarting| {
+        intervals.iter().map(move |interval| format!("{interval} {is_restarting}"))
+    });
+    restarting.into_iter().flatten().collect()
+}
+
+/// In a child: a session for the site of its parent, once the timer is set.
+fn session_of_child() -> Option<Session> {
+    let url = urls().pop()?;
+    thread::spawn(watch);
+    let timer = std::env::var(TIMER).unwrap();
+    let (interval, is_restarting) = timer.split_once(' ').unwrap();
+    timer::set(interval.parse().unwrap(), is_restarting == "true");
+    let session = site::trusting(Session::new(&url, "id", "secret").unwrap());
+    Some(session.retries(0).timeout(PATIENCE))
+}
+
+/// Runs the test in a child with this timer, which calls a site of this process.
+fn assert_child_passes(test: &str, over: Over, timer: &str) {
+    let site = Site::start(over, serve);
+    let mut child = site::trusted_by(this_test_alone(test, &[site.url()]));
+    child.env(TIMER, timer);
+    assert_passes(timer::blocked_in(child));
 }
 
 fn make_calls(session: &Session, threads: usize) {
@@ -153,7 +155,7 @@ fn make_calls(session: &Session, threads: usize) {
         for number in 0..threads {
             let (upload, download) = contents();
             scope.spawn(move || {
-                timer::let_in();
+                timer::unblock();
                 let in_time = |call: &dyn Fn() -> Vec<u8>, expected: &[u8]| {
                     let start = Instant::now();
                     let content = call();
@@ -183,8 +185,8 @@ fn make_calls(session: &Session, threads: usize) {
     });
 }
 
-/// The timer. Its signal comes to those threads only that let it in: it must not always find the same
-/// idle one.
+/// The timer. Only threads that unblock its signal receive it: otherwise the same idle thread could
+/// receive each.
 #[allow(unsafe_code, reason = "the standard library has no signals")]
 mod timer {
     use std::mem::zeroed;
@@ -194,8 +196,8 @@ mod timer {
 
     extern "C" fn ignore(_: libc::c_int) {}
 
-    /// The child holds the signal back in all of its threads.
-    pub(super) fn held_back(mut child: Command) -> Command {
+    /// Blocks the signal in all threads of the child.
+    pub(super) fn blocked_in(mut child: Command) -> Command {
         // SAFETY: it makes one system call, on memory of its own.
         unsafe {
             child.pre_exec(|| {
@@ -206,8 +208,8 @@ mod timer {
         child
     }
 
-    /// Lets the signal in to this thread, and to those that it starts.
-    pub(super) fn let_in() {
+    /// Unblocks the signal in this thread, and in those that it starts.
+    pub(super) fn unblock() {
         mask(libc::SIG_UNBLOCK);
     }
 
@@ -221,8 +223,8 @@ mod timer {
         }
     }
 
-    /// Sends the signal every so many microseconds. With `is_restarting`, the system restarts what
-    /// it interrupts, where it can.
+    /// Sends the signal at this interval. With `is_restarting`, the system restarts what it interrupts
+    /// where it can.
     pub(super) fn set(microseconds: u64, is_restarting: bool) {
         let time = libc::timeval { tv_sec: 0, tv_usec: microseconds.try_into().unwrap() };
         let times = libc::itimerval { it_interval: time, it_value: time };

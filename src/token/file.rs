@@ -175,13 +175,13 @@ mod tests {
             self.0.try_read(&client("id", ""), now).map_err(|error| error.to_string())
         }
 
-        fn write(&self, content: &str) {
+        fn write(&self, content: &[u8]) {
             let mut options = OpenOptions::new();
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
             let options = options.write(true).create(true).truncate(true);
             let mut file = options.open(&self.0 .0).unwrap();
-            file.write_all(content.as_bytes()).unwrap();
+            file.write_all(content).unwrap();
         }
     }
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_kept_with_its_life() {
+    fn token_is_stored_with_its_lifetime() {
         let file = Scratch::new();
         assert!(matches!(file.read(NOW), Ok(None)));
         let token = Token::new("a\\b\"c", Duration::from_secs(600), Instant::now());
@@ -216,20 +216,20 @@ mod tests {
         assert_eq!(left(NOW + 597), Some((599, 1)));
         assert_eq!(left(NOW + 599), None);
         assert_eq!(left(u64::MAX), None);
-        // No secret but the token lies there.
+        // The file contains no other secret.
         assert!(!fs::read_to_string(&file.0 .0).unwrap().contains("hush"));
     }
 
     #[test]
-    fn what_is_wrong_with_a_file_is_told() {
+    fn unusable_file_is_an_error_that_says_why() {
         let file = Scratch::new();
         let token = Token::new("token", Duration::from_secs(600), Instant::now());
-        file.0.try_write(&client("id", "?x"), &token, NOW).unwrap();
-        let whose = "it is another client's";
-        assert_eq!(file.read(NOW).err().as_deref(), Some(whose));
-        file.0.try_write(&client("Id", ""), &token, NOW).unwrap();
-        assert_eq!(file.read(NOW).err().as_deref(), Some(whose));
-        file.0.try_write(&client("id", ""), &token, NOW).unwrap();
+        let write = |client| file.0.try_write(&client, &token, NOW).unwrap();
+        for other in [client("id", "?x"), client("Id", "")] {
+            write(other);
+            assert_eq!(file.read(NOW).err().as_deref(), Some("it is another client's"));
+        }
+        write(client("id", ""));
         assert_eq!(file.read(NOW - 1).err().as_deref(), Some("it was written in the future"));
         let good = fs::read_to_string(&file.0 .0).unwrap();
         let damaged = [
@@ -243,11 +243,13 @@ mod tests {
             " ".repeat(usize::try_from(MAX_SIZE).unwrap()) + &good,
         ];
         for content in damaged {
-            file.write(&content);
+            file.write(content.as_bytes());
             assert_eq!(file.read(NOW).err().as_deref(), Some("it is damaged"));
         }
+        file.write(b"\xff\xfe");
+        assert!(file.read(NOW).is_err());
         // No number in it is too large.
-        file.write(&good.replace("599", &u64::MAX.to_string()));
+        file.write(good.replace("599", &u64::MAX.to_string()).as_bytes());
         assert_eq!(file.read(NOW).unwrap().unwrap().lifetime, LONGEST_LIFETIME);
         let directory = TokenFile(std::env::temp_dir());
         assert!(directory.try_read(&client("id", ""), NOW).is_err());
@@ -255,7 +257,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_file_that_others_may_read_or_have_made_is_not_used() {
+    fn file_that_others_can_read_or_own_is_not_used() {
         use std::os::unix::fs::{chown, PermissionsExt as _};
         let file = Scratch::new();
         let token = Token::new("token", Duration::from_secs(600), Instant::now());

@@ -213,8 +213,10 @@ fn proxy_advice() -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
 
     use super::*;
+    use crate::error::ErrorKind::Timeout;
     use crate::http::Deadline;
 
     const FIELDS: [(&str, &str); 2] = [("Accept", "*/*"), ("User-Agent", "x")];
@@ -225,7 +227,7 @@ mod tests {
         Call { label: "token request".to_owned(), deadline: Deadline::after(timeout) }
     }
 
-    /// As many strangers as the system lets in connect, and say this.
+    /// As many strangers as the system accepts, which have sent this.
     fn strangers(port: &Port, says: &str, crowd: usize) -> Vec<TcpStream> {
         let address = port.listener.local_addr().unwrap();
         let connect = |_| TcpStream::connect_timeout(&address, SHORT).ok();
@@ -237,8 +239,8 @@ mod tests {
         strangers
     }
 
-    /// Has minreq come behind these strangers, and gives it a response.
-    fn meet_behind(strangers: Vec<TcpStream>, port: Port, what: &str) {
+    /// Lets minreq connect after these strangers, and sends it a response.
+    fn meet_after(strangers: Vec<TcpStream>, port: Port, what: &str) {
         let (mut socket, written, thread) = meet(port, &FIELDS, &call(LONG)).expect(what);
         let fields = "\r\nAccept: */*\r\nUser-Agent: x\r\nContent-Length: 0\r\n\r\n";
         assert!(written.ends_with(fields), "{what}: {written}");
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn minreq_is_found_behind_strangers() {
+    fn minreq_is_found_after_strangers() {
         let guess = format!("POST / HTTP/1.1\r\n{FIELD}: {}\r\n\r\n", "0".repeat(32));
         let long = "GET / HTTP/1.1\r\nX-A: b\r\n".repeat(5000);
         for (says, crowd) in [
@@ -282,13 +284,13 @@ mod tests {
                     }
                 }
                 let what = format!("{} of {:?}", strangers.len(), says.get(..40).unwrap_or(says));
-                meet_behind(strangers, port, &what);
+                meet_after(strangers, port, &what);
             }
         }
     }
 
     #[test]
-    fn minreq_is_found_among_strangers_that_never_stop() {
+    fn minreq_is_found_among_strangers_without_end() {
         for says in ["", "PPPPPPPP"] {
             let port = Port::open(&call(LONG)).unwrap();
             let address = port.listener.local_addr().unwrap();
@@ -298,7 +300,6 @@ mod tests {
                     let mut crowd = Vec::new();
                     while !is_over.load(Ordering::SeqCst) {
                         if let Ok(mut stranger) = TcpStream::connect_timeout(&address, SHORT) {
-                            // A byte at a time, as they come and go.
                             let _ = stranger.write_all(says.as_bytes());
                             crowd.push(stranger);
                         }
@@ -309,9 +310,25 @@ mod tests {
                 while !is_busy.load(Ordering::SeqCst) {
                     thread::yield_now();
                 }
-                meet_behind(Vec::new(), port, says);
+                meet_after(Vec::new(), port, says);
                 is_over.store(true, Ordering::SeqCst);
             });
+        }
+    }
+
+    #[test]
+    fn deadline_is_obeyed_among_strangers() {
+        for timeout in [Duration::ZERO, SHORT] {
+            let port = Port::open(&call(LONG)).unwrap();
+            // More than are let in at the first look.
+            let strangers = strangers(&port, "POST / HTTP/1.1\r\n", STRANGERS + 10);
+            let start = Instant::now();
+            match meet(port, &FIELDS, &call(timeout)) {
+                Ok(_) => assert!(!timeout.is_zero()),
+                Err(error) => assert_eq!(error.kind(), Timeout, "{error}"),
+            }
+            assert!(start.elapsed() < timeout + Duration::from_millis(500));
+            drop(strangers);
         }
     }
 }
