@@ -1,17 +1,19 @@
-//! Heads that are odd or wrong, over plain HTTP and over TLS: an odd one is read, a refusal keeps its
-//! status whatever is wrong, and a 2xx response that could be misread is an error.
+//! Odd heads are read, refusals keep their status whatever is wrong with them, and a 2xx head that may
+//! be misread is an error.
 
+use std::collections::HashSet;
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jas_session::{ErrorKind, Response, Session};
+use jas_session::{Error, ErrorKind, Response, Session};
 
 #[path = "support/wire/site.rs"]
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
-use site::{Over, Site, BOTH, TOKEN_REQUEST};
-use wire::{LOOK_FIRST, PATIENCE};
+use site::{good, trusting, Over, Site, BOTH, TOKEN_REQUEST};
+use wire::{response, Server};
 
 /// What a server does after the faulty response.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -22,410 +24,277 @@ enum Then {
 
 use Then::{Closes, Stays};
 
-/// The token that a session begins with.
-const OLD: &str = "Authorization: Bearer token\r\n";
+/// The timeout of a call. It spends a quarter on content of a refusal that does not come.
+const TIME: Duration = Duration::from_secs(4);
 
-/// Gives this response once: to a request for this path.
-fn once(over: Over, path: &'static str, response: &[u8], then: Then) -> Site {
-    let response = response.to_vec();
-    let is_over = std::sync::atomic::AtomicBool::new(false);
+fn post(session: &Session) -> Result<Response, Error> {
+    session.post("/x", "text/plain", "create")
+}
+
+/// A head, and content, in ISO 8859-1 with `\n` for each line end.
+fn bytes(text: &str, line_end: &str) -> Vec<u8> {
+    let text = text.replace('\n', line_end);
+    text.chars().map(|c| u8::try_from(c).unwrap()).collect()
+}
+
+/// Method, number and path of a request for `/NUMBER/path`.
+fn parts(line: &str) -> (String, usize) {
+    let (method, target) = line.split_once(" /").unwrap();
+    let (number, path) = target.split_once('/').unwrap();
+    (format!("{method} /{path}"), number.parse().unwrap())
+}
+
+/// Gives the N-th response to the first request with this line below `/N`, and good ones to others.
+fn site(over: Over, responses: Vec<(Vec<u8>, Then)>, line: &'static str) -> Site {
+    let is_over = Mutex::new(HashSet::new());
     Site::start(over, move |mut peer| {
         while let Some(request) = peer.request() {
-            let is_asked = request.line.ends_with(path);
-            if !is_asked || is_over.swap(true, std::sync::atomic::Ordering::SeqCst) {
-                peer.serve(&request);
+            let (asked, number) = parts(&request.line);
+            let is_faulty = asked == line && is_over.lock().unwrap().insert(number);
+            if !is_faulty {
+                peer.respond(&good(&asked));
                 continue;
             }
-            peer.respond(&response);
-            if then == Closes {
+            let (response, then) = &responses[number];
+            peer.respond(response);
+            if *then == Closes {
                 peer.close();
-                peer.drain();
-                break;
+                return peer.drain();
             }
         }
     })
 }
 
-fn post(session: &Session) -> Result<Response, jas_session::Error> {
-    session.post("/x", "text/plain", "create")
-}
-
-/// Runs each row over plain HTTP and over TLS, on a few threads.
-fn for_each<T: Sync>(rows: &[T], run: impl Fn(Over, &T) + Sync) {
-    const THREADS: usize = 4;
-    thread::scope(|scope| {
-        for &over in BOTH {
-            for first in 0..THREADS {
-                let run = &run;
+/// For each of the responses, which a request with this line gets once: makes a call with a session of
+/// its own, over plain HTTP and TLS, and compares the requests.
+fn for_each(
+    responses: &[(Vec<u8>, Then)], line: &'static str, requests: &[&str],
+    call: impl Fn(Session, usize, &str) + Sync,
+) {
+    let run = |over| {
+        let site = site(over, responses.to_vec(), line);
+        let url = site.url();
+        thread::scope(|scope| {
+            for (number, (response, then)) in responses.iter().enumerate() {
+                let (url, call) = (&url, &call);
                 scope.spawn(move || {
-                    for row in rows.iter().skip(first).step_by(THREADS) {
-                        run(over, row);
-                    }
+                    let session = Session::new(&format!("{url}/{number}"), "id", "secret").unwrap();
+                    let session = trusting(session.retries(0).timeout(TIME));
+                    let session = session.resume("token", TIME * 100).unwrap();
+                    let what = format!("{over:?}, {then:?}: {:.200}", response.escape_ascii());
+                    let start = Instant::now();
+                    call(session, number, &what);
+                    assert!(start.elapsed() < TIME, "{what}: {:?}", start.elapsed());
                 });
             }
+        });
+        let mut all: Vec<_> = site.requests().concat().iter().map(|line| parts(line)).collect();
+        all.sort_by_key(|(_, number)| *number);
+        for (number, (response, _)) in responses.iter().enumerate() {
+            let of_it = all.iter().filter(|(_, other)| *other == number);
+            let mut lines: Vec<_> = of_it.map(|(line, _)| &**line).collect();
+            lines.sort_unstable();
+            assert_eq!(lines, requests, "{over:?}: {:.200}", response.escape_ascii());
+        }
+    };
+    thread::scope(|scope| {
+        for &over in BOTH {
+            scope.spawn(move || run(over));
         }
     });
 }
 
-// Odd
+// Odd heads
 
-/// A response, what follows, its status and content, and a field of it.
-type Odd = (&'static [u8], Then, (u16, &'static str), Option<(&'static str, &'static str)>);
-
-const ODD: &[Odd] = &[
-    // Bytes that are not ASCII.
+/// Responses with the content `good` or none, and fields of them.
+const ODD: &[(&str, u16, &[(&str, &str)])] = &[
+    // Bytes that are not ASCII, or not visible.
+    ("HTTP/1.1 200 Voil\u{e0}\nContent-Length: 4\n\ngood", 200, &[("Content-Length", "4")]),
+    ("HTTP/1.1 200 Voil\u{c3}\u{a0}\nContent-Length: 4\n\ngood", 200, &[]),
     (
-        b"HTTP/1.1 200 Voil\xe0\r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("Content-Length", "4")),
+        "HTTP/1.1 200 OK\nContent-Disposition: attachment; filename=\"caf\u{e9}.pdf\"\n\
+         X-Utf-8: caf\u{c3}\u{a9}.pdf\nX-A: \u{ff}\nX-B: \u{a0}\u{85}\nX-C: a\0b\x1bc\rd\n\
+         Content-Length: 4\n\ngood",
+        200,
+        &[
+            ("content-disposition", "attachment; filename=\"café.pdf\""),
+            ("x-utf-8", "café.pdf"),
+            ("x-a", "\u{ff}"),
+            ("x-b", "\u{a0}\u{85}"),
+            ("x-c", "a b c d"),
+        ],
     ),
-    (b"HTTP/1.1 200 Voil\xc3\xa0\r\nContent-Length: 4\r\n\r\ngood", Stays, (200, "good"), None),
+    // Spaces, cases and folds.
     (
-        b"HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename=\"caf\xe9.pdf\"\r\n\
-                                                                         Content-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("content-disposition", "attachment; filename=\"café.pdf\"")),
+        "HTTP/1.1 200 OK\nX-Trace: \t a  b \t\nx-trace: second\nContent-Length :  4 \nX-Empty:\n\
+         X-Fold: one\n  two\n\tthree \nX-Later:\n there\n\ngood",
+        200,
+        &[
+            ("X-TRACE", "a  b"),
+            ("content-length", "4"),
+            ("trace", "none"),
+            ("x-empty", ""),
+            ("x-fold", "one two three"),
+            ("x-later", "there"),
+        ],
     ),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename=\"caf\xc3\xa9.pdf\"\r\n\
-                                                                         Content-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("content-disposition", "attachment; filename=\"café.pdf\"")),
-    ),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX-A: \xff\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("X-A", "\u{ff}")),
-    ),
-    (
-        b"HTTP/1.1 200 OK\r\nX-A: \xa0\x85\r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("X-A", "\u{a0}\u{85}")),
-    ),
-    (
-        b"HTTP/1.1 200 OK\r\nX-A: a\0b\x1bc\r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("X-A", "a b c")),
-    ),
+    // Status lines.
+    ("HTTP/1.1 201\nContent-Length: 4\n\ngood", 201, &[]),
+    ("HTTP/1.1 201 \nContent-Length: 4\n\ngood", 201, &[]),
+    ("HTTP/1.0 200 Not  bad\nContent-Length: 4\n\ngood", 200, &[]),
+    ("HTTP/1.1 204\n\n", 204, &[]),
     // Interim responses.
+    ("HTTP/1.1 100 Continue\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood", 200, &[]),
     (
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        None,
+        "HTTP/1.1 103 Early Hints\nLink: </x>\nContent-Length: 9\nConnection: close\n\n\
+         HTTP/1.1 200 OK\nX-A: b\nContent-Length: 4\n\ngood",
+        200,
+        &[("Content-Length", "4"), ("Link", "none"), ("X-A", "b")],
     ),
     (
-        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nContent-Length: 9\r\n\r\n\
-          HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("Content-Length", "4")),
-    ),
-    (
-        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nConnection: close\r\n\r\n\
-          HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("Link", "")),
-    ),
-    (
-        b"HTTP/1.1 100 \xe0 suivre\r\n\r\nHTTP/1.1 102 Processing\r\nServer: x\r\n\r\n\
-          HTTP/1.0 199\r\n\r\nHTTP/1.1 100 Continue\n\nHTTP/1.1 201 Created\r\n\
-          Content-Length: 4\r\n\r\ngood",
-        Stays,
-        (201, "good"),
-        None,
-    ),
-    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", Stays, (204, ""), None),
-    // Heads without fields, or without a reason.
-    (b"HTTP/1.1 204 No Content\r\n\r\n", Stays, (204, ""), None),
-    (b"HTTP/1.1 204\r\n\r\n", Stays, (204, ""), None),
-    (b"HTTP/1.1 204 \n\n", Stays, (204, ""), None),
-    (b"HTTP/1.1 200 OK\r\n\r\n", Closes, (200, ""), None),
-    (b"HTTP/1.1 200 OK\r\n\r\ngood", Closes, (200, "good"), None),
-    (b"HTTP/1.0 200\r\n\r\ngood", Closes, (200, "good"), None),
-    // An encoding where there is no content.
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n",
-        Stays,
-        (200, ""),
-        Some(("Content-Encoding", "gzip")),
-    ),
-    (b"HTTP/1.1 204 No Content\r\nContent-Encoding: gzip\r\n\r\n", Stays, (204, ""), None),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        Stays,
-        (200, ""),
-        None,
-    ),
-    (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", Closes, (200, ""), None),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        None,
-    ),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Encoding:\r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        None,
-    ),
-    // Folded fields.
-    (
-        b"HTTP/1.1 200 OK\r\nX-A: one\r\n  two\r\n\tthree \r\nContent-Length: 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("X-A", "one two three")),
-    ),
-    (
-        b"HTTP/1.1 200 OK\r\nX-A:\r\n Content-Length: 9\r\nContent-Length:\r\n 4\r\n\r\ngood",
-        Stays,
-        (200, "good"),
-        Some(("X-A", "Content-Length: 9")),
-    ),
-    (
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n\tchunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n",
-        Stays,
-        (200, "good"),
-        Some(("Transfer-Encoding", "chunked")),
-    ),
-    // Equal lengths.
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 7, 7\r\n\r\nperfect",
-        Stays,
-        (200, "perfect"),
-        Some(("Content-Length", "7, 7")),
-    ),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 7,7 ,\t7\r\n\r\nperfect", Stays, (200, "perfect"), None),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 7\r\n\r\nperfect",
-        Stays,
-        (200, "perfect"),
-        None,
+        "HTTP/1.1 100 \u{e0} suivre\n\nHTTP/1.1 102 Processing\nServer: x\n\n\
+         HTTP/1.0 199\n\nHTTP/1.1 100 Continue\n\nHTTP/1.1 201 Created\nContent-Length: 4\n\ngood",
+        201,
+        &[("Server", "none")],
     ),
 ];
 
-#[test]
-fn what_is_only_odd_is_read() {
-    for_each(ODD, |over, (response, then, (status, content), field)| {
-        let what = format!("{over:?}: {}", response.escape_ascii());
-        for is_post in [false, true] {
-            let site = once(over, "/x", response, *then);
-            let result = if is_post { post(&site.session) } else { site.session.get("/x") };
-            let response = result.expect(&what);
-            assert_eq!(response.status(), *status, "{what}");
-            if let Some((name, value)) = field {
-                assert_eq!(response.header(name).unwrap_or_default(), *value, "{what}");
-            }
-            assert_eq!(response.text().unwrap(), *content, "{what}");
-            assert_eq!(site.requests().concat().len(), 1, "{what}");
+fn assert_odd_is_read(line_end: &str, line: &'static str) {
+    let responses: Vec<_> = ODD.iter().map(|row| (bytes(row.0, line_end), Stays)).collect();
+    for_each(&responses, line, &[line], |session, number, what| {
+        let (_, status, fields) = ODD[number];
+        let result = if line.starts_with("POST") { post(&session) } else { session.get("/x") };
+        let response = result.expect(what);
+        assert_eq!(response.status(), status, "{what}");
+        for (name, value) in fields {
+            assert_eq!(response.header(name).unwrap_or("none"), *value, "{what}: {name}");
         }
+        let content = if status == 204 { "" } else { "good" };
+        assert_eq!(response.text().unwrap(), content, "{what}");
     });
 }
 
 #[test]
-fn a_token_is_taken_from_an_odd_response() {
+fn odd_head_is_read() {
+    assert_odd_is_read("\r\n", "GET /x");
+}
+
+#[test]
+fn odd_head_with_bare_line_feeds_is_read() {
+    assert_odd_is_read("\n", "POST /x");
+}
+
+#[test]
+fn token_is_taken_from_an_odd_response() {
     const TOKEN: &str = r#"{"access_token":"new","token_type":"Bearer","expires_in":600}"#;
     let length = TOKEN.len();
     let heads = [
-        format!("HTTP/1.1 200 Voil\u{e0}\r\nContent-Length: {length}\r\n\r\n"),
-        format!("HTTP/1.1 200 OK\r\nX-A: \u{e9}\r\nContent-Length: {length}\r\n\r\n"),
-        format!("HTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 200\r\nContent-Length: {length}\r\n\r\n"),
-        format!("HTTP/1.1 200 OK\r\nContent-Length:\r\n {length}, {length}\r\n\r\n"),
+        format!("HTTP/1.1 200 Voil\u{e0}\nContent-Length: {length}\n\n"),
+        format!("HTTP/1.1 200 OK\nX-A: \u{e9}\nContent-Length: {length}\n\n"),
+        format!("HTTP/1.1 102 Wait\n\nHTTP/1.1 200\nContent-Length: {length}\n\n"),
+        format!("HTTP/1.1 200 OK\nContent-Length:\n {length}, {length}\n\n"),
     ];
-    for_each(&heads, |over, head| {
-        let latin_1: Vec<_> = head.chars().map(|c| u8::try_from(c).unwrap()).collect();
-        let response = [&latin_1, TOKEN.as_bytes()].concat();
-        let site = once(over, "/oauth2/token", &response, Stays);
-        site.session.invalidate("token");
-        assert_eq!(site.session.access_token().unwrap(), "new", "{over:?}: {head}");
-        let content = site.session.get("/x").unwrap().text().unwrap();
-        assert_eq!(content, "GET /x");
-        assert_eq!(site.requests(), [[TOKEN_REQUEST, "GET /x"]], "{over:?}: {head}");
-    });
-}
-
-/// Fields of 60 KiB in all: one, a few, and many.
-fn long_fields() -> [String; 3] {
-    const LENGTH: usize = 60 * 1024;
-    let of = |count: usize| {
-        let value = "x".repeat(LENGTH / count - "X-A: \r\n".len());
-        format!("X-A: {value}\r\n").repeat(count)
-    };
-    [of(1), of(8), of(700)]
-}
-
-#[test]
-fn a_header_section_of_60_kib_is_accepted() {
-    for_each(&long_fields(), |over, fields| {
-        let content = "content ".repeat(5000);
-        let length = content.len();
-        let all = format!(
-            "HTTP/1.1 200 OK\r\n{fields}X-Last: last\r\nContent-Length: {length}\r\n\r\n{content}"
-        );
-        let site = once(over, "/x", all.as_bytes(), Stays);
-        let response = site.session.get("/x").unwrap();
-        assert_eq!(response.header("X-Last"), Some("last"));
-        assert_eq!(response.text().unwrap(), content);
-        // A refusal with them is a refusal.
-        let all = format!("HTTP/1.1 401 No\r\n{fields}Content-Length: 2\r\n\r\nno");
-        let site = once(over, "/x", all.as_bytes(), Stays);
-        assert_eq!(site.session.get("/x").unwrap().text().unwrap(), "GET /x");
+    let responses = heads.map(|head| (bytes(&(head + TOKEN), "\r\n"), Stays));
+    for_each(&responses, TOKEN_REQUEST, &["GET /x", TOKEN_REQUEST], |session, _, what| {
+        session.invalidate("token");
+        assert_eq!(session.access_token().expect(what), "new", "{what}");
+        assert_eq!(session.get("/x").unwrap().text().unwrap(), "GET /x", "{what}");
     });
 }
 
 // Refusals
 
-/// Heads of refusals, with `STATUS` for the status code, and fields for `RETRY`; their content; and
-/// what follows.
-const REFUSALS: &[(&[u8], Then)] = &[
-    (b"HTTP/1.1 STATUS Non-Autoris\xe9\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRY\r\n", Closes),
-    (b"HTTP/1.1 STATUS No\r\nRETRY\r\nno", Closes),
-    (b"HTTP/1.1 STATUS No\r\nX-A: \xe9\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 STATUS No\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
+/// Refusals, with `STATUS` for the status code, and `RETRY` where a field may be.
+const REFUSALS: &[(&str, Then)] = &[
+    ("HTTP/1.1 STATUS Non-Autoris\u{e9}\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/1.1 STATUS\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRY\n", Closes),
+    ("HTTP/1.1 STATUS No\nRETRY\nno", Closes),
+    ("HTTP/1.1 STATUS No\nX-A: \u{e9}\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/1.1 100 Continue\n\nHTTP/1.1 STATUS No\nRETRYContent-Length: 2\n\nno", Stays),
     // Framing.
-    (b"HTTP/1.1 STATUS No\r\nContent-Length: 2\r\nRETRYContent-Length: 3\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRYContent-Length: 2, 3\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRYContent-Length: two\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRYContent-Length: -2\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRYContent-Length:\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRYContent-Length: 18446744073709551616\r\n\r\nno", Stays),
+    ("HTTP/1.1 STATUS No\nContent-Length: 2\nRETRYContent-Length: 3\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYContent-Length: 2, 3\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYContent-Length: two\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYContent-Length:\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYContent-Length: 18446744073709551616\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYTransfer-Encoding: gzip, chunked\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYTransfer-Encoding: identity\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYTransfer-Encoding: chunked\n\nno", Stays),
     (
-        b"HTTP/1.1 STATUS No\r\nTransfer-Encoding: chunked\r\nRETRYTransfer-Encoding: chunked\r\n\
-          \r\n2\r\nno\r\n0\r\n\r\n",
-        Stays,
-    ),
-    (b"HTTP/1.1 STATUS No\r\nRETRYTransfer-Encoding: gzip, chunked\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRYTransfer-Encoding: identity\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRYTransfer-Encoding: chunked\r\n\r\nno", Stays),
-    (
-        b"HTTP/1.1 STATUS No\r\nTransfer-Encoding: chunked\r\nRETRYContent-Length: 2\r\n\r\n2\r\nno\
-          \r\n0\r\n\r\n",
+        "HTTP/1.1 STATUS No\nTransfer-Encoding: chunked\nRETRYContent-Length: 2\n\n2\nno\n0\n\n",
         Stays,
     ),
     // Coding.
     (
-        b"HTTP/1.1 STATUS No\r\nContent-Encoding: gzip\r\nRETRYContent-Length: 4\r\n\r\n\x1f\x8b\x08\0",
+        "HTTP/1.1 STATUS No\nContent-Encoding: gzip\nRETRYContent-Length: 4\n\n\x1f\u{8b}\x08\0",
         Stays,
     ),
-    (b"HTTP/1.1 STATUS No\r\nContent-Encoding: x\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
+    ("HTTP/1.1 STATUS No\nContent-Encoding: x\nRETRYContent-Length: 2\n\nno", Stays),
     // Fields.
-    (b"HTTP/1.1 STATUS No\r\nContent-Length\x0b: 2\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nContent-Length\x0b: 2\r\nRETRY\r\nno", Closes),
-    (b"HTTP/1.1 STATUS No\r\nno colon\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\n: no name\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\n\xe9: x\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\n folded: first\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
+    ("HTTP/1.1 STATUS No\nContent-Length\x0b: 2\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nContent-Length\x0b: 2\nRETRY\nno", Closes),
+    ("HTTP/1.1 STATUS No\nno colon\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\n: no name\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\n\u{e9}: x\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\n folded: first\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nX-A: LONG\nRETRYContent-Length: 2\n\nno", Stays),
     // Versions.
-    (b"HTTP/2.0 STATUS No\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/2 STATUS\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/0.9 STATUS No\r\nRETRYContent-Length: 2\r\n\r\nno", Stays),
-    (b"HTTP/1.0 STATUS No\r\nRETRYContent-Length: 2\r\n\r\nno", Closes),
+    ("HTTP/2.0 STATUS No\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/2 STATUS\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/0.9 STATUS No\nRETRYContent-Length: 2\n\nno", Stays),
+    ("HTTP/1.0 STATUS No\nRETRYContent-Length: 2\n\nno", Closes),
     // Content that ends too early, or never comes.
-    (b"HTTP/1.1 STATUS No\r\nRETRYContent-Length: 9\r\n\r\nno", Closes),
-    (b"HTTP/1.1 STATUS No\r\nRETRYTransfer-Encoding: chunked\r\n\r\n9\r\nno", Closes),
-    (b"HTTP/1.1 STATUS No\r\nRETRYContent-Length: 9\r\n\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRYContent-Length: 9\r\n\r\n", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRYTransfer-Encoding: chunked\r\n\r\n9\r\nno", Stays),
-    (b"HTTP/1.1 STATUS No\r\nRETRY\r\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYContent-Length: 9\n\nno", Closes),
+    ("HTTP/1.1 STATUS No\nRETRYTransfer-Encoding: chunked\n\n9\nno", Closes),
+    ("HTTP/1.1 STATUS No\nRETRYContent-Length: 9\n\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYContent-Length: 9\n\n", Stays),
+    ("HTTP/1.1 STATUS No\nRETRYTransfer-Encoding: chunked\n\n9\nno", Stays),
+    ("HTTP/1.1 STATUS No\nRETRY\nno", Stays),
 ];
 
-/// Long enough: a quarter of what is left of it is spent waiting for content that does not come.
-const TIME: Duration = Duration::from_secs(4);
-
-/// A refusal with this status.
-fn refusal(template: &[u8], status: &str, retry: &str) -> Vec<u8> {
-    let replaced = |text: Vec<u8>, from: &str, to: &str| {
-        let place = text.windows(from.len()).position(|part| part == from.as_bytes());
-        let place = place.unwrap();
-        [&text[..place], to.as_bytes(), &text[place + from.len()..]].concat()
+fn refusals(status: &str, retry: &str) -> Vec<(Vec<u8>, Then)> {
+    let long = "x".repeat(60 * 1024);
+    let refusal = |template: &str| {
+        let text = template.replace("STATUS", status).replace("RETRY", retry);
+        bytes(&text.replace("LONG", &long), "\r\n")
     };
-    let text = replaced(template.to_vec(), "STATUS", status);
-    replaced(text, "RETRY", retry)
+    REFUSALS.iter().map(|(template, then)| (refusal(template), *then)).collect()
 }
 
 #[test]
-fn a_refused_token_is_renewed_whatever_is_wrong_with_the_refusal() {
-    for_each(REFUSALS, |over, (template, then)| {
-        let what = format!("{over:?}, {then:?}: {}", template.escape_ascii());
-        let response = refusal(template, "401", "");
-        let is_old = |head: &str| head.contains(OLD);
-        let then = *then;
-        let site = Site::start(over, move |mut peer| {
-            while let Some(request) = peer.request() {
-                if !is_old(&request.head) {
-                    peer.serve(&request);
-                    continue;
-                }
-                peer.respond(&response);
-                if then == Closes {
-                    peer.close();
-                    peer.drain();
-                    break;
-                }
-            }
-        });
-        let start = Instant::now();
-        let session = site.session.clone().timeout(TIME);
-        // Not even a booking is lost: it was refused.
-        let response = post(&session).expect(&what);
-        assert_eq!(response.text().unwrap(), "POST /x", "{what}");
-        assert!(start.elapsed() < TIME, "{what}");
-        drop(session);
-        let mut all = site.requests().concat();
-        all.sort();
-        assert_eq!(all, [TOKEN_REQUEST, "POST /x", "POST /x"], "{what}");
+fn refused_token_is_renewed_whatever_is_wrong_with_the_refusal() {
+    // Not even a booking is lost: it was refused.
+    let requests = [TOKEN_REQUEST, "POST /x", "POST /x"];
+    for_each(&refusals("401", ""), "POST /x", &requests, |session, _, what| {
+        assert_eq!(post(&session).expect(what).text().unwrap(), "POST /x", "{what}");
     });
 }
 
 #[test]
-fn a_conflict_stays_a_conflict_whatever_is_wrong_with_it() {
-    for_each(REFUSALS, |over, (template, then)| {
-        let what = format!("{over:?}, {then:?}: {}", template.escape_ascii());
-        let site = once(over, "/x", &refusal(template, "409", ""), *then);
-        let start = Instant::now();
-        let error = post(&site.session.clone().timeout(TIME)).expect_err(&what);
+fn conflict_stays_one_whatever_is_wrong_with_it() {
+    for_each(&refusals("409", ""), "POST /x", &["POST /x"], |session, _, what| {
+        let error = post(&session).expect_err(what);
         assert_eq!(error.kind(), ErrorKind::Status, "{what}: {error:?}");
         assert_eq!(error.status(), Some(409), "{what}: {error:?}");
         assert!(!error.may_have_executed(), "{what}");
-        let begin = format!(
-            "POST {}/x: status 409: it conflicts with what is there already, perhaps of an \
-             earlier request",
-            site.url()
-        );
-        let text = error.to_string();
-        assert!(text.starts_with(&begin), "{what}: {text}");
-        assert!(start.elapsed() < TIME, "{what}");
-        assert_eq!(site.requests().concat().len(), 1, "{what}");
     });
 }
 
 #[test]
-fn too_many_requests_are_retried_whatever_is_wrong_with_the_refusal() {
-    for_each(REFUSALS, |over, (template, then)| {
-        let what = format!("{over:?}, {then:?}: {}", template.escape_ascii());
-        let response = refusal(template, "429", "Retry-After: 0.001\r\n");
-        let site = once(over, "/x", &response, *then);
-        let session = site.session.clone().retries(1).timeout(TIME);
-        let start = Instant::now();
-        let response = session.get("/x").expect(&what);
+fn malformed_429_is_retried() {
+    let refusals = refusals("429", "Retry-After: 0.001\n");
+    for_each(&refusals, "GET /x", &["GET /x", "GET /x"], |session, _, what| {
+        let response = session.retries(1).get("/x").expect(what);
         assert_eq!(response.text().unwrap(), "GET /x", "{what}");
-        assert!(start.elapsed() < TIME, "{what}");
-        drop(session);
-        assert_eq!(site.requests().concat(), ["GET /x", "GET /x"], "{what}");
-        // A plain POST is not retried, and its error says how long to wait.
-        let response = refusal(template, "429", "Retry-After: 7\r\n");
-        let site = once(over, "/x", &response, *then);
-        let error = post(&site.session.clone().timeout(TIME)).expect_err(&what);
+    });
+}
+
+#[test]
+fn malformed_429_of_a_plain_post_says_how_long_to_wait() {
+    let refusals = refusals("429", "Retry-After: 7\n");
+    for_each(&refusals, "POST /x", &["POST /x"], |session, _, what| {
+        let error = post(&session).expect_err(what);
         assert_eq!(error.status(), Some(429), "{what}: {error:?}");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)), "{what}");
         assert!(!error.may_have_executed(), "{what}");
@@ -433,145 +302,113 @@ fn too_many_requests_are_retried_whatever_is_wrong_with_the_refusal() {
 }
 
 #[test]
-fn refused_credentials_are_denied_whatever_is_wrong_with_the_refusal() {
-    for_each(REFUSALS, |over, (template, then)| {
-        let what = format!("{over:?}, {then:?}: {}", template.escape_ascii());
-        let site = once(over, "/oauth2/token", &refusal(template, "401", ""), *then);
-        let session = site.session.clone().timeout(TIME);
+fn refused_credentials_are_denied_whatever_is_wrong() {
+    for_each(&refusals("401", ""), TOKEN_REQUEST, &[TOKEN_REQUEST], |session, _, what| {
         session.invalidate("token");
-        let start = Instant::now();
-        let error = session.access_token().expect_err(&what);
+        let error = session.access_token().expect_err(what);
         assert_eq!(error.kind(), ErrorKind::Denied, "{what}: {error:?}");
         assert_eq!(error.status(), Some(401), "{what}: {error:?}");
         assert!(!error.may_have_executed(), "{what}");
-        assert!(start.elapsed() < TIME, "{what}");
-        drop(session);
-        assert_eq!(site.requests().concat(), [TOKEN_REQUEST], "{what}");
     });
 }
 
 #[test]
-fn what_a_faulty_refusal_says_is_shown_where_its_end_is_known() {
-    for_each(
-        &[
-            &b"HTTP/1.1 409 Conflit d\xe9j\xe0\r\nContent-Length: 5\r\n\r\ntaken"[..],
-            b"HTTP/2.0 409 Conflict\r\nContent-Length: 5\r\n\r\ntaken",
-            b"HTTP/1.1 409 Conflict\r\nno colon\r\nContent-Length: 5\r\n\r\ntaken",
-            b"HTTP/1.1 409 Conflict\r\nContent-Length: 9\r\n\r\ntaken",
-            b"HTTP/1.1 409 Conflict\r\nContent-Length: 5, 5\r\n\r\ntaken",
-        ],
-        |over, response| {
-            let site = once(over, "/x", response, Closes);
-            let error = post(&site.session).unwrap_err();
-            assert_eq!(error.content(), Some(&b"taken"[..]), "{over:?}: {error:?}");
-            let end = "perhaps of an earlier request; the response says: taken";
-            assert!(error.to_string().ends_with(end), "{over:?}: {error}");
-        },
-    );
+fn redirect_is_an_error_and_never_followed() {
+    let elsewhere = Server::responding(&response("200 OK", "", "stolen"));
+    let field = format!("Location: {}/x?y\r\n", elsewhere.url());
+    let redirects = [301, 302, 303, 307, 308]
+        .map(|status| (response(&format!("{status} Moved"), &field, ""), Stays));
+    let status = |number| [301, 302, 303, 307, 308].get(number).copied();
+    for_each(&redirects, "POST /x", &["POST /x"], |session, number, what| {
+        let error = post(&session).expect_err(what);
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Status, status(number)), "{what}");
+    });
+    for_each(&redirects, TOKEN_REQUEST, &[TOKEN_REQUEST], |session, number, what| {
+        session.invalidate("token");
+        let error = session.access_token().expect_err(what);
+        assert_eq!(error.status(), status(number), "{what}: {error:?}");
+    });
+    assert_eq!(elsewhere.ended().len(), 0);
 }
 
-// Wrong
+// Heads that may be misread
 
-const NO_HTTP: &str =
-    "the response is not HTTP: check the host and the port, and what stands in between";
-const NO_NAME: &str = "the response has a header field without a valid name";
-const NOT_CHUNKED: &str = "the response has a Transfer-Encoding other than `chunked`";
-const LENGTHS: &str = "the response has two different Content-Length fields";
-const NO_LENGTH: &str = "the response has a Content-Length that is not a number of 64 bits";
-const NOT_1: &str = "the response has a version other than HTTP/1";
-
-const WRONG: &[(&[u8], &str)] = &[
-    (b"ICY 200 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
-    (b"http/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
-    (b"\xff\xfb\x01 login:\r\n\r\n", NO_HTTP),
-    (b"HTTP/1.1 2000 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
-    (b"HTTP/1.1 +200 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
-    (b"HTTP/x 200 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
-    (b"HTTP/1.1 100 Continue\r\n\r\nICY 200 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
-    (b"HTTP/1.1 200 OK\r\nContent-Length\x0b: 4\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 200 OK\r\nContent-Length\x0b: 4\r\nContent-Length: 4\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 200 OK\r\n\x0bContent-Length: 4\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 200 OK\r\nContent-Length\xa0: 4\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nno colon\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n: no name\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX A: b\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\xe9: x\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX\0: x\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 200 OK\r\n folded: first\r\nContent-Length: 4\r\n\r\ngood", NO_NAME),
-    (b"HTTP/1.1 204 No Content\r\nX-A\x0b: 4\r\n\r\n", NO_NAME),
-    (
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n\
-          good\r\n0\r\n\r\n",
-        NOT_CHUNKED,
-    ),
-    (
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n",
-        NOT_CHUNKED,
-    ),
-    (
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 4\r\n\r\ngood",
-        NOT_CHUNKED,
-    ),
-    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", NOT_CHUNKED),
-    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: x\r\n\r\ngood", NOT_CHUNKED),
-    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\nContent-Length: 4\r\n\r\ngood", NOT_CHUNKED),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\ngood", LENGTHS),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 4, 5\r\n\r\ngood", LENGTHS),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 4,\r\n\r\ngood", LENGTHS),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: four\r\n\r\ngood", NO_LENGTH),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: +4\r\n\r\ngood", NO_LENGTH),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\ngood", NO_LENGTH),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 4 4\r\n\r\ngood", NO_LENGTH),
-    (b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\ngood", NO_LENGTH),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\ngood", NO_LENGTH),
-    (b"HTTP/2.0 200 OK\r\nContent-Length: 4\r\n\r\ngood", NOT_1),
-    (b"HTTP/2 200\r\nContent-Length: 4\r\n\r\ngood", NOT_1),
-    (b"HTTP/0.9 200 OK\r\nContent-Length: 4\r\n\r\ngood", NOT_1),
-    (b"HTTP/11 200 OK\r\nContent-Length: 4\r\n\r\ngood", NO_HTTP),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\0",
-        "the content is encoded (Content-Encoding), which was not asked for",
-    ),
-    (
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\n0\
-          \r\n\r\n",
-        "the content is encoded (Content-Encoding), which was not asked for",
-    ),
+/// Responses that are none, or whose head can be read in two ways. (`framing.rs` has more.)
+const INVALID: &[(&str, Then)] = &[
+    // Another protocol, whose server may wait for the client.
+    ("", Closes),
+    ("\n\n", Stays),
+    ("\0", Stays),
+    ("garbage\n\n", Stays),
+    ("220 mail.example.com ESMTP\n", Stays),
+    ("SSH-2.0-OpenSSH_9.2\n", Stays),
+    ("\u{ff}\u{fb}\x01 login:\n\n", Stays),
+    ("\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03\n\n", Stays),
+    ("ICY 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP 200", Stays),
+    // Status lines.
+    ("http/1.1 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 200OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1  200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 2000 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 99999999 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 +20 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 +200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/x 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1. 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.\u{e9} 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.11 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/11 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/2.0 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/2 200\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/0.9 200 OK\nContent-Length: 4\n\ngood", Stays),
+    // Interim responses, without a final one or with none that HTTP has.
+    ("HTTP/1.1 100 Continue\n\nICY 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 100 Continue\n\n", Closes),
+    ("HTTP/1.1 103 Early Hints\nLink: </x>\nContent-Length: 4\n\n", Closes),
+    ("HTTP/1.1 100 Continue\n\nHTTP/1.1 199 X\nContent-Length: 4\n\n", Closes),
+    ("HTTP/1.1 101 X\nLink: </x>\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 0 X\nLink: </x>\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 20 X\nLink: </x>\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 99 X\nLink: </x>\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood", Stays),
+    // Names of fields.
+    ("HTTP/1.1 200 OK\nContent-Length\x0b: 4\n\ngood", Closes),
+    ("HTTP/1.1 200 OK\nContent-Length\x0b: 4\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\n\x0bContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\nContent-Length\u{a0}: 4\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\nContent-Length: 4\nno colon\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\nContent-Length: 4\n: no name\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\nContent-Length: 4\nX A: b\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\nContent-Length: 4\n\u{e9}: x\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\nContent-Length: 4\nX\0: x\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\n folded: first\nContent-Length: 4\n\ngood", Stays),
+    ("HTTP/1.1 204 No Content\nX-A\x0b: 4\n\n", Stays),
+    // Framing.
+    ("HTTP/1.1 200 OK\nContent-Length: four\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\nContent-Length: 4\nContent-Length: 5\n\ngood", Stays),
+    ("HTTP/1.1 200 OK\nTransfer-Encoding: x\n\ngood", Stays),
 ];
 
+fn invalid() -> Vec<(Vec<u8>, Then)> {
+    INVALID.iter().map(|(text, then)| (bytes(text, "\r\n"), *then)).collect()
+}
+
 #[test]
-fn a_good_status_with_a_head_that_may_be_misread_is_an_error() {
-    for_each(WRONG, |over, (response, message)| {
-        let what = format!("{over:?}: {}", response.escape_ascii());
-        for (then, is_post) in [(Stays, false), (Stays, true), (Closes, true)] {
-            let site = once(over, "/x", response, then);
-            let start = Instant::now();
-            let (method, result, advice) = if is_post {
-                ("POST", post(&site.session.clone().retries(2)), LOOK_FIRST)
-            } else {
-                ("GET", site.session.get("/x"), "")
-            };
-            let error = result.expect_err(&what);
-            assert_eq!(error.kind(), ErrorKind::Exchange, "{what}: {error:?}");
-            let expected = format!("{method} {}/x: {message}{advice}", site.url());
-            assert_eq!(error.to_string(), expected, "{what}");
-            assert!(error.may_have_executed(), "{what}");
-            assert!(start.elapsed() < PATIENCE / 4, "{what}: the server stays");
-            assert_eq!(site.requests().concat().len(), 1, "{what}");
-        }
+fn head_that_may_be_misread_is_an_error() {
+    for_each(&invalid(), "POST /x", &["POST /x"], |session, _, what| {
+        let error = post(&session.retries(2)).expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::Exchange, "{what}: {error:?}");
+        assert_eq!(error.status(), None, "{what}: {error:?}");
+        assert!(error.may_have_executed(), "{what}");
     });
 }
 
 #[test]
-fn a_query_with_such_a_response_is_retried() {
-    // One of each kind but the encoding, which a retry would meet again.
-    let kinds = [NO_HTTP, NO_NAME, NOT_CHUNKED, LENGTHS, NO_LENGTH, NOT_1];
-    let wrong = kinds.map(|kind| WRONG.iter().find(|row| row.1 == kind).unwrap());
-    for_each(&wrong, |over, (response, _)| {
-        let what = format!("{over:?}: {}", response.escape_ascii());
-        let site = once(over, "/x", response, Stays);
-        let session = site.session.clone().retries(1);
-        let response = session.get("/x").expect(&what);
+fn query_is_retried_after_a_head_that_may_be_misread() {
+    for_each(&invalid(), "GET /x", &["GET /x", "GET /x"], |session, _, what| {
+        let response = session.retries(1).get("/x").expect(what);
         assert_eq!(response.text().unwrap(), "GET /x", "{what}");
     });
 }
