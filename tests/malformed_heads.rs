@@ -106,8 +106,10 @@ fn for_each(
 
 // Odd heads
 
-/// Responses with the content `good` or none, and fields of them.
-const ODD: &[(&str, u16, &[(&str, &str)])] = &[
+type Fields = &'static [(&'static str, &'static str)];
+
+/// Responses with the content `good` or none, their statuses, and fields of them.
+const ODD: &[(&str, u16, Fields)] = &[
     // Bytes that are not ASCII, or not visible.
     ("HTTP/1.1 200 Voil\u{e0}\nContent-Length: 4\n\ngood", 200, &[("Content-Length", "4")]),
     ("HTTP/1.1 200 Voil\u{c3}\u{a0}\nContent-Length: 4\n\ngood", 200, &[]),
