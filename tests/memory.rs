@@ -26,11 +26,18 @@ type Row = (&'static str, &'static str);
 
 const OK: &str = "HTTP/1.1 200 OK\r\n";
 const LAST_CHUNK: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n";
+const CHUNK: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;";
 const FIELD: &str = "X-A: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\r\n";
 
-const LONG_FIELDS: [Row; 3] = [(OK, FIELD), (OK, "X"), ("HTTP/1.1 200 ", "O")];
+const LONG_FIELDS: [Row; 5] = [
+    (OK, FIELD),
+    (OK, "X"),
+    ("HTTP/1.1 200 ", "O"),
+    ("", "HTTP/1.1 100 Continue\r\n\r\n"),
+    ("", "X"),
+];
 
-const LONG_TRAILERS: [Row; 2] = [(LAST_CHUNK, FIELD), (LAST_CHUNK, "X")];
+const LONG_TRAILERS: [Row; 3] = [(LAST_CHUNK, FIELD), (LAST_CHUNK, "X"), (CHUNK, "X")];
 
 /// Many small chunks, each of which takes a read, while trailers pile up behind them.
 const CHUNKS: &str =
