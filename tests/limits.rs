@@ -10,7 +10,7 @@ const HEAD_LIMIT: usize = 64 * 1024;
 const LINE_LIMIT: usize = 1024;
 
 /// The default of `Response::limit`.
-const CONTENT_LIMIT: usize = 1024 * 1024;
+const CONTENT_LIMIT: u64 = 1024 * 1024;
 
 /// Content up to this size is read within a call that may be retried.
 const SMALL: usize = 16 * 1024;
@@ -97,25 +97,25 @@ fn content_passes_up_to_its_limit() {
     ];
     for framed in framings {
         for (limit, length) in [
-            (None, CONTENT_LIMIT),
-            (None, CONTENT_LIMIT + 1),
-            (Some(5), 5),
-            (Some(5), 6),
-            (Some(0), 0),
-            (Some(0), 1),
-            (Some(u64::MAX), CONTENT_LIMIT + 1),
+            (CONTENT_LIMIT, CONTENT_LIMIT),
+            (CONTENT_LIMIT, CONTENT_LIMIT + 1),
+            (5, 5),
+            (5, 6),
+            (0, 0),
+            (0, 1),
+            (u64::MAX, CONTENT_LIMIT + 1),
         ] {
-            let server = Server::responding(&framed(&"x".repeat(length)));
-            let response = session(&server.url()).get("/").unwrap();
-            let response = match limit {
-                Some(limit) => response.limit(limit),
-                None => response,
-            };
-            let passes = length as u64 <= limit.unwrap_or(CONTENT_LIMIT as u64);
+            let content = "x".repeat(usize::try_from(length).unwrap());
+            let server = Server::responding(&framed(&content));
+            let mut response = session(&server.url()).get("/").unwrap();
+            if limit != CONTENT_LIMIT {
+                response = response.limit(limit);
+            }
+            let passes = length <= limit;
             match response.bytes() {
-                Ok(content) => assert!(passes && content.len() == length, "{limit:?}, {length}"),
+                Ok(bytes) => assert!(passes && bytes == content.as_bytes(), "{limit}, {length}"),
                 Err(error) => {
-                    assert!(!passes, "{limit:?}, {length}: {error}");
+                    assert!(!passes, "{limit}, {length}: {error}");
                     assert_eq!(error.kind(), ErrorKind::Content);
                     assert!(error.may_have_executed());
                 }

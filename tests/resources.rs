@@ -1,5 +1,4 @@
-//! What calls take from their process: few descriptors, idle sockets only, and nothing of its
-//! environment.
+//! Calls need few descriptors of their process, and nothing of its environment.
 
 use std::io::Write;
 use std::thread;
@@ -9,7 +8,6 @@ use jas_session::Session;
 
 #[path = "support/wire/mod.rs"]
 mod wire;
-use wire::process::IDLE_SOCKETS;
 use wire::{
     assert_in_time, assert_nothing_left, assert_passes, held, request, respond, response, session,
     text, this_test_alone, until_closed, urls, Server, TIMEOUT,
@@ -23,30 +21,6 @@ fn without_token(url: &str) -> Session {
     session.invalidate("token");
     session
 }
-
-// Sockets
-
-#[test]
-fn session_holds_its_idle_connection_only() {
-    let test = "session_holds_its_idle_connection_only";
-    if let [good] = &urls()[..] {
-        assert_eq!(text(good).unwrap(), "good");
-        let before = held();
-        let session = session(good);
-        let none = session.clone().idle_connections(0);
-        assert_eq!(none.get("/").unwrap().text().unwrap(), "good");
-        assert_nothing_left(before, "a session that keeps no connection");
-        assert_eq!(session.get("/").unwrap().text().unwrap(), "good");
-        assert_nothing_left((before.0, before.1 + IDLE_SOCKETS), "one that does");
-        drop((session, none));
-        assert_nothing_left(before, "the last clone");
-        return;
-    }
-    let good = Server::keeping_open(&response("200 OK", "", "good"));
-    assert_passes(this_test_alone(test, &[good.url()]));
-}
-
-// Environment
 
 #[test]
 fn minreq_timeout_in_the_environment_changes_nothing() {

@@ -122,10 +122,16 @@ fn upload_that_the_server_does_not_read_ends_in_time() {
 }
 
 #[test]
-fn response_holds_a_socket_only_and_expires() {
-    let test = "response_holds_a_socket_only_and_expires";
+fn response_and_idle_connection_hold_one_socket_each() {
+    let test = "response_and_idle_connection_hold_one_socket_each";
     if let [good, endless] = &urls()[..] {
         let before = held_after_a_call(good);
+        let idle = session(good);
+        get(&idle).unwrap();
+        assert_nothing_left((before.0, before.1 + IDLE_SOCKETS), "an idle connection");
+        drop(idle);
+        assert_nothing_left(before, "a session that was dropped");
+
         let session = session(endless).timeout(TIMEOUT);
         drop(session.get("/").unwrap());
         assert_nothing_left(before, "a response that was dropped");
