@@ -67,6 +67,8 @@ const RESPONSES: &[(&str, Outcome)] = &[
         "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n1;x=y\ng\n3\nood\n0\nX-A: b\n\n",
         Kept("good"),
     ),
+    ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\na\n0123456789\n0\n\n", Kept("0123456789")),
+    ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nA\n0123456789\n0\n\n", Kept("0123456789")),
     ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n0\n\n", Kept("")),
     (
         "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nContent-Length: 9\n\n4\ngood\n0\n\n",
@@ -155,41 +157,38 @@ const RESPONSES: &[(&str, Outcome)] = &[
     ("HTTP/1.1 409 Conflict\nContent-Length: 9\n\ntaken", UntilClose("taken")),
 ];
 
-/// Sizes of a chunk of these bytes.
-const SIZES: &[(&str, &str, Outcome)] = &[
-    ("00000000000000000005", "hello", Kept("hello")),
-    ("5 \t", "hello", Kept("hello")),
-    ("5\r", "hello", Kept("hello")),
-    ("5 ; name=\"\u{c3}\u{a9}\"", "hello", Kept("hello")),
-    ("1a", "abcdefghijklmnopqrstuvwxyz", Kept("abcdefghijklmnopqrstuvwxyz")),
-    ("1A", "abcdefghijklmnopqrstuvwxyz", Kept("abcdefghijklmnopqrstuvwxyz")),
-    ("80000000", "hello", Truncated),
-    ("100000005", "hello", Truncated),
-    ("7fffffffffffffff", "hello", Truncated),
-    ("ffffffffffffffff", "hello", Truncated),
-    ("10000000000000000", "hello", Invalid),
-    ("5 ; name=\"\u{e9}\"", "hello", Invalid),
-    ("-1", "hello", Invalid),
-    ("+5", "hello", Invalid),
-    ("0x5", "hello", Invalid),
-    ("5_0", "hello", Invalid),
-    (" 5", "hello", Invalid),
-    ("5 5", "hello", Invalid),
-    ("", "hello", Invalid),
-    (";x", "hello", Invalid),
-    ("g", "hello", Invalid),
-    ("\u{ef}\u{bc}\u{95}", "hello", Invalid),
-    ("\0", "hello", Invalid),
+/// Sizes of the chunk `hello`.
+const SIZES: &[(&str, Outcome)] = &[
+    ("00000000000000000005", Kept("hello")),
+    ("5 \t", Kept("hello")),
+    ("5\r", Kept("hello")),
+    ("5 ; name=\"\u{c3}\u{a9}\"", Kept("hello")),
+    ("80000000", Truncated),
+    ("100000005", Truncated),
+    ("7fffffffffffffff", Truncated),
+    ("ffffffffffffffff", Truncated),
+    ("10000000000000000", Invalid),
+    ("5 ; name=\"\u{e9}\"", Invalid),
+    ("-1", Invalid),
+    ("+5", Invalid),
+    ("0x5", Invalid),
+    ("5_0", Invalid),
+    (" 5", Invalid),
+    ("5 5", Invalid),
+    ("", Invalid),
+    (";x", Invalid),
+    ("g", Invalid),
+    ("\u{ef}\u{bc}\u{95}", Invalid),
+    ("\0", Invalid),
 ];
 
 fn rows() -> Vec<(String, Outcome)> {
     let long = "0".repeat(5000);
-    let chunk = |size: &str, data: &str| {
-        format!("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n{size}\n{data}\n0\n\n")
-    };
+    let chunk =
+        |size: &str| format!("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n{size}\nhello\n0\n\n");
     let responses = RESPONSES.iter().map(|(text, outcome)| ((*text).to_owned(), *outcome));
-    let sizes = SIZES.iter().map(|(size, data, outcome)| (chunk(size, data), *outcome));
-    responses.chain(sizes).chain([(chunk(&(long + "5"), "hello"), Invalid)]).collect()
+    let sizes = SIZES.iter().map(|(size, outcome)| (chunk(size), *outcome));
+    responses.chain(sizes).chain([(chunk(&(long + "5")), Invalid)]).collect()
 }
 
 /// Responds to a request for `/N` with the N-th of these responses, and to others with the request
@@ -243,7 +242,6 @@ fn status(text: &str) -> u16 {
 }
 
 fn run(over: Over, line_end: &str, method: &str) {
-    let start = Instant::now();
     let rows = rows();
     let bytes = |text: &str| {
         let text = text.replace('\n', line_end);
@@ -252,6 +250,7 @@ fn run(over: Over, line_end: &str, method: &str) {
     let site = site(over, rows.iter().map(|(text, outcome)| (bytes(text), *outcome)).collect());
     for (number, (text, outcome)) in rows.iter().enumerate() {
         let what = format!("{over:?}, {method}: {text:?}");
+        let start = Instant::now();
         let got = call(&site.session, method, &format!("/{number}"), &what);
         let expected = match outcome {
             Kept(content) | Closed(content) | UntilClose(content) => Some(*content),
@@ -259,12 +258,12 @@ fn run(over: Over, line_end: &str, method: &str) {
         };
         let expected = expected.map(|content| (status(text), content.to_owned()));
         assert_eq!(got, expected, "{what}");
+        // The content of a refusal may take a quarter of the timeout, if it does not end.
+        assert!(start.elapsed() < PATIENCE / 4, "{what}: {:?}", start.elapsed());
         let before = site.session.get("/next").unwrap().text().unwrap();
         let is_kept = before == format!("{method} /{number}");
         assert_eq!(is_kept, matches!(outcome, Kept(_)), "{what}: {before}");
     }
-    // Only where the server closes has the client waited for it.
-    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
 }
 
 #[test]
