@@ -58,7 +58,7 @@ const RESPONSES: &[(&str, Outcome)] = &[
     ("HTTP/1.1 200 OK\nContent-Length:\n\ngood", Invalid),
     ("HTTP/1.1 200 OK\nContent-Length: 18446744073709551616\n\ngood", Invalid),
     ("HTTP/1.1 200 OK\nContent-Length: 18446744073709551615\n\ngood", Truncated),
-    // Without its upper half, the length of what arrives.
+    // Its lower 32 bits are the length of the content.
     ("HTTP/1.1 200 OK\nContent-Length: 4294967300\n\ngood", Truncated),
     // Chunks.
     ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n4\ngood\n0\n\n", Kept("good")),
@@ -84,7 +84,7 @@ const RESPONSES: &[(&str, Outcome)] = &[
     ("HTTP/1.1 200 OK\nTransfer-Encoding: gzip\n\ngood", Invalid),
     ("HTTP/1.1 200 OK\nTransfer-Encoding:\nContent-Length: 4\n\ngood", Invalid),
     ("HTTP/1.1 200 OK\nTransfer-Encoding: identity\nContent-Length: 4\n\ngood", Invalid),
-    // Neither.
+    // Neither a length nor chunks.
     ("HTTP/1.1 200 OK\n\n", UntilClose("")),
     ("HTTP/1.1 200 OK\n\ngood", UntilClose("good")),
     ("HTTP/1.0 200\n\ngood", UntilClose("good")),
@@ -133,7 +133,7 @@ const RESPONSES: &[(&str, Outcome)] = &[
     ("HTTP/1.1 200 OK\nContent-Encoding: gzip\n\n", UntilClose("")),
     ("HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: 4\n\n\x1f\u{8b}\x08\0", Invalid),
     ("HTTP/1.1 200 OK\nContent-Encoding: x\nTransfer-Encoding: chunked\n\n4\ngood\n0\n\n", Invalid),
-    // Other statuses are never lost. After some, a second response may follow.
+    // Other statuses are never lost. After some of them a second response may follow.
     ("HTTP/1.1 302 Found\nLocation: /x\nContent-Length: 0\n\n", Kept("")),
     ("HTTP/1.1 404 Not Found\nContent-Length: 2\n\nno", Kept("no")),
     ("HTTP/1.1 404 Not Found\nTransfer-Encoding: chunked\n\n2\nno\n0\n\n", Kept("no")),
@@ -213,7 +213,7 @@ fn site(over: Over, rows: Vec<(Vec<u8>, Outcome)>) -> Site {
     })
 }
 
-/// The status and the content that a call results in, or neither.
+/// The status and the content of a response, or `None` if the exchange failed.
 fn call(session: &Session, method: &str, path: &str, what: &str) -> Option<(u16, String)> {
     let result = match method {
         "GET" => session.get(path),
@@ -258,7 +258,7 @@ fn run(over: Over, line_end: &str, method: &str) {
         };
         let expected = expected.map(|content| (status(text), content.to_owned()));
         assert_eq!(got, expected, "{what}");
-        // The content of a refusal may take a quarter of the timeout, if it does not end.
+        // A call waits for missing content of a refusal for a quarter of its timeout.
         assert!(start.elapsed() < PATIENCE / 4, "{what}: {:?}", start.elapsed());
         let before = site.session.get("/next").unwrap().text().unwrap();
         let is_kept = before == format!("{method} /{number}");

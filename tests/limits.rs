@@ -19,7 +19,7 @@ type Call = fn(&Session) -> Result<Response, Error>;
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// Calls a server for each of these responses; those that pass have this content.
+/// Makes a call for each of these responses: it passes with this content, or is an error.
 fn assert_pass(rows: &[(String, bool)], content: &str) {
     let responses: Vec<_> = rows.iter().map(|(response, _)| response.clone()).collect();
     let server = Server::start(move |stream| {
@@ -42,7 +42,7 @@ fn assert_pass(rows: &[(String, bool)], content: &str) {
     }
 }
 
-/// So many short lines, and a longer one: so many bytes with the empty line.
+/// Field lines of this length with the empty line: `short` short ones and a longer one.
 fn lines(begin: &str, short: usize, length: usize, line_end: &str) -> String {
     let begin = format!("{begin}{}X-A: ", format!("X-A: b{line_end}").repeat(short));
     let rest = "x".repeat(length - begin.len() - 2 * line_end.len());
@@ -51,7 +51,7 @@ fn lines(begin: &str, short: usize, length: usize, line_end: &str) -> String {
 
 #[test]
 fn head_passes_up_to_its_limits() {
-    // Lines that count for nothing: they are content.
+    // Lines of content don't count.
     let content = "content\n".repeat(3 * LINE_LIMIT);
     let mut rows = Vec::new();
     for line_end in ["\r\n", "\n"] {

@@ -24,7 +24,7 @@ enum Then {
 
 use Then::{Closes, Stays};
 
-/// The timeout of a call. It spends a quarter on content of a refusal that does not come.
+/// The timeout of a call. It waits for missing content of a refusal for a quarter of it.
 const TIME: Duration = Duration::from_secs(4);
 
 /// How many calls are made at once.
@@ -68,8 +68,8 @@ fn site(over: Over, responses: Vec<(Vec<u8>, Then)>, line: &'static str) -> Site
     })
 }
 
-/// For each of the responses, which a request with this line gets once: makes a call with a session of
-/// its own, over plain HTTP and TLS, and compares the requests.
+/// Makes a call for each of the responses, with a session of its own, over plain HTTP and TLS. The first
+/// request with this line gets the response. Compares the requests with those expected.
 fn for_each(
     responses: &[(Vec<u8>, Then)], line: &'static str, requests: &[&str],
     call: impl Fn(Session, usize, &str) + Sync,
@@ -247,7 +247,7 @@ const REFUSALS: &[(&str, Then)] = &[
     ("HTTP/2 STATUS\nRETRYContent-Length: 2\n\nno", Stays),
     ("HTTP/0.9 STATUS No\nRETRYContent-Length: 2\n\nno", Stays),
     ("HTTP/1.0 STATUS No\nRETRYContent-Length: 2\n\nno", Closes),
-    // Content that ends too early, or never comes.
+    // Truncated or missing content.
     ("HTTP/1.1 STATUS No\nRETRYContent-Length: 9\n\nno", Closes),
     ("HTTP/1.1 STATUS No\nRETRYTransfer-Encoding: chunked\n\n9\nno", Closes),
     ("HTTP/1.1 STATUS No\nRETRYContent-Length: 9\n\nno", Stays),
@@ -336,9 +336,9 @@ fn redirect_is_an_error_and_never_followed() {
 
 // Heads that may be misread
 
-/// Responses that are none, or whose head can be read in two ways. (`framing.rs` has more.)
+/// Bytes that are no HTTP response, and heads that can be read in two ways. (`framing.rs` has more.)
 const INVALID: &[(&str, Then)] = &[
-    // Another protocol, whose server may wait for the client.
+    // Another protocol: its server may wait for the client.
     ("", Closes),
     ("\n\n", Stays),
     ("\0", Stays),
@@ -367,7 +367,7 @@ const INVALID: &[(&str, Then)] = &[
     ("HTTP/2.0 200 OK\nContent-Length: 4\n\ngood", Stays),
     ("HTTP/2 200\nContent-Length: 4\n\ngood", Stays),
     ("HTTP/0.9 200 OK\nContent-Length: 4\n\ngood", Stays),
-    // Interim responses, without a final one or with none that HTTP has.
+    // Interim responses without a final one, and statuses that HTTP doesn't have.
     ("HTTP/1.1 100 Continue\n\nICY 200 OK\nContent-Length: 4\n\ngood", Stays),
     ("HTTP/1.1 100 Continue\n\n", Closes),
     ("HTTP/1.1 103 Early Hints\nLink: </x>\nContent-Length: 4\n\n", Closes),
@@ -410,7 +410,7 @@ fn head_that_may_be_misread_is_an_error() {
 
 #[test]
 fn query_is_retried_after_a_head_that_may_be_misread() {
-    // Each takes a pause: some of each kind are enough.
+    // Each retry takes a pause, so only some of each kind.
     let some: Vec<_> = invalid().into_iter().step_by(6).collect();
     for_each(&some, "GET /x", &["GET /x", "GET /x"], |session, _, what| {
         let response = session.retries(1).get("/x").expect(what);

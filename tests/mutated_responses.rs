@@ -1,4 +1,4 @@
-//! Mutated and random responses: each is an error, or read as what it says.
+//! A mutated or random response is an error, or is read as a second, simple reader reads it.
 
 use std::thread;
 use std::time::Instant;
@@ -51,22 +51,21 @@ fn call_all(responses: &[Vec<u8>], check: impl Fn(&[u8], Result<Vec<u8>, Error>)
     assert_eq!(server.ended().len(), responses.len());
 }
 
-/// The response is an error, or what it says.
-fn assert_honest(response: &[u8], result: Result<Vec<u8>, Error>) {
+/// The call failed, or gave the content that the response has.
+fn assert_error_or_meant(response: &[u8], result: Result<Vec<u8>, Error>) {
     match (result, meaning(response)) {
         (Ok(content), meant) => assert_eq!(Some(content), meant, "{}", response.escape_ascii()),
-        (Err(error), _) => assert_tight(&error),
+        (Err(error), _) => assert_shows_no_secret(&error),
     }
 }
 
-fn assert_tight(error: &Error) {
+fn assert_shows_no_secret(error: &Error) {
     let said = format!("{error} {error:?}");
     assert!(!said.contains("t0ken") && !said.contains(SECRET), "{said}");
     assert!(!said.contains("panicked"), "{said}");
 }
 
-/// What a response says, by a second, simple reader: the content of a good 2xx response, else nothing.
-/// The connection ends after it.
+/// The content of a valid 2xx response, by a second, simple reader. The connection ends after it.
 fn meaning(response: &[u8]) -> Option<Vec<u8>> {
     const SPACES: [char; 2] = [' ', '\t'];
     let mut rest = response;
@@ -74,7 +73,7 @@ fn meaning(response: &[u8]) -> Option<Vec<u8>> {
         let end = rest.iter().position(|byte| *byte == b'\n')?;
         let line = &rest[..end];
         rest = &rest[end + 1..];
-        // ISO 8859-1: all that counts is ASCII.
+        // As ISO 8859-1: only ASCII matters.
         let line: String = line.iter().map(|&byte| char::from(byte)).collect();
         Some(line.strip_suffix('\r').unwrap_or(&line).to_owned())
     };
@@ -88,7 +87,7 @@ fn meaning(response: &[u8]) -> Option<Vec<u8>> {
             break;
         }
         if line.starts_with(SPACES) {
-            // It goes on with the field before it.
+            // A folded line continues the field before it.
             let (_, value) = fields.last_mut()?;
             *value = format!("{value} {}", line.trim_matches(SPACES));
             continue;
@@ -175,7 +174,7 @@ fn mutants(response: &[u8]) -> Vec<Vec<u8>> {
         for inserted in [b'\n', b'\r', b' ', b':', b';', b'0', b'+', 0] {
             edit(i..i, &[inserted]);
         }
-        // From here on, all is missing, or there twice.
+        // The rest is missing, or the beginning is there twice.
         edit(i..response.len(), &[]);
         edit(i..i, &response[..i]);
     }
@@ -187,7 +186,7 @@ fn mutated_response_is_an_error_or_what_it_says() {
     call_all(&good(), |_, result| assert_eq!(result.unwrap(), b"all of the content"));
     for good in good() {
         assert_eq!(meaning(&good).unwrap(), b"all of the content");
-        call_all(&mutants(&good), assert_honest);
+        call_all(&mutants(&good), assert_error_or_meant);
     }
 }
 
@@ -204,7 +203,7 @@ fn mutated_token_response_is_an_error_or_a_token() {
                 assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
             }
             Err(error) => {
-                assert_tight(&error);
+                assert_shows_no_secret(&error);
                 assert!(!error.may_have_executed(), "{said}");
             }
         }
@@ -239,7 +238,7 @@ fn random_response_is_an_error_or_what_it_says() {
             [begin, &noise(u64::from(i), i as usize * 3)].concat()
         })
         .collect();
-    call_all(&responses, assert_honest);
+    call_all(&responses, assert_error_or_meant);
 }
 
 #[test]

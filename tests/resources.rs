@@ -92,7 +92,7 @@ fn host_may_be_an_ipv6_address() {
     assert!(received.starts_with(&format!("GET / HTTP/1.1\r\nHost: {address}\r\n")), "{received}");
 }
 
-/// The limit of open files. Windows has none.
+/// With a limit of open files. Windows has none.
 #[cfg(unix)]
 mod descriptors {
     use std::fs::File;
@@ -132,7 +132,7 @@ mod descriptors {
             };
             let booking = || session.post("/", "text/plain", "create")?.text();
             let before = held();
-            // For a token: a port, both ends of minreq's connection to it, and the connection.
+            // For a token: both ends of minreq's connection, and its port or the server's connection.
             let calls: [(&dyn Fn() -> Result<String, Error>, _); 2] = [(&booking, 1), (&token, 3)];
             for (call, needed) in calls {
                 for free in (0..8).rev() {
@@ -176,7 +176,7 @@ mod descriptors {
             drop(open);
             return;
         }
-        // It responds when all of them have arrived, so that each has a connection of its own.
+        // Responds when all have arrived, so that each has a connection of its own.
         let together = Barrier::new(IDLE);
         let server = Server::start(move |stream| {
             let received = request(stream);

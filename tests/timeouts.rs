@@ -49,13 +49,13 @@ fn good() -> Server {
     Server::keeping_open(&response("200 OK", "", "good"))
 }
 
-/// In a child: what it holds after a first call.
+/// Threads and sockets of this child after a first call.
 fn held_after_a_call(good: &str) -> (usize, usize) {
     assert_eq!(text(good).unwrap(), "good");
     held()
 }
 
-/// In a child: these calls end in time, leave nothing, and may have been executed.
+/// In a child: the calls end in time, leave nothing, and may have been executed.
 fn assert_end_in_time(good: &str, slow: &str, calls: &[Call]) {
     let before = held_after_a_call(good);
     for (number, call) in calls.iter().enumerate() {
