@@ -1,6 +1,5 @@
 //! Calls need few descriptors of their process, and nothing of its environment.
 
-use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use jas_session::Session;
 mod wire;
 use wire::{
     assert_in_time, assert_nothing_left, assert_passes, held, request, respond, response, session,
-    text, this_test_alone, until_closed, urls, Server, TIMEOUT,
+    this_test_alone, until_closed, urls, Server, TIMEOUT,
 };
 
 /// What a token endpoint responds.
@@ -73,23 +72,6 @@ fn proxies_in_the_environment_are_not_used() {
     assert_passes(child);
     assert_eq!(server.ended().len(), 2);
     assert_eq!(proxy.ended().len(), 0);
-}
-
-#[test]
-fn host_may_be_an_ipv6_address() {
-    let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
-        return;
-    };
-    let address = listener.local_addr().unwrap();
-    let server = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let received = request(&mut stream);
-        stream.write_all(&response("200 OK", "", "good")).unwrap();
-        received
-    });
-    assert_eq!(text(&format!("http://{address}")).unwrap(), "good");
-    let received = String::from_utf8(server.join().unwrap()).unwrap();
-    assert!(received.starts_with(&format!("GET / HTTP/1.1\r\nHost: {address}\r\n")), "{received}");
 }
 
 /// With a limit of open files. Windows has none.
