@@ -321,7 +321,7 @@ mod tests {
         for timeout in [Duration::ZERO, SHORT] {
             let port = Port::open(&call(LONG)).unwrap();
             // More than are let in at the first look.
-            let strangers = strangers(&port, "POST / HTTP/1.1\r\n", STRANGERS + 10);
+            let strangers = strangers(&port, "POST / HTTP/1.1\r\n", CALLER_LIMIT + 10);
             let start = Instant::now();
             match meet(port, &FIELDS, &call(timeout)) {
                 Ok(_) => assert!(!timeout.is_zero()),
