@@ -1,5 +1,4 @@
-//! The documentation keeps its word: each common mistake ends in the documented message, and its
-//! tables are those of the README.
+//! Each common mistake ends in the message that the documentation shows for it.
 
 use jas_session::{Error, ErrorKind, Session};
 
@@ -17,7 +16,7 @@ struct Shipment {
     number: String,
 }
 
-/// Compares an error with its row of the table, where `url` is `https://api.example.com`.
+/// Compares an error with its row of the table, which has `https://api.example.com` for `url`.
 fn assert_documented(mistake: &str, url: &str, error: Option<Error>) {
     let error = error.unwrap_or_else(|| panic!("{mistake}: no error"));
     let message = error.to_string().replace(url, "https://api.example.com");
@@ -25,7 +24,7 @@ fn assert_documented(mistake: &str, url: &str, error: Option<Error>) {
     assert!(TABLE.lines().any(|line| line == row), "not in the table:\n{row}");
 }
 
-/// A message without the request that it begins with.
+/// A message without the request at its beginning.
 fn reason<'a>(error: &Error, message: &'a str) -> &'a str {
     if error.kind() == ErrorKind::InvalidInput {
         return message;
@@ -86,7 +85,7 @@ fn each_mistake_ends_in_the_documented_message() {
 }
 
 #[test]
-fn the_readme_can_be_read_in_ten_minutes() {
+fn readme_can_be_read_in_ten_minutes() {
     let readme = include_str!("../README.md");
     assert!(readme.lines().count() <= 130);
     for cell in readme.lines().filter(|line| line.starts_with('|')).flat_map(|row| row.split('|')) {
@@ -105,7 +104,7 @@ mod over_tls {
     use rcgen::{date_time_ymd, CertificateParams, KeyPair};
     use rustls::crypto::ring;
 
-    /// A TLS server with a certificate of its own making, for one connection.
+    /// A TLS server with a self-signed certificate, for one connection.
     fn server(not_before: i32) -> (String, JoinHandle<()>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -125,13 +124,13 @@ mod over_tls {
         let thread = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut connection = rustls::ServerConnection::new(Arc::new(config)).unwrap();
-            // The client refuses the certificate, which is an error here as well.
+            // The client refuses the certificate, which is an error of the server, too.
             let _: io::Result<_> = connection.complete_io(&mut stream);
         });
         (url, thread)
     }
 
-    /// The error of the first call to such a server; one that is final, so it is the only one.
+    /// The error of a call to such a server, which is not retried.
     fn refusal(not_before: i32) -> (String, Error) {
         let (url, thread) = server(not_before);
         let session = Session::new(&url, "id", "secret").unwrap();
@@ -141,16 +140,16 @@ mod over_tls {
         (url, error)
     }
 
-    /// By default: with `system-roots` there is less to say.
+    /// With `system-roots` the message is shorter.
     #[cfg(not(feature = "system-roots"))]
     #[test]
-    fn a_proxy_that_opens_tls_is_explained() {
+    fn proxy_that_opens_tls_is_explained() {
         let (url, error) = refusal(1975);
         assert_documented("a proxy of the company opens TLS", &url, Some(error));
     }
 
     #[test]
-    fn a_wrong_password_of_a_proxy_is_explained() {
+    fn wrong_password_of_a_proxy_is_explained() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let proxy = listener.local_addr().unwrap().to_string();
         let thread = thread::spawn(move || {
@@ -178,7 +177,7 @@ mod over_tls {
     }
 
     #[test]
-    fn a_wrong_clock_is_explained_by_what_it_says() {
+    fn wrong_clock_is_explained() {
         let (url, error) = refusal(3000);
         let message = error.to_string().replace(&url, "https://api.example.com");
         let (text, time) = reason(&error, &message).rsplit_once(" it says ").unwrap();
@@ -186,13 +185,13 @@ mod over_tls {
             "| the clock stands at 1970 | `Exchange` | `` {text} it says Thu, 01 Jan 1970 00:00:00 GMT `` |"
         );
         assert!(TABLE.contains(&row), "{row}");
-        // Today's date, in the same form.
+        // The date of today, in the same form.
         assert_eq!(time.len(), "Thu, 01 Jan 1970 00:00:00 GMT".len());
         assert!(time.contains(" 20") && time.ends_with(" GMT"), "{time}");
     }
 
     #[test]
-    fn a_misspelt_host_is_explained() {
+    fn misspelt_host_is_explained() {
         // RFC 6761, section 6.4: no such name exists.
         let session = Session::new("https://api.example.invalid", "id", "secret").unwrap();
         let error = session.retries(0).get("/x").err();
