@@ -278,11 +278,29 @@ fn secret_in_content_that_is_no_json_is_hidden() {
 }
 
 #[test]
-fn text_without_a_secret_is_shown() {
+fn text_that_shares_less_than_eight_characters_is_shown() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox).api_key("Abcdefgh-12345678").unwrap();
-    let text = "100% of Abcdefg 1234567 &c; \\ %2F at S505185992";
-    assert_eq!(excerpt(&session, &sandbox, text), text);
+    let session = session(&sandbox);
+    for (key, text, is_shown) in [
+        ("Abcdefgh-12345678", "100% of Abcdefg 1234567 &c; \\ %2F at S505185992", true),
+        ("Abcdefgh-1234", "no abcdefg 1234", true),
+        ("Abcdefgh-1234", "no xABCDEFGHx", false),
+        ("Abcdefgh-1234", "no e-f.g, h 1 2&3 4", false),
+        ("Abcdefgh-1234", "no f-g h 1 2 3 4", true),
+        // The longest run of the key is shorter.
+        ("ab-cde-fg", "no cd e and fg", true),
+        ("ab-cde-fg", "no CDEX", false),
+        ("ab-cde-fg", "a b c d e f g", false),
+        // A key without letters and digits can't be compared.
+        ("-+-", "any", false),
+        // Signs are escaped for good reasons, letters are not.
+        ("Abcdefgh-1234", "no %2E \\u0026 &#39; &#x2F; 100% \\u12 &# &#99999999999;", true),
+        ("Abcdefgh-1234", "no %2561", false),
+    ] {
+        let session = session.clone().api_key(key).unwrap();
+        let expected = if is_shown { text } else { HIDDEN };
+        assert_eq!(excerpt(&session, &sandbox, text), expected, "{key}");
+    }
 }
 
 // What the library itself shows
@@ -353,6 +371,12 @@ fn input_errors(session: &Session, url: &str, token: &str) -> Vec<Error> {
     ]
     .map(|error| error.expect("an error"))
     .into()
+}
+
+#[test]
+fn debug_shows_no_client_id_because_it_may_be_the_secret() {
+    let swapped = Session::new("http://localhost:9", CLIENT_SECRET, CLIENT_ID).unwrap();
+    assert_hidden(&debug(&swapped), [CLIENT_SECRET, CLIENT_ID]);
 }
 
 #[test]
