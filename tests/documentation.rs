@@ -4,6 +4,9 @@ use jas_session::{Error, ErrorKind, Session};
 
 #[path = "support/sandbox/mod.rs"]
 mod sandbox;
+#[cfg(feature = "tls")]
+#[path = "support/wire/mod.rs"]
+mod wire;
 use sandbox::{closed_url, Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const TABLE: &str = include_str!("../src/mistakes.md");
@@ -19,8 +22,11 @@ struct Shipment {
 /// Compares an error with its row of the table, which has `https://api.example.com` for `url`.
 fn assert_documented(mistake: &str, url: &str, error: Option<Error>) {
     let error = error.unwrap_or_else(|| panic!("{mistake}: no error"));
-    let message = error.to_string().replace(url, "https://api.example.com");
-    let row = format!("| {mistake} | `{:?}` | `` {} `` |", error.kind(), reason(&error, &message));
+    assert_row(mistake, &error, &error.to_string().replace(url, "https://api.example.com"));
+}
+
+fn assert_row(mistake: &str, error: &Error, message: &str) {
+    let row = format!("| {mistake} | `{:?}` | `` {} `` |", error.kind(), reason(error, message));
     assert!(TABLE.lines().any(|line| line == row), "not in the table:\n{row}");
 }
 
@@ -95,48 +101,17 @@ fn readme_can_be_read_in_ten_minutes() {
 
 #[cfg(feature = "tls")]
 mod over_tls {
+    use super::wire::tls::{https, tls, Authority, Days};
+    use super::wire::{response, Server};
     use super::*;
-    use std::io::{self, Read, Write};
-    use std::net::TcpListener;
-    use std::sync::Arc;
-    use std::thread::{self, JoinHandle};
 
-    use rcgen::{date_time_ymd, CertificateParams, KeyPair};
-    use rustls::crypto::ring;
-
-    /// A TLS server with a self-signed certificate, for one connection.
-    fn server(not_before: i32) -> (String, JoinHandle<()>) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.not_before = date_time_ymd(not_before, 1, 1);
-        params.not_after = date_time_ymd(4000, 1, 1);
-        let certificate = params.self_signed(&key).unwrap().der().clone();
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let config =
-            rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![certificate], key)
-                .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
-        let thread = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut connection = rustls::ServerConnection::new(Arc::new(config)).unwrap();
-            // The client refuses the certificate, which is an error of the server, too.
-            let _: io::Result<_> = connection.complete_io(&mut stream);
-        });
-        (url, thread)
-    }
-
-    /// The error of a call to such a server, which is not retried.
-    fn refusal(not_before: i32) -> (String, Error) {
-        let (url, thread) = server(not_before);
-        let session = Session::new(&url, "id", "secret").unwrap();
-        let error = session.get("/x").unwrap_err();
-        thread.join().unwrap();
+    /// The error of a call to a server with such a certificate, which is not retried.
+    fn refusal(days: Days) -> (String, Error) {
+        let server = tls(Authority::new().config("localhost", days), |_| Vec::new());
+        let url = https(&server);
+        let error = Session::new(&url, "id", "secret").unwrap().get("/x").unwrap_err();
         assert!(!error.may_have_executed());
+        assert_eq!(server.ended().len(), 1);
         (url, error)
     }
 
@@ -144,49 +119,30 @@ mod over_tls {
     #[cfg(not(feature = "system-roots"))]
     #[test]
     fn proxy_that_opens_tls_is_explained() {
-        let (url, error) = refusal(1975);
+        let (url, error) = refusal(Days::Now);
         assert_documented("a proxy of the company opens TLS", &url, Some(error));
     }
 
     #[test]
     fn wrong_password_of_a_proxy_is_explained() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = listener.local_addr().unwrap().to_string();
-        let thread = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).unwrap();
-                head.extend(byte);
-            }
-            let response = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
-            stream.write_all(response).unwrap();
-        });
+        let server = Server::responding(&response("407 Proxy Authentication Required", "", ""));
+        let proxy = server.address.to_string();
         let session = Session::new("https://api.example.com", "id", "secret").unwrap();
         let session = session.proxy(&format!("http://user:wrong@{proxy}")).unwrap();
         let error = session.get("/x").unwrap_err();
-        thread.join().unwrap();
         let message = error.to_string().replace(&proxy, "proxy.example.com:3128");
-        let row = format!(
-            "| the password of the proxy is wrong | `{:?}` | `` {} `` |",
-            error.kind(),
-            reason(&error, &message)
-        );
-        assert!(TABLE.lines().any(|line| line == row), "{row}");
+        assert_row("the password of the proxy is wrong", &error, &message);
     }
 
     #[test]
     fn wrong_clock_is_explained() {
-        let (url, error) = refusal(3000);
+        let (url, error) = refusal(Days::Future);
         let message = error.to_string().replace(&url, "https://api.example.com");
-        let (text, time) = reason(&error, &message).rsplit_once(" it says ").unwrap();
-        let row = format!(
-            "| the clock stands at 1970 | `Exchange` | `` {text} it says Thu, 01 Jan 1970 00:00:00 GMT `` |"
-        );
-        assert!(TABLE.contains(&row), "{row}");
-        // The date of today, in the same form.
-        assert_eq!(time.len(), "Thu, 01 Jan 1970 00:00:00 GMT".len());
+        let (text, time) = message.rsplit_once(" it says ").unwrap();
+        let then = "Thu, 01 Jan 1970 00:00:00 GMT";
+        assert_row("the clock stands at 1970", &error, &format!("{text} it says {then}"));
+        // The date of today has the same form.
+        assert_eq!(time.len(), then.len());
         assert!(time.contains(" 20") && time.ends_with(" GMT"), "{time}");
     }
 

@@ -1,5 +1,4 @@
-//! `Session::from_env` reads the variables and files that it names.
-//!
+//! `Session::from_env` reads the variables and files that it names (its errors: `error_messages.rs`).
 //! There is one test, because all threads of a process share the environment.
 
 use jas_session::{ErrorKind, Session};
@@ -41,16 +40,6 @@ fn session_is_made_from_the_environment() {
         std::env::set_var(name, value);
     }
     assert_complete();
-    for (name, value) in &all {
-        // A key may be missing; the others may not.
-        for wrong in ["", "\n"].iter().skip(usize::from(*name == "JAS_API_KEY")) {
-            std::env::set_var(name, wrong);
-            assert_refused(name);
-        }
-        std::env::set_var(name, value);
-    }
-    std::env::set_var("JAS_TOKEN_ENDPOINT", "http://example.com/token");
-    assert_refused("JAS_TOKEN_ENDPOINT");
     std::env::set_var("JAS_TOKEN_ENDPOINT", sandbox.url() + "/elsewhere");
     Session::from_env().unwrap().access_token().unwrap_err();
     let last = sandbox.requests().pop().unwrap();
@@ -66,11 +55,7 @@ fn secrets_in_files() {
         let of_file = format!("{name}_FILE");
         let file = directory.file(name);
         std::env::set_var(&of_file, &file);
-        // Both are set.
-        assert_refused(&of_file);
         std::env::remove_var(name);
-        // The file is missing.
-        assert_refused(&of_file);
         // Only one line break is removed from its end.
         for wrong in [&b""[..], b"\n", b"hush\n\n", b"h\xffsh\r\n"] {
             std::fs::write(&file, wrong).unwrap();
