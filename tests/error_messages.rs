@@ -1,4 +1,5 @@
-//! What each error says, to the letter: a table for each way in which a call can fail.
+//! Messages to the letter: a table for each way in which a call can fail. `documentation.rs` has the
+//! messages of common mistakes.
 
 use jas_session::{Error, Response, Session};
 

@@ -141,7 +141,9 @@ fn echoed_secret_is_hidden_in_each_form_and_shape() {
         }
     };
     for secret in [&token, API_KEY, "k3y-of-the-gateway"] {
-        forms(secret).iter().for_each(|form| check(&keyed, secret, form));
+        for form in forms(secret) {
+            check(&keyed, secret, &form);
+        }
     }
     // Secrets with characters that mean something in JSON, XML and URLs.
     for secret in ["Abcdefgh\"ijkl", "Abcdefgh\\nijkl", "Abcdefgh\\\\ijkl", "Abcd<efgh>/7@x?"] {

@@ -168,10 +168,6 @@ fn status_of_the_api_is_followed_by_advice() {
         assert_eq!(error.kind(), ErrorKind::Status);
         assert_get(&sandbox, &error, &format!("status {status}{advice}"));
     }
-    let no_key = ": no API key (x-api-key) was sent: set it with Session::api_key, or JAS_API_KEY";
-    sandbox.next(Place::Api, response(403, &[], ""));
-    let error = wire::session(&sandbox.url()).get("/x").unwrap_err();
-    assert_get(&sandbox, &error, &format!("status 403{no_key}"));
 }
 
 #[test]
