@@ -211,12 +211,12 @@ fn all_tokens_of_a_call_are_hidden() {
 }
 
 #[test]
-fn token_endpoint_s_echoes_are_hidden() {
+fn echoes_of_the_token_endpoint_are_hidden() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     let members = |secret: &str| format!(r#"{{"error":"bad {secret}","access_token":"tok"}}"#);
     let json = |secret: &str| secret.replace('\\', "\\\\").replace('"', "\\\"");
-    // Of one on the API's own server, the API key, too.
+    // The token endpoint may be on the server of the API, and know the API key.
     for secret in forms(CLIENT_SECRET).iter().chain(&forms(FORM)).chain(&forms(API_KEY)) {
         sandbox.next(Place::Token, response(400, &[], members(&json(secret))));
         let error = with_own_token(&session, &sandbox).access_token().unwrap_err();
@@ -281,7 +281,7 @@ fn secret_in_content_that_is_no_json_is_hidden() {
 }
 
 #[test]
-fn text_that_shares_less_than_eight_characters_is_shown() {
+fn only_text_that_may_hold_a_secret_is_hidden() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     for (key, text, is_shown) in [

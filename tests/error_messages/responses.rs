@@ -83,13 +83,15 @@ fn failed_post_says_whether_to_look_first() {
     for (fault, end) in [
         (Fault::Raw(Vec::new()), LOOK_FIRST),
         (Fault::Raw(b"garbage".to_vec()), LOOK_FIRST),
+        (Fault::Stall(None), LOOK_FIRST),
         (response(302, &[("Location", "/")], ""), LOOK_FIRST),
         (response(500, &[], "no"), LOOK_FIRST),
         (response(400, &[], "no"), "; the response says: no"),
         (response(409, &[], "no"), "; the response says: no"),
     ] {
         sandbox.next(Place::Api, fault);
-        let error = session(&sandbox).post("/x", "text/plain", "").unwrap_err();
+        let session = session(&sandbox).timeout(wire::TIMEOUT);
+        let error = session.post("/x", "text/plain", "").unwrap_err();
         let message = error.to_string();
         assert!(message.starts_with(&format!("POST {}/x: ", sandbox.url())), "{message}");
         assert!(message.ends_with(end), "{message}");
