@@ -25,7 +25,7 @@ mod tls;
 
 use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
-/// A token that shares nothing with the texts below.
+/// A token that has nothing in common with the texts of the tests.
 const TOKEN: &str = "7f3a9c1e-5b2d8460";
 
 /// A session that holds a token, has an API key, and retries nothing.
@@ -43,14 +43,14 @@ fn response(status: u16, fields: &[(&'static str, &str)], content: impl AsRef<[u
     Fault::Response(status, fields.collect(), content.as_ref().to_vec())
 }
 
-/// The error of `GET /x` with a new session (a rate limit holds for a session), and of reading its
-/// response.
+/// Returns the error of `GET /x`, or of reading its response. Each call has a new session, because a
+/// rate limit lasts for a session.
 fn api_error(sandbox: &Sandbox, fault: Fault) -> Error {
     sandbox.next(Place::Api, fault);
     session(sandbox).get("/x").and_then(Response::bytes).unwrap_err()
 }
 
-/// The error of a token request of a new session.
+/// Returns the error of a token request, with a new session each time, because it is remembered.
 fn token_error(sandbox: &Sandbox, fault: Fault) -> Error {
     sandbox.next(Place::Token, fault);
     let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET).unwrap();
@@ -63,7 +63,7 @@ fn assert_get(sandbox: &Sandbox, error: &Error, reason: &str) {
     assert_eq!(error.to_string(), format!("GET {}/x: {reason}", sandbox.url()));
 }
 
-/// The same for a token request.
+/// Compares the message of a token request with the expected reason.
 #[track_caller]
 fn assert_token_request(sandbox: &Sandbox, error: &Error, reason: &str) {
     let endpoint = format!("{}/oauth2/token", sandbox.url());

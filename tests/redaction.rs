@@ -1,5 +1,4 @@
-//! No secret, token or key is shown: not in an error, its sources, a log line or `Debug`, in whatever
-//! form a server echoes it.
+//! No error, no source of one and no `Debug` shows a secret, a token or a key, whatever a server echoes.
 
 use std::error::Error as StdError;
 use std::fmt::Debug;
@@ -27,7 +26,7 @@ fn session(sandbox: &Sandbox) -> Session {
         .retries(0)
 }
 
-/// The same session with a token of its own, which it has yet to request.
+/// Returns a clone with a token of its own, which it has yet to request.
 fn with_own_token(session: &Session, sandbox: &Sandbox) -> Session {
     session.clone().token_endpoint(&format!("{}/oauth2/token", sandbox.url())).unwrap()
 }
@@ -57,7 +56,7 @@ fn assert_hidden<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) {
     }
 }
 
-/// The text that a message shows of a 500 with this content.
+/// Returns what the message of a 500 shows of this content.
 fn excerpt(session: &Session, sandbox: &Sandbox, content: &str) -> String {
     sandbox.next(Place::Api, response(500, &[], content));
     let error = session.get("/x").unwrap_err();
@@ -117,8 +116,7 @@ const SHAPES: &[&str] = &[
     r#"<error message="SECRET"/>"#,
 ];
 
-/// Whether a text shows eight letters and digits of a secret that follow one another, whatever
-/// stands between them.
+/// Whether a text shows eight letters and digits of a secret in a row, with anything between them.
 fn shows_part(text: &str, secret: &str) -> bool {
     let plain = |text: &str| {
         let kept = text.chars().filter(char::is_ascii_alphanumeric);
@@ -306,7 +304,7 @@ fn only_text_that_may_hold_a_secret_is_hidden() {
     }
 }
 
-// What the library itself shows
+// What errors and types show
 
 /// The errors of calls and token requests whose responses echo everything, as text and as JSON. Adds
 /// what can be shown of good responses to `texts`, and each token to `tokens`.
