@@ -283,13 +283,13 @@ impl Session {
     }
 }
 
+/// Without the client id: a caller who swaps the two would print the secret.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { base, timeout, common, .. } = &*self.settings;
         f.debug_struct("Session")
             .field("base_url", &base.to_string())
             .field("token_endpoint", &self.tokens.client.endpoint.to_string())
-            .field("client_id", &self.tokens.client.id)
             .field("proxy", &common.network.proxy.as_ref().map(ToString::to_string))
             .field("timeout", timeout)
             .field("renew_before", &common.renew_before)

@@ -1,10 +1,12 @@
-//! The documentation keeps its word: each common mistake ends in the documented message, and its
-//! tables are those of the README.
+//! Each common mistake ends in the message that the documentation shows for it.
 
 use jas_session::{Error, ErrorKind, Session};
 
 #[path = "support/sandbox/mod.rs"]
 mod sandbox;
+#[cfg(feature = "tls")]
+#[path = "support/wire/mod.rs"]
+mod wire;
 use sandbox::{closed_url, Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const TABLE: &str = include_str!("../src/mistakes.md");
@@ -17,15 +19,18 @@ struct Shipment {
     number: String,
 }
 
-/// Compares an error with its row of the table, where `url` is `https://api.example.com`.
+/// Compares an error with its row of the table, which has `https://api.example.com` for `url`.
 fn assert_documented(mistake: &str, url: &str, error: Option<Error>) {
     let error = error.unwrap_or_else(|| panic!("{mistake}: no error"));
-    let message = error.to_string().replace(url, "https://api.example.com");
-    let row = format!("| {mistake} | `{:?}` | `` {} `` |", error.kind(), reason(&error, &message));
+    assert_row(mistake, &error, &error.to_string().replace(url, "https://api.example.com"));
+}
+
+fn assert_row(mistake: &str, error: &Error, message: &str) {
+    let row = format!("| {mistake} | `{:?}` | `` {} `` |", error.kind(), reason(error, message));
     assert!(TABLE.lines().any(|line| line == row), "not in the table:\n{row}");
 }
 
-/// A message without the request that it begins with.
+/// A message without the request at its beginning.
 fn reason<'a>(error: &Error, message: &'a str) -> &'a str {
     if error.kind() == ErrorKind::InvalidInput {
         return message;
@@ -86,7 +91,7 @@ fn each_mistake_ends_in_the_documented_message() {
 }
 
 #[test]
-fn the_readme_can_be_read_in_ten_minutes() {
+fn readme_can_be_read_in_ten_minutes() {
     let readme = include_str!("../README.md");
     assert!(readme.lines().count() <= 130);
     for cell in readme.lines().filter(|line| line.starts_with('|')).flat_map(|row| row.split('|')) {
@@ -96,103 +101,53 @@ fn the_readme_can_be_read_in_ten_minutes() {
 
 #[cfg(feature = "tls")]
 mod over_tls {
+    use super::wire::tls::{https, tls, Authority, Days};
+    use super::wire::{response, Server};
     use super::*;
-    use std::io::{self, Read, Write};
-    use std::net::TcpListener;
-    use std::sync::Arc;
-    use std::thread::{self, JoinHandle};
 
-    use rcgen::{date_time_ymd, CertificateParams, KeyPair};
-    use rustls::crypto::ring;
-
-    /// A TLS server with a certificate of its own making, for one connection.
-    fn server(not_before: i32) -> (String, JoinHandle<()>) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.not_before = date_time_ymd(not_before, 1, 1);
-        params.not_after = date_time_ymd(4000, 1, 1);
-        let certificate = params.self_signed(&key).unwrap().der().clone();
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        let config =
-            rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![certificate], key)
-                .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
-        let thread = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut connection = rustls::ServerConnection::new(Arc::new(config)).unwrap();
-            // The client refuses the certificate, which is an error here as well.
-            let _: io::Result<_> = connection.complete_io(&mut stream);
-        });
-        (url, thread)
-    }
-
-    /// The error of the first call to such a server; one that is final, so it is the only one.
-    fn refusal(not_before: i32) -> (String, Error) {
-        let (url, thread) = server(not_before);
-        let session = Session::new(&url, "id", "secret").unwrap();
-        let error = session.get("/x").unwrap_err();
-        thread.join().unwrap();
+    /// The error of a call to a server with such a certificate, which is not retried.
+    fn refusal(days: Days) -> (String, Error) {
+        let server = tls(Authority::new().config("localhost", days), |_| Vec::new());
+        let url = https(&server);
+        let error = Session::new(&url, "id", "secret").unwrap().get("/x").unwrap_err();
         assert!(!error.may_have_executed());
+        assert_eq!(server.ended().len(), 1);
         (url, error)
     }
 
-    /// By default: with `system-roots` there is less to say.
+    /// With `system-roots` the message is shorter.
     #[cfg(not(feature = "system-roots"))]
     #[test]
-    fn a_proxy_that_opens_tls_is_explained() {
-        let (url, error) = refusal(1975);
+    fn proxy_that_opens_tls_is_explained() {
+        let (url, error) = refusal(Days::Now);
         assert_documented("a proxy of the company opens TLS", &url, Some(error));
     }
 
     #[test]
-    fn a_wrong_password_of_a_proxy_is_explained() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = listener.local_addr().unwrap().to_string();
-        let thread = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).unwrap();
-                head.extend(byte);
-            }
-            let response = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
-            stream.write_all(response).unwrap();
-        });
+    fn wrong_password_of_a_proxy_is_explained() {
+        let server = Server::responding(&response("407 Proxy Authentication Required", "", ""));
+        let proxy = server.address.to_string();
         let session = Session::new("https://api.example.com", "id", "secret").unwrap();
         let session = session.proxy(&format!("http://user:wrong@{proxy}")).unwrap();
         let error = session.get("/x").unwrap_err();
-        thread.join().unwrap();
         let message = error.to_string().replace(&proxy, "proxy.example.com:3128");
-        let row = format!(
-            "| the password of the proxy is wrong | `{:?}` | `` {} `` |",
-            error.kind(),
-            reason(&error, &message)
-        );
-        assert!(TABLE.lines().any(|line| line == row), "{row}");
+        assert_row("the password of the proxy is wrong", &error, &message);
     }
 
     #[test]
-    fn a_wrong_clock_is_explained_by_what_it_says() {
-        let (url, error) = refusal(3000);
+    fn wrong_clock_is_explained() {
+        let (url, error) = refusal(Days::Future);
         let message = error.to_string().replace(&url, "https://api.example.com");
-        let (text, time) = reason(&error, &message).rsplit_once(" it says ").unwrap();
-        let row = format!(
-            "| the clock stands at 1970 | `Exchange` | `` {text} it says Thu, 01 Jan 1970 00:00:00 GMT `` |"
-        );
-        assert!(TABLE.contains(&row), "{row}");
-        // Today's date, in the same form.
-        assert_eq!(time.len(), "Thu, 01 Jan 1970 00:00:00 GMT".len());
+        let (text, time) = message.rsplit_once(" it says ").unwrap();
+        let then = "Thu, 01 Jan 1970 00:00:00 GMT";
+        assert_row("the clock stands at 1970", &error, &format!("{text} it says {then}"));
+        // The date of today has the same form.
+        assert_eq!(time.len(), then.len());
         assert!(time.contains(" 20") && time.ends_with(" GMT"), "{time}");
     }
 
     #[test]
-    fn a_misspelt_host_is_explained() {
+    fn misspelt_host_is_explained() {
         // RFC 6761, section 6.4: no such name exists.
         let session = Session::new("https://api.example.invalid", "id", "secret").unwrap();
         let error = session.retries(0).get("/x").err();

@@ -1,4 +1,4 @@
-//! The example `fetch`: what it writes where, and its exit statuses, as a script sees them.
+//! The example `fetch` as a script sees it: its output and its exit statuses.
 
 use std::process::Output;
 
@@ -6,7 +6,7 @@ use std::process::Output;
 mod sandbox;
 use sandbox::{run_with_input, Fault, Place, Sandbox, CLIENT_SECRET};
 
-/// Runs `fetch`, which Cargo has built beside the tests, with `input` as its standard input.
+/// Runs `fetch` with this standard input. Cargo has built it beside the tests.
 fn fetch(sandbox: &Sandbox, secret: &str, arguments: &[&str], input: &str) -> Output {
     let mut command = sandbox.example("fetch");
     let command = command.args(arguments);
@@ -14,7 +14,7 @@ fn fetch(sandbox: &Sandbox, secret: &str, arguments: &[&str], input: &str) -> Ou
 }
 
 #[test]
-fn the_response_goes_to_standard_output() {
+fn response_goes_to_standard_output() {
     let sandbox = Sandbox::start();
     let large = fetch(&sandbox, CLIENT_SECRET, &["get", "/documents/v1/large?bytes=3000000"], "");
     assert_eq!((large.status.code(), large.stdout.len()), (Some(0), 3_000_000));
@@ -35,7 +35,7 @@ fn the_response_goes_to_standard_output() {
 }
 
 #[test]
-fn the_exit_status_says_what_to_do() {
+fn exit_status_says_what_to_do() {
     let sandbox = Sandbox::start();
     let book = ["post", "/bookings/v1/bookings", "application/json", "-"];
     let shipment = ["get", "/tracking/v1/shipments/S505185992"];

@@ -1,4 +1,4 @@
-//! The feature `log`: what is logged at which level, and that no secret is.
+//! The feature `log` logs each event at its level, and no secret.
 #![cfg(feature = "log")]
 
 use std::sync::{Mutex, OnceLock};
@@ -25,7 +25,7 @@ impl log::Log for Recorder {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            // A logger may look at the session: nothing is logged under a lock.
+            // Loggers may use the session, because nothing is logged while it is locked.
             let _ = SESSION.get().map(Session::held_token);
             let line = format!("{} {}", record.level(), record.args());
             LINES.lock().expect("no panic").push(line);
@@ -35,91 +35,96 @@ impl log::Log for Recorder {
     fn flush(&self) {}
 }
 
+/// The lines logged since the last call.
+fn logged() -> String {
+    std::mem::take(&mut *LINES.lock().expect("no panic")).join("\n")
+}
+
+/// The lines of a token request.
+fn requested(sandbox: &Sandbox) -> String {
+    let endpoint = format!("{}/oauth2/token", sandbox.url());
+    format!("DEBUG requesting a token from {endpoint}\nINFO token received, good for 600s")
+}
+
+/// There is one test, because all threads of a process share the logger.
 #[test]
-fn requests_renewals_refusals_and_retries_are_told_without_a_secret() {
+fn events_are_logged_without_a_secret() {
     log::set_logger(&Recorder).expect("the only logger");
     log::set_max_level(log::LevelFilter::Trace);
     let sandbox = Sandbox::start();
-    let url = sandbox.url();
-    let told = || std::mem::take(&mut *LINES.lock().expect("no panic")).join("\n");
-    let shipment = "/tracking/v1/shipments/S505185992";
+    tokens_and_retries(&sandbox);
+    token_files(&sandbox);
+}
 
+fn tokens_and_retries(sandbox: &Sandbox) {
+    const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
+    let url = sandbox.url();
     let session = Session::new(&url, CLIENT_ID, CLIENT_SECRET)
         .and_then(|session| session.api_key(API_KEY))
         .expect("a session");
     SESSION.set(session.clone()).expect("set once");
     let old = session.access_token().unwrap();
-    let mut all = told();
-    let requested = format!(
-        "DEBUG requesting a token from {url}/oauth2/token\nINFO token received, good for 600s"
-    );
-    assert_eq!(all, requested);
+    let first = logged();
+    assert_eq!(first, requested(sandbox));
 
     sandbox.revoke();
-    session.get(shipment).unwrap();
-    let lines = told();
-    assert_eq!(lines, format!("WARN the token was refused; requesting another\n{requested}"));
-    all += &lines;
+    session.get(SHIPMENT).unwrap();
+    let replaced = logged();
+    let refused = "WARN the token was refused; requesting another\n".to_owned();
+    assert_eq!(replaced, refused + &requested(sandbox));
 
-    let echo = format!("{CLIENT_SECRET} {API_KEY} {}", session.access_token().unwrap());
+    let new = session.access_token().unwrap();
+    let echo = format!("{CLIENT_SECRET} {API_KEY} {new}");
     let busy = vec![("Retry-After", "0".to_owned())];
     sandbox.next(Place::Api, Fault::Response(503, busy, echo.into()));
-    session.get(shipment).unwrap();
-    let lines = told();
-    assert_eq!(
-        lines,
-        format!(
-            "WARN GET {url}{shipment}: status 503: the server, or one behind it, is down or \
-             overloaded: try again later; the response says: [redacted] [redacted] [redacted]; \
-             retrying in 0ns"
-        )
-    );
-    all += &lines;
+    session.get(SHIPMENT).unwrap();
+    let retried = logged();
+    assert!(retried.starts_with(&format!("WARN GET {url}{SHIPMENT}: status 503")), "{retried}");
+    assert!(retried.ends_with("; retrying in 0ns"), "{retried}");
 
     sandbox.token_lifetime(Duration::from_secs(1));
-    session.invalidate(&session.access_token().unwrap());
+    session.invalidate(&new);
     session.access_token().unwrap();
     while session.held_token().is_some_and(|(_, left)| left > Duration::from_millis(500)) {
         std::thread::sleep(Duration::from_millis(5));
     }
     sandbox.next(Place::Token, Fault::Raw(CLIENT_SECRET.into()));
     session.access_token().unwrap();
-    let lines = told();
-    let last = lines.lines().last().unwrap_or_default();
-    assert!(
-        last.starts_with("WARN the token could not be renewed yet: token request to"),
-        "{last}"
-    );
-    all += &lines;
+    let failed = logged();
+    let last = failed.lines().last().unwrap_or_default();
+    let expected = "WARN the token could not be renewed yet: token request to";
+    assert!(last.starts_with(expected), "{last}");
 
-    // What is wrong with a token file is told nowhere else.
+    let all = [first, replaced, retried, failed].concat();
+    for secret in [CLIENT_SECRET, API_KEY, &old, &new, &session.access_token().unwrap()] {
+        assert!(!all.contains(secret), "{secret} in {all}");
+    }
+}
+
+/// A fault of a token file is only logged.
+fn token_files(sandbox: &Sandbox) {
     let scratch = Directory::new();
     let directory = scratch.file("gone");
     let file = directory.join("token");
     let shown = file.display();
     sandbox.token_lifetime(Duration::from_secs(600));
     let run = || {
-        let session = Session::new(&url, CLIENT_ID, CLIENT_SECRET)
+        let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
             .and_then(|session| session.token_file(&file))
             .expect("a session");
         let token = session.access_token().unwrap();
-        let lines = told();
+        let lines = logged();
         assert!(!lines.contains(&token), "{lines}");
         lines
     };
-    let kept = format!("{requested}\nWARN the token is not kept in {shown}: ");
+    logged();
+    let requested = requested(sandbox);
     let lines = run();
-    assert!(lines.starts_with(&kept), "{lines}");
+    let begin = format!("{requested}\nWARN the token is not kept in {shown}: ");
+    assert!(lines.starts_with(&begin), "{lines}");
     std::fs::create_dir(&directory).unwrap();
     assert_eq!(run(), requested);
-    let lines = run();
-    assert_eq!(lines, "DEBUG the token is that of the token file");
+    assert_eq!(run(), "DEBUG the token is that of the token file");
     std::fs::write(&file, "{").unwrap();
-    let damaged = format!("WARN no token from {shown}: it is damaged\n{requested}");
-    assert_eq!(run(), damaged);
-
-    let new = session.access_token().unwrap();
-    for secret in [CLIENT_SECRET, API_KEY, &old, &new] {
-        assert!(!all.contains(secret), "{secret} in {all}");
-    }
+    assert_eq!(run(), format!("WARN no token from {shown}: it is damaged\n{requested}"));
 }

@@ -267,7 +267,6 @@ fn size(line: &[u8]) -> Option<u64> {
 mod tests {
     use std::io::BufReader;
 
-    use super::super::response_head::{LINE_LIMIT, OVER_LIMIT};
     use super::*;
 
     /// Reads what a server has sent before it closed, in pieces of this size.

@@ -5,8 +5,8 @@
 //! cron_job DIRECTORY PATH…
 //! ```
 //!
-//! Gets each path and writes the responses to standard output. The token lies in DIRECTORY, best one
-//! that only this user may write to and that a reboot empties (`/run/user/1000`, say). The
+//! Gets each path and writes the responses to standard output. The token is kept in DIRECTORY, preferably
+//! one that only this user may write to and that a reboot empties, such as `/run/user/1000`. The
 //! environment gives the credentials: see `Session::from_env`.
 
 use std::path::Path;
@@ -21,7 +21,7 @@ fn main() {
         process::exit(2);
     };
     if let Err(error) = run(Path::new(directory), &arguments[1..]) {
-        // With its causes.
+        // `#` adds the causes.
         eprintln!("error: {error:#}");
         process::exit(1);
     }

@@ -4,7 +4,8 @@
 //! download PATH FILE
 //! ```
 //!
-//! What has come lies in FILE.part until it is whole, so that no part is ever taken for a document.
+//! The content is written to FILE.part, which is renamed when it is complete, so that no part is ever
+//! taken for a document.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
@@ -27,7 +28,7 @@ fn main() {
 }
 
 fn run(path: &str, file: &Path) -> Result<(), Box<dyn Error>> {
-    // The timeout counts for all of the download.
+    // The timeout includes the whole download.
     let session = Session::from_env()?.timeout(Duration::from_secs(600));
     let document = session.get(path)?;
     let mut part = file.as_os_str().to_owned();
@@ -38,7 +39,7 @@ fn run(path: &str, file: &Path) -> Result<(), Box<dyn Error>> {
     let copied = io::copy(&mut progress, &mut output).and_then(|_| output.sync_all());
     eprintln!();
     if let Err(error) = copied {
-        // An error of the call is within the one of the copy, and tells more.
+        // The error of the copy contains the error of the call, which says more.
         let error =
             jas_session::Error::find(&error).map_or(error.to_string(), |e| format!("{e:#}"));
         return Err(format!("{error} (the part is in {})", part.display()).into());
@@ -47,28 +48,28 @@ fn run(path: &str, file: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads a response, and tells how much of it has come.
+/// Reads a response, and shows how much of it has arrived.
 struct Progress {
     response: Response,
     length: Option<u64>,
-    come: u64,
+    received: u64,
     shown: String,
 }
 
 impl Progress {
     fn of(response: Response) -> Progress {
-        Progress { length: response.content_length(), response, come: 0, shown: String::new() }
+        Progress { length: response.content_length(), response, received: 0, shown: String::new() }
     }
 }
 
 impl Read for Progress {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.response.read(buffer)?;
-        self.come += n as u64;
+        self.received += n as u64;
         let shown = match self.length {
-            Some(length) => format!("{} %", self.come * 100 / length.max(1)),
-            // The server does not always tell.
-            None => format!("{} MB", self.come / 1_000_000),
+            Some(length) => format!("{} %", self.received * 100 / length.max(1)),
+            // Not every server sends the length.
+            None => format!("{} MB", self.received / 1_000_000),
         };
         if shown != self.shown {
             eprint!("\r{shown}");

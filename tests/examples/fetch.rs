@@ -1,5 +1,5 @@
 //! One call from a script: the response goes to standard output, errors to standard error, and
-//! the exit status says what to do. `fetch --help` tells all of it.
+//! the exit status says what to do. `fetch --help` says more.
 
 use std::error::Error as _;
 use std::fs;
@@ -12,10 +12,10 @@ const HELP: &str = "\
 Sends one call to the JAS APIs and writes the content of the response to standard output.
 
   fetch get PATH
-  fetch post PATH MEDIA_TYPE FILE     a create: never sent twice
-  fetch query PATH MEDIA_TYPE FILE    a call that only reads: it may be retried
+  fetch post PATH MEDIA_TYPE FILE     a create, which is never sent twice
+  fetch query PATH MEDIA_TYPE FILE    a query, which may be retried
 
-FILE is what to send; - stands for standard input. PATH starts with /, or is a full URL of the
+FILE is what to send; - is standard input. PATH starts with /, or is a full URL of the
 same origin.
 
 The environment gives the credentials: JAS_URL, JAS_CLIENT_ID and JAS_CLIENT_SECRET, and if
@@ -32,7 +32,7 @@ Exit status:
   6  the API may have done what a `post` asked for: look before sending it again
 ";
 
-/// What ended a run, other than success.
+/// Why a run failed.
 enum Failure {
     Usage(String),
     File(String, io::Error),
@@ -93,12 +93,12 @@ fn content(file: &str) -> Result<Vec<u8>, Failure> {
     Ok(content)
 }
 
-/// Hands the content on as it arrives.
+/// Writes the content as it arrives.
 fn write(mut response: Response, is_create: bool) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
     match io::copy(&mut response, &mut output).and_then(|_| output.flush()) {
         Ok(()) => Ok(()),
-        // An error of the call travels inside the one of `Read`.
+        // The error of `Read` contains the error of the call.
         Err(cause) => Err(match cause.downcast::<Error>() {
             Ok(error) => Failure::Call { error, is_create },
             Err(cause) => Failure::File("the response could not be written".to_owned(), cause),
@@ -106,7 +106,7 @@ fn write(mut response: Response, is_create: bool) -> Result<(), Failure> {
     }
 }
 
-/// Tells what happened on standard error, and gives the exit status.
+/// Writes the error to standard error, and returns the exit status.
 fn report(failure: &Failure) -> u8 {
     let (error, is_create) = match failure {
         Failure::Usage(message) => {
@@ -138,7 +138,7 @@ fn report(failure: &Failure) -> u8 {
     }
 }
 
-/// What the feature `log` tells, on standard error.
+/// Writes what the feature `log` logs to standard error.
 #[cfg(feature = "log")]
 mod logger {
     struct Stderr;

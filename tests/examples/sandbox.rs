@@ -1,5 +1,5 @@
 //! A stand-in for JAS that stays up until Ctrl-C, to try programs without an account: it serves what
-//! JAS describes, and plays faults on demand. `sandbox --help` tells all of it.
+//! JAS describes, and plays faults on demand. `sandbox --help` says more.
 
 use std::io::{self, BufRead as _};
 use std::process::ExitCode;
@@ -16,8 +16,8 @@ Stands in for JAS on this machine until Ctrl-C, and prints each request on one l
 
   sandbox [--port N] [--token-life SECONDS] [--calls-per-second N]
 
-  --port N               listens there; any free port by default
-  --token-life SECONDS   how long a token is good; 600 by default
+  --port N               the port to listen on; any free port by default
+  --token-life SECONDS   the lifetime of a token; 600 by default
   --calls-per-second N   refuses more calls with 429 and Retry-After; no limit by default
 
 It serves:
@@ -28,7 +28,7 @@ It serves:
                                         S505186240, S505186355 and S505186418 are known
   POST /bookings/v1/bookings            a booking in JSON or XML; gives bookingNumber
   GET  /documents/v1/large?bytes=N      a document of N bytes
-It closes each connection behind its response.
+It closes each connection after its response.
 
 Type a fault, and Enter:
   limit [SECONDS]   the next call is refused with 429 and Retry-After (2 by default)
@@ -46,10 +46,10 @@ struct Desk {
 
 #[derive(Default)]
 struct State {
-    /// For the next call.
+    /// The fault of the next call.
     next: Option<Order>,
     is_down: bool,
-    /// The second in which the last call came, and how many came in it.
+    /// The second in which the last call arrived, and how many calls arrived in it.
     calls: (u64, u32),
 }
 
@@ -103,13 +103,13 @@ fn main() -> ExitCode {
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         desk.obey(&line, &sandbox);
     }
-    // Without a terminal there are no orders.
+    // Standard input has ended, but the server goes on.
     loop {
         thread::park();
     }
 }
 
-/// A line that sets a variable, for a POSIX shell or for PowerShell.
+/// Returns a line that sets a variable in a POSIX shell or in PowerShell.
 fn export(name: &str, value: &str) -> String {
     if cfg!(windows) {
         return format!("$env:{name} = '{}'", value.replace('\'', "''"));
@@ -143,13 +143,13 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, request: &Request, what: &str) {
+    fn print(&self, request: &Request, what: &str) {
         let Request { method, target, .. } = request;
         let time = self.start.elapsed().as_secs_f64();
         println!("{time:8.3} s  {method} {target}  {what}");
     }
 
-    /// What this call meets.
+    /// Returns the fault of this call.
     fn order(&self) -> Option<Order> {
         let mut state = self.state();
         let second = self.start.elapsed().as_secs();
@@ -167,29 +167,29 @@ impl Watch for Desk {
         if request.place == Place::Token {
             let fault = self.state().is_down.then(|| Fault::Response(503, vec![], vec![]));
             if fault.is_some() {
-                self.tell(request, "503 (down)");
+                self.print(request, "503 (down)");
             }
             return fault;
         }
         match self.order()? {
             Order::Limit(seconds) => {
-                self.tell(request, &format!("429 (Retry-After: {seconds})"));
+                self.print(request, &format!("429 (Retry-After: {seconds})"));
                 let field = ("Retry-After", seconds.to_string());
                 Some(Fault::Response(429, vec![field], vec![]))
             }
             Order::Slow(seconds) => {
-                self.tell(request, &format!("waits for {seconds} s"));
+                self.print(request, &format!("waits for {seconds} s"));
                 thread::sleep(Duration::from_secs(seconds));
                 None
             }
             Order::Truncate => {
-                self.tell(request, "is truncated");
+                self.print(request, "is truncated");
                 Some(Fault::Half)
             }
         }
     }
 
     fn responded(&self, request: &Request, status: u16) {
-        self.tell(request, &status.to_string());
+        self.print(request, &status.to_string());
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! 200,000 calls from 8 threads by default. The sandbox is a process of its own, so that the
 //! threads, sockets and memory counted here are the crate's. Tokens live for 2 s. Each run of
-//! calls has two parts, because a refused token is replaced at once, or its call fails:
+//! calls has two parts, because a call fails if its token is refused during an outage:
 //!
 //! - in the first three quarters the token endpoint goes down over and over, for less than the margin:
 //!   an early renewal fails, but when the token expires, the endpoint is up again;
@@ -36,7 +36,7 @@ mod wire;
 use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const CALLS: usize = 200_000;
-/// After these, no more threads, sockets and memory may be held until the end.
+/// After these calls, the number of threads and sockets and the memory must not grow.
 const FIRST_CALLS: usize = 1000;
 const THREADS: usize = 8;
 const SEED: u64 = 6749;
@@ -48,19 +48,18 @@ const MARGIN: Duration = Duration::from_secs(1);
 const UP: Duration = Duration::from_millis(1550);
 const DOWN: Duration = Duration::from_millis(750);
 
-/// For every call, and for one that meets a stall.
+/// The timeouts of a usual call, and of one whose response stalls.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const SHORT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Between two refusals of tokens: the session replaces none within ten seconds of another one.
+/// The time between two refusals of tokens: the session replaces one every ten seconds at most.
 const BETWEEN_REFUSALS: Duration = Duration::from_millis(10_500);
 
-/// How much more memory there may be at the end: the heap, and the stacks of ended threads that
-/// glibc keeps, settle slowly at the most that was ever in use at once. Over 200,000 calls, a leak
-/// of six bytes a call exceeds it.
+/// The most that memory may grow. The heap and the stacks that glibc keeps of ended threads grow
+/// slowly to the most ever used at once. A leak of six bytes a call exceeds it in 200,000 calls.
 const RSS_TOLERANCE_KIB: usize = 1024;
 
-/// What is called: with GET, with a POST that may be retried, and with a plain one.
+/// The paths called with GET, with a POST that may be retried, and with a plain POST.
 const API: [&str; 3] = [SHIPMENT, QUERY, BOOKINGS];
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 const QUERY: &str = "/tracking/v1/shipments";
@@ -74,11 +73,11 @@ const AS_SANDBOX: &str = "--sandbox";
 /// it, the fault of each, and how a call has to end: one that may be retried, and a plain POST.
 struct Way(&'static str, u64, u32, fn(u32) -> Fault, Rule, Rule);
 
-/// How a call has to end, and how often it is sent, not counting attempts whose token is refused.
+/// How a call must end, and how often it is sent, without attempts whose token is refused.
 #[derive(Clone, Copy)]
 struct Rule(End, u32);
 
-/// How a call ended; a failure with its kind, its status and whether it may have been executed.
+/// How a call ended. A failure has its kind, its status and whether it may have been executed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     Success,
@@ -104,14 +103,14 @@ const fn failed(sent: u32) -> Rule {
     Rule(End::Failure(ErrorKind::Exchange, None, true), sent)
 }
 
-/// The content of a booking's response is truncated: what came of it is kept.
+/// The content of a booking's response is truncated, and its error keeps the part received.
 const TRUNCATED: Rule = Rule(End::Failure(ErrorKind::Exchange, Some(201), true), 1);
 
 const TIMED_OUT: Rule = Rule(End::Failure(ErrorKind::Timeout, None, true), 1);
 const TIMED_OUT_IN_CONTENT: Rule = Rule(End::Failure(ErrorKind::Timeout, Some(201), true), 1);
 
-/// Every way to fail that the sandbox knows, each for about one call in a hundred. (Waiting at a
-/// gate is none.) Those behind [`NO_FAULT`] refuse tokens, and come in turn.
+/// Every fault of the sandbox but `Wait`, each for about one call in a hundred. The ways after
+/// [`NO_FAULT`] refuse tokens, and are used in turn.
 #[rustfmt::skip]
 static WAYS: [Way; 28] = [
     //  name,                of 1000, attempts, fault of each,                     get, post_idempotent,   post
@@ -152,7 +151,7 @@ fn response(status: u16, retry_after: Option<&str>) -> Fault {
     Fault::Response(status, field.into_iter().collect(), Vec::new())
 }
 
-/// A refusal does not undo what an earlier attempt has done.
+/// An earlier attempt may have executed the request, so its refusal says no more.
 fn truncated_then_refused(attempt: u32) -> Fault {
     match attempt {
         1 => Fault::Truncate(9),
@@ -167,7 +166,7 @@ fn token_refused_then_busy(attempt: u32) -> Fault {
     }
 }
 
-/// Fields that mean something, but not in a good response.
+/// Header fields that mean nothing in a 2xx response.
 fn misleading_fields() -> Fault {
     let fields = [("Retry-After", "60"), ("WWW-Authenticate", r#"Bearer error="invalid_token""#)];
     let fields = fields.map(|(name, value)| (name, value.to_owned()));
@@ -180,7 +179,7 @@ fn main() -> ExitCode {
     let number = |text: &str| text.parse().map_err(io::Error::other);
     let result = match words[..] {
         [] => soak(CALLS),
-        [AS_SANDBOX, calls] => number(calls).and_then(stand_in),
+        [AS_SANDBOX, calls] => number(calls).and_then(run_sandbox),
         [calls] => number(calls).and_then(soak),
         _ => Err(io::Error::other("pass the number of calls, or nothing")),
     };
@@ -194,7 +193,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes the calls, prints the figures, and tells whether all is as the rules say.
+/// Makes the calls, prints the figures, and returns whether all calls obey the rules.
 fn soak(calls: usize) -> io::Result<bool> {
     let mut sandbox = Remote::start(calls)?;
     let session = Session::new(&sandbox.url, CLIENT_ID, CLIENT_SECRET)
@@ -205,7 +204,7 @@ fn soak(calls: usize) -> io::Result<bool> {
         next: AtomicUsize::new(0),
         may_refuse_tokens: AtomicBool::new(false),
         refusals: Mutex::default(),
-        // Written once, so that all of it counts from the start.
+        // Allocated and written before memory is measured.
         calls: Mutex::new((0..calls).map(|_| None).collect()),
     };
     println!("{calls} calls from {THREADS} threads, seed {SEED}, tokens live {LIFETIME:?}");
@@ -214,8 +213,27 @@ fn soak(calls: usize) -> io::Result<bool> {
     let before = held()?;
     client.run(calls, &mut sandbox)?;
     let (after, took) = (held()?, start.elapsed());
-
     let records = sandbox.report(calls)?;
+    let seconds = took.as_secs_f64();
+    let rate = calls as u128 * 1000 / took.as_millis().max(1);
+    println!("{seconds:>8.1} seconds, {rate} calls a second");
+    let wrong = judge(&client, &records);
+    println!("{:>8} calls made, then all of them:", FIRST_CALLS.min(calls));
+    for (i, what) in ["threads", "sockets", "KiB of memory (RSS)"].iter().enumerate() {
+        println!("{:>8} {what}, then {}", before[i], after[i]);
+    }
+    let is_flat = before[..2] == after[..2] && after[2] <= before[2] + RSS_TOLERANCE_KIB;
+    if !is_flat {
+        println!("more is held at the end than after the first calls");
+    }
+    for text in wrong.iter().take(10) {
+        println!("{text}");
+    }
+    Ok(wrong.is_empty() && is_flat)
+}
+
+/// Prints how the calls ended, and returns what contradicts the rules.
+fn judge(client: &Client, records: &[Record]) -> Vec<String> {
     let mut counts = BTreeMap::new();
     let mut count = |what: String| *counts.entry(what).or_insert(0) += 1;
     let (mut wrong, mut doubled) = (Vec::new(), 0);
@@ -236,31 +254,18 @@ fn soak(calls: usize) -> io::Result<bool> {
             wrong.push(format!("call {id} {why}: {record:?}, {call:?}"));
         }
     }
-    let (seconds, tokens) = (took.as_secs_f64(), records[calls]);
-    let rate = calls as u128 * 1000 / took.as_millis().max(1);
-    println!("{seconds:>8.1} seconds, {rate} calls a second");
     for (what, count) in counts {
         println!("{count:>8} {what}");
     }
     println!("{:>8} met a refused token", lock(&client.refusals).len());
     println!("{:>8} against the rules", wrong.len());
     println!("{doubled:>8} plain POSTs received twice though no token was refused");
+    let tokens = records.last().copied().unwrap_or_default();
     println!("{:>8} token requests, {} of them in an outage", tokens.received, tokens.refused);
-    println!("{:>8} calls made, then all of them:", FIRST_CALLS.min(calls));
-    for (i, what) in ["threads", "sockets", "KiB of memory (RSS)"].iter().enumerate() {
-        println!("{:>8} {what}, then {}", before[i], after[i]);
-    }
-    let is_flat = before[..2] == after[..2] && after[2] <= before[2] + RSS_TOLERANCE_KIB;
-    if !is_flat {
-        println!("more is held at the end than after the first calls");
-    }
-    for text in wrong.iter().take(10) {
-        println!("{text}");
-    }
-    Ok(wrong.is_empty() && is_flat)
+    wrong
 }
 
-/// The threads, the sockets and the memory in KiB that this process holds.
+/// Returns the number of threads and sockets of this process, and its memory in KiB.
 fn held() -> io::Result<[usize; 3]> {
     let status = fs::read_to_string("/proc/self/status")?;
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -270,18 +275,18 @@ fn held() -> io::Result<[usize; 3]> {
     Ok([threads, sockets, rss])
 }
 
-/// What the threads that make the calls share.
+/// State shared by the threads that make the calls.
 struct Client {
     session: Session,
     next: AtomicUsize,
     may_refuse_tokens: AtomicBool,
-    /// When each call ended whose token was refused.
+    /// When the calls ended whose token was refused.
     refusals: Mutex<Vec<Instant>>,
     calls: Mutex<Vec<Option<Call>>>,
 }
 
 impl Client {
-    /// Makes the calls up to number `end`, and takes the token endpoint down meanwhile.
+    /// Makes the calls up to number `end`, and takes the token endpoint down in between.
     fn run(&self, end: usize, sandbox: &mut Remote) -> io::Result<()> {
         let begin = self.next.load(Ordering::SeqCst);
         let refusals_from = end - (end - begin) / 4;
@@ -298,9 +303,9 @@ impl Client {
                 if !is_first_part() {
                     break;
                 }
-                sandbox.tell(outage)?;
+                sandbox.order(outage)?;
                 thread::sleep(DOWN);
-                sandbox.tell("up")?;
+                sandbox.order("up")?;
             }
             self.may_refuse_tokens.store(true, Ordering::SeqCst);
             // The end of a scope does not wait until its threads have left the system.
@@ -310,7 +315,7 @@ impl Client {
         })
     }
 
-    /// One thread; only one of them `refuses` tokens.
+    /// Runs one thread. Only one of the threads `refuses` tokens.
     fn work(&self, refuses: bool, end: usize) {
         loop {
             let next = |id| (id < end).then_some(id + 1);
@@ -364,7 +369,7 @@ struct Call {
     api: &'static str,
     way: &'static Way,
     end: End,
-    /// Kept if it did not end as ruled.
+    /// The error, if the call did not end as it must.
     error: Option<Error>,
 }
 
@@ -382,15 +387,15 @@ impl Call {
         }
     }
 
-    /// Whether it ended as it had to.
+    /// Whether the call ended as it must.
     fn is_as_ruled(&self) -> bool {
         let Rule(end, _) = self.rule();
-        // Its timeout may pass early: before the response came, or before anything was sent.
+        // The timeout may pass before the response arrives, or before anything is sent.
         let is_early = matches!(self.end, End::Failure(ErrorKind::Timeout, None, _));
         self.end == end || end.is_late() && is_early
     }
 
-    /// What contradicts the rules in its end, or in what the sandbox saw of it.
+    /// Returns what contradicts the rules: how the call ended, or how often the sandbox received it.
     fn breach(&self, record: Record) -> Option<&'static str> {
         let Rule(end, sent) = self.rule();
         let Record { received, refused, executed } = record;
@@ -448,13 +453,13 @@ impl Remote {
         Ok(remote)
     }
 
-    /// Gives an order, and waits until it is in force.
-    fn tell(&mut self, order: &str) -> io::Result<()> {
+    /// Sends an order, and waits until the sandbox has obeyed it.
+    fn order(&mut self, order: &str) -> io::Result<()> {
         writeln!(self.orders, "{order}")?;
         self.line().map(drop)
     }
 
-    /// The record of each call, and of the token requests.
+    /// Returns the record of each call, and of the token requests.
     fn report(&mut self, calls: usize) -> io::Result<Vec<Record>> {
         writeln!(self.orders, "report")?;
         let record = |_| {
@@ -474,7 +479,7 @@ impl Remote {
     }
 }
 
-/// What the sandbox has seen of a call, or of the token requests: a refused one met an outage.
+/// What the sandbox counted of a call, or of all token requests. Those in an outage are refused.
 #[derive(Clone, Copy, Default, Debug)]
 struct Record {
     received: u32,
@@ -484,7 +489,7 @@ struct Record {
 
 /// Watches the sandbox, in its process.
 struct Watcher {
-    /// Of each call, and of the token requests.
+    /// One for each call, and one for the token requests.
     records: Mutex<Vec<Record>>,
     outage: Mutex<Option<Fault>>,
 }
@@ -516,15 +521,15 @@ impl Watch for Watcher {
     }
 }
 
-/// A number out of the query of a request.
+/// Returns a number in the query of a request.
 fn number(request: &Request, name: &str) -> Option<usize> {
     let (_, query) = request.target.split_once('?')?;
     let mut pairs = query.split('&');
     pairs.find_map(|pair| pair.strip_prefix(name)?.parse().ok())
 }
 
-/// Runs the sandbox, and obeys the orders of its standard input until that ends.
-fn stand_in(calls: usize) -> io::Result<bool> {
+/// Runs the sandbox, and obeys the orders on standard input until it ends.
+fn run_sandbox(calls: usize) -> io::Result<bool> {
     let watcher = Arc::new(Watcher {
         records: Mutex::new(vec![Record::default(); calls + 1]),
         outage: Mutex::default(),

@@ -6,8 +6,8 @@
 //! with_serde REFERENCE
 //! ```
 //!
-//! Books freight under this reference, and tracks two shipments; `cargo run --example sandbox` stands
-//! in for JAS. The names of the members are the stand-in's: JAS publishes none.
+//! Books freight under this reference, and tracks two shipments; `cargo run --example sandbox` is a
+//! stand-in for JAS. The names of the members are the stand-in's, because JAS publishes none.
 
 use std::{env, error::Error, process};
 
@@ -82,7 +82,7 @@ fn run(reference: &str) -> Result<(), Box<dyn Error>> {
     let booking = Booking { reference: reference.to_owned(), pieces: 3 };
     let json = serde_json::to_vec(&booking)?;
     let response = session.post("/bookings/v1/bookings", "application/json", json)?;
-    // What was booked is not lost if it has another shape.
+    // The booking is not lost if its JSON has another shape.
     let content = response.bytes()?;
     match serde_json::from_slice::<Booked>(&content) {
         Ok(booked) => println!("{} is booked: {}", booking.reference, booked.booking_number),

@@ -1,5 +1,5 @@
-//! What is shown without an account: a stand-in whose tokens live for two seconds, so that a run of
-//! a few seconds has a token requested, renewed, and replaced after a refusal.
+//! The demonstration without an account. The stand-in's tokens live for two seconds, so that a token is
+//! requested, renewed, and replaced after a refusal in a run of a few seconds.
 
 use std::sync::Mutex;
 use std::thread;
@@ -12,7 +12,7 @@ mod sandbox;
 use sandbox::{Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const LIFETIME: Duration = Duration::from_secs(2);
-/// What is tracked when no number is given.
+/// The shipments tracked when no number is given.
 pub(crate) const SAMPLES: [&str; 5] =
     ["S505185992", "MIL45176311", "S505186240", "GOT45176533", "S505186418"];
 /// The row before which the stand-in refuses every token it has issued.
@@ -20,7 +20,7 @@ const REVOKED_ROW: usize = 2;
 
 pub(crate) struct Demo {
     sandbox: Sandbox,
-    /// The token that was last told of.
+    /// The token that was printed last.
     token: Mutex<Option<String>>,
 }
 
@@ -37,7 +37,7 @@ impl Demo {
         Ok(session.api_key(API_KEY)?.renew_before(LIFETIME / 2))
     }
 
-    /// Makes the call for a row, and tells what happened to the token.
+    /// Makes the call for a row, and prints what happened to the token.
     pub(crate) fn watch<T>(&self, session: &Session, row: usize, call: impl FnOnce() -> T) -> T {
         let what = match row {
             0 => "requested",
@@ -56,10 +56,10 @@ impl Demo {
         };
         let result = call();
         let held = session.held_token();
-        let mut told = self.token.lock().expect("no panic");
-        if let Some((token, left)) = held.filter(|(token, _)| told.as_ref() != Some(token)) {
+        let mut printed = self.token.lock().expect("no panic");
+        if let Some((token, left)) = held.filter(|(token, _)| printed.as_ref() != Some(token)) {
             eprintln!("[token] {what}, good for {:.1} s", left.as_secs_f64());
-            *told = Some(token);
+            *printed = Some(token);
         }
         result
     }

@@ -1,8 +1,8 @@
-//! Tracks shipments: one status query for each number, one row for each response, in the order asked
-//! for. `track_shipments --help` tells all of it.
+//! Tracks shipments: one status query and one row for each number, in the order given.
+//! `track_shipments --help` says more.
 //!
 //! With `JAS_URL` set, the session comes from the environment (see `Session::from_env`). Without it,
-//! a stand-in on this machine shows what happens to the token (see `demo`).
+//! a stand-in on this machine responds, and shows what happens to the token (see `demo`).
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Read as _, Write};
@@ -19,14 +19,14 @@ mod demo;
 use demo::Demo;
 
 const HELP: &str = "\
-Tracks shipments: one row for each number, in the order asked for.
+Tracks shipments: one row for each number, in the order given.
 
   track_shipments [--jobs N] [--retries N] [--csv] [--file FILE] [NUMBER…]
 
   NUMBER        a shipment number (S505185992) or a house bill number (PAR45176295);
                 - reads numbers from standard input, one a line
   --file FILE   reads numbers from a file, one a line
-  --jobs N      asks for as many at the same time; 4 by default
+  --jobs N      sends as many queries at a time; 4 by default
   --retries N   how often a query is retried; 2 by default. Raise it where a rate limit allows
                 fewer calls than jobs
   --csv         writes comma-separated values
@@ -37,19 +37,19 @@ instead. Without JAS_URL a stand-in on this machine responds.
 
 Exit status:
   0  each shipment was found
-  1  one was not, or failed, or the credentials, the network or the server stopped the run
+  1  one was not found, or failed, or the credentials, the network or the server stopped the run
   2  the command line, a file or a variable is wrong; nothing was asked for
 ";
 
 const STATUS_QUERY: &str = "/tracking/v1/shipments";
 const JOBS: usize = 4;
-/// How wide the progress line is: no terminal is narrower than that and the cursor.
+/// The width of the progress line, which with the cursor fits any terminal.
 const PROGRESS: usize = 79;
 const COLUMNS: [&str; 7] =
     ["SHIPMENT", "HOUSE BILL", "FROM", "TO", "DEPARTURE", "ARRIVAL", "LAST MILESTONE"];
 
-/// The part of a response that the table shows. JAS does not publish the names of the members:
-/// these are the stand-in's.
+/// The part of a response that the table shows. The names of the members are the stand-in's,
+/// because JAS publishes none.
 #[derive(Deserialize)]
 struct Shipment {
     #[serde(rename = "shipmentNumber")]
@@ -69,7 +69,7 @@ struct Milestone {
     place: String,
 }
 
-/// What the command line asks for.
+/// The arguments.
 struct Options {
     numbers: Vec<String>,
     jobs: Option<usize>,
@@ -149,7 +149,7 @@ impl Options {
 
     fn add_lines(&mut self, source: &str, read: io::Result<Vec<u8>>) -> Result<(), String> {
         let text = read.and_then(text).map_err(|error| format!("{source}: {error}"))?;
-        // Some editors put a byte order mark first.
+        // Some editors begin with a byte order mark.
         let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
         let numbers = lines.filter(|line| !line.is_empty()).map(str::to_owned);
         self.numbers.extend(numbers);
@@ -157,7 +157,7 @@ impl Options {
     }
 }
 
-/// UTF-8, or what Windows writes besides: UTF-16 behind a byte order mark.
+/// Reads UTF-8, or UTF-16 after a byte order mark, as Windows writes it.
 fn text(bytes: Vec<u8>) -> io::Result<String> {
     let Some(pairs) = bytes.strip_prefix(b"\xff\xfe") else {
         return String::from_utf8(bytes).map_err(io::Error::other);
@@ -167,18 +167,18 @@ fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf16(&units).map_err(io::Error::other)
 }
 
-/// Asks for all shipments from several threads, and writes the rows in order. Gives the number of
-/// those that failed, or why the run was stopped.
+/// Queries all shipments from several threads, and writes the rows in order. Returns the number of
+/// failures, or why the run was stopped.
 fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Result<usize, String> {
     let numbers = &options.numbers;
-    // The demonstration shows one thing after another.
+    // The demonstration makes one call at a time.
     let jobs = options.jobs.unwrap_or(if demo.is_some() { 1 } else { JOBS });
     let (next, is_stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (sender, results) = mpsc::channel();
     let mut table = Table::new(options, demo.is_none() && io::stderr().is_terminal());
     let written = thread::scope(|scope| {
         for _ in 0..jobs.min(numbers.len()) {
-            // One session serves all threads: they share its token and its connections.
+            // All threads use one session, and share its token and its connections.
             let (sender, next, is_stopped) = (sender.clone(), &next, &is_stopped);
             scope.spawn(move || {
                 while !is_stopped.load(Ordering::Relaxed) {
@@ -201,7 +201,7 @@ fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Resul
         }
         drop(sender);
         let written = table.write(results);
-        // Perhaps nobody reads any more: `track_shipments … | head`.
+        // The reader may have closed the pipe: `track_shipments … | head`.
         is_stopped.store(true, Ordering::Relaxed);
         written
     });
@@ -220,7 +220,7 @@ fn track_all(session: &Session, options: &Options, demo: Option<&Demo>) -> Resul
     }
 }
 
-/// Asks for one shipment. The query only reads, so it may be retried after a fault.
+/// Queries one shipment. The query only reads, so it may be retried.
 fn track(session: &Session, number: &str) -> Result<Shipment, Error> {
     let name = if is_shipment_number(number) { "shipmentNumber" } else { "houseBill" };
     let query = json::to_string(&BTreeMap::from([(name, number)]));
@@ -236,9 +236,9 @@ fn is_shipment_number(number: &str) -> bool {
 fn stops_all(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::InvalidInput | ErrorKind::Denied | ErrorKind::InvalidToken => true,
-        // No connection.
+        // There was no connection.
         ErrorKind::Exchange => !error.may_have_executed(),
-        // The API key, or the subscription.
+        // The API key or the subscription is wrong.
         ErrorKind::Status => {
             matches!(error.status(), Some(401 | 403)) && error.retry_after().is_none()
         }
@@ -246,7 +246,7 @@ fn stops_all(error: &Error) -> bool {
     }
 }
 
-/// What went wrong, why, and what to do.
+/// Returns what failed, why, and what to do.
 fn report(error: &Error) -> String {
     let advice = match error.kind() {
         ErrorKind::InvalidInput => "correct the setting or argument that the message names",
@@ -258,7 +258,7 @@ fn report(error: &Error) -> String {
     format!("{error:#}\nadvice: {advice}")
 }
 
-/// The rows, and how far they are.
+/// The rows, and the progress.
 struct Table<'a> {
     options: &'a Options,
     start: Instant,
@@ -266,7 +266,7 @@ struct Table<'a> {
     failed: usize,
     /// What stopped the run.
     stop: Option<Error>,
-    /// Whether there is a terminal for the progress line, whether it is there, and since when.
+    /// Whether there is a terminal for the progress line, whether the line is shown, and since when.
     has_terminal: bool,
     is_shown: bool,
     shown_at: Option<Instant>,
@@ -286,7 +286,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Writes each row as soon as those before it are there.
+    /// Writes each row after all rows before it.
     fn write(
         &mut self, results: mpsc::Receiver<(usize, Result<Shipment, Error>)>,
     ) -> io::Result<()> {
@@ -302,7 +302,7 @@ impl<'a> Table<'a> {
             }
             self.progress();
         }
-        // Those behind a row that was never asked for.
+        // The rows after a row that was never queried.
         for (row, result) in waiting {
             self.result(row, result)?;
         }
@@ -360,7 +360,7 @@ impl<'a> Table<'a> {
         writeln!(io::stdout(), "{}", row.trim_end())
     }
 
-    /// Shows on a terminal how far it is, ten times a second at most.
+    /// Shows the progress on a terminal, at most ten times a second.
     fn progress(&mut self) {
         let is_early = self.shown_at.is_some_and(|at| at.elapsed() < Duration::from_millis(100));
         if is_early || !self.has_terminal {
@@ -374,7 +374,7 @@ impl<'a> Table<'a> {
         let failed = self.failed;
         let line =
             format!("{done} of {all} done, {failed} failed, {rate:.1} a second, {left:.0} s left");
-        // Blanks, not an escape sequence: consoles of older Windows show those.
+        // Spaces, because consoles of older Windows show escape sequences.
         eprint!("\r{line:PROGRESS$}");
         (self.is_shown, self.shown_at) = (true, Some(Instant::now()));
     }
@@ -387,7 +387,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// A cell of comma-separated values (RFC 4180).
+/// Formats a cell of comma-separated values (RFC 4180).
 fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\r', '\n']) {
         return format!("\"{}\"", cell.replace('"', "\"\""));
@@ -395,7 +395,7 @@ fn quoted(cell: &str) -> String {
     cell.to_owned()
 }
 
-/// `2026-03-02T10:25:00Z` as `2026-03-02 10:25`.
+/// Formats `2026-03-02T10:25:00Z` as `2026-03-02 10:25`.
 fn minutes(time: Option<&str>) -> String {
     let time = time.unwrap_or("-").replacen('T', " ", 1);
     time.chars().take(16).collect()

@@ -1,5 +1,5 @@
-//! The example `sandbox`, as a new user tries it: pastes what it prints into a shell, makes calls with
-//! the example `fetch`, and types faults.
+//! The example `sandbox`, as a new user tries it: with its lines pasted into a shell, calls by the
+//! example `fetch`, and faults typed at its prompt.
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
@@ -10,17 +10,17 @@ use sandbox::example;
 
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 
-/// A running stand-in. Its standard input ends when this is dropped.
-struct StandIn {
+/// A running `sandbox`, which ends when this is dropped.
+struct Running {
     child: Child,
     keyboard: ChildStdin,
     screen: Lines<BufReader<ChildStdout>>,
-    /// The lines to be pasted.
+    /// The lines to paste.
     exports: String,
 }
 
-impl StandIn {
-    fn start(arguments: &[&str]) -> StandIn {
+impl Running {
+    fn start(arguments: &[&str]) -> Running {
         let mut child = Command::new(example("sandbox"))
             .args(arguments)
             .stdin(Stdio::piped())
@@ -38,7 +38,7 @@ impl StandIn {
             }
         }
         assert_eq!(screen.next().unwrap().unwrap(), "");
-        StandIn { child, keyboard: keyboard.unwrap(), screen, exports: exports.join("\n") }
+        Running { child, keyboard: keyboard.unwrap(), screen, exports: exports.join("\n") }
     }
 
     fn order(&mut self, order: &str) {
@@ -61,7 +61,7 @@ impl StandIn {
     #[cfg(windows)]
     fn fetch(&self, path: &str) -> Output {
         let mut fetch = Command::new(example("fetch"));
-        // As PowerShell takes the lines: wine has none.
+        // Reads the lines as PowerShell does, which wine lacks.
         for line in self.exports.lines() {
             let (name, value) = line.strip_prefix("$env:").unwrap().split_once(" = ").unwrap();
             let value = value.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')).unwrap();
@@ -81,7 +81,7 @@ impl StandIn {
     }
 }
 
-impl Drop for StandIn {
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -89,51 +89,51 @@ impl Drop for StandIn {
 }
 
 #[test]
-fn what_it_prints_can_be_pasted_and_each_request_is_a_line() {
-    let mut stand_in = StandIn::start(&["--token-life", "30"]);
-    let output = stand_in.fetch(SHIPMENT);
+fn printed_lines_can_be_pasted_and_requests_are_shown() {
+    let mut sandbox = Running::start(&["--token-life", "30"]);
+    let output = sandbox.fetch(SHIPMENT);
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).contains("PAR45176295"));
-    assert_eq!(stand_in.request(), "POST /oauth2/token  200");
-    assert_eq!(stand_in.request(), format!("GET {SHIPMENT}  200"));
-    let output = stand_in.fetch("/documents/v1/large?bytes=100000");
+    assert_eq!(sandbox.request(), "POST /oauth2/token  200");
+    assert_eq!(sandbox.request(), format!("GET {SHIPMENT}  200"));
+    let output = sandbox.fetch("/documents/v1/large?bytes=100000");
     assert_eq!(output.stdout.len(), 100_000);
 }
 
 #[test]
 fn faults_are_played_on_demand() {
-    let mut stand_in = StandIn::start(&[]);
+    let mut sandbox = Running::start(&[]);
     let token = "POST /oauth2/token  200";
     let good = format!("GET {SHIPMENT}  200");
     for (order, lines) in [
         ("limit 1", vec![token, "429 (Retry-After: 1)", &good]),
         ("slow 0", vec![token, "waits for 0 s", &good]),
-        // Short responses are read within the call, so it is retried.
+        // A short response is read within the call, which is then retried.
         ("truncate", vec![token, "is truncated", &good, &good]),
         ("down", vec!["503 (down)", "503 (down)", "503 (down)"]),
         ("up", vec![token, &good]),
     ] {
-        stand_in.order(order);
-        let output = stand_in.fetch(SHIPMENT);
+        sandbox.order(order);
+        let output = sandbox.fetch(SHIPMENT);
         let expected = if order == "down" { 4 } else { 0 };
         assert_eq!(output.status.code(), Some(expected), "{order}");
         for line in lines {
-            let request = stand_in.request();
+            let request = sandbox.request();
             assert!(request.ends_with(line), "{order}: {request}");
         }
     }
-    writeln!(stand_in.keyboard, "what").unwrap();
-    assert_eq!(stand_in.line(), "not understood: what");
+    writeln!(sandbox.keyboard, "what").unwrap();
+    assert_eq!(sandbox.line(), "not understood: what");
 }
 
 #[test]
-fn a_limit_of_calls_per_second_and_a_wrong_argument() {
-    let mut stand_in = StandIn::start(&["--calls-per-second", "0"]);
-    assert_eq!(stand_in.fetch(SHIPMENT).status.code(), Some(4));
-    assert_eq!(stand_in.request(), "POST /oauth2/token  200");
+fn arguments_limit_calls_or_are_refused() {
+    let mut sandbox = Running::start(&["--calls-per-second", "0"]);
+    assert_eq!(sandbox.fetch(SHIPMENT).status.code(), Some(4));
+    assert_eq!(sandbox.request(), "POST /oauth2/token  200");
     for _ in 0..3 {
         let limited = format!("GET {SHIPMENT}  429 (Retry-After: 1)");
-        assert_eq!(stand_in.request(), limited);
+        assert_eq!(sandbox.request(), limited);
     }
     for wrong in [&["--port"][..], &["--port", "70000"], &["what"]] {
         let output = Command::new(example("sandbox")).args(wrong).output().unwrap();
