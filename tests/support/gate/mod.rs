@@ -4,6 +4,9 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use jas_session::{Response, Session};
 
@@ -29,6 +32,22 @@ pub fn good_site(over: Over) -> Site {
 pub fn serve_one(peer: &mut Peer) {
     let request = peer.request().unwrap();
     peer.serve(&request);
+}
+
+/// Runs these numbers on a few threads, which share the work.
+pub fn for_each(numbers: Range<usize>, threads: usize, run: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(numbers.start);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| loop {
+                let number = next.fetch_add(1, Ordering::SeqCst);
+                if number >= numbers.end {
+                    break;
+                }
+                run(number);
+            });
+        }
+    });
 }
 
 /// One end of a connection over which test and server wait for each other. Bytes that the server sent
