@@ -42,7 +42,7 @@ enum When {
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum End {
     Close,
-    /// Without close_notify.
+    /// Without `close_notify`.
     CloseTcp,
     Reset,
     Stay,
