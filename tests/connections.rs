@@ -1,13 +1,15 @@
-//! How many connections a session holds, how it closes them, and what it does not take for an idle one.
+//! How many connections a session holds, how it closes them, and that no call gets the response to
+//! another one.
 
+use std::collections::HashSet;
 #[cfg(feature = "tls")]
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use jas_session::{Response, Session};
+use jas_session::{ErrorKind, Response, Session};
 
 #[path = "support/gate/mod.rs"]
 mod gate;
@@ -17,7 +19,7 @@ mod site;
 mod wire;
 #[cfg(feature = "tls")]
 use gate::Gate;
-use gate::{get, post, serve_one};
+use gate::{for_each, get, post, serve_one};
 use site::{good, Over, Peer, Site, BOTH, TOKEN_REQUEST};
 use wire::{assert_in_time, response, PATIENCE, TIMEOUT};
 
@@ -98,6 +100,35 @@ fn timeout_on_an_idle_connection_closes_the_others() {
     }
 }
 
+#[cfg(feature = "tls")]
+#[test]
+fn connection_is_closed_with_close_notify() {
+    /// An alert of two bytes in a record of TLS 1.3.
+    const CLOSE_NOTIFY: usize = 5 + 2 + 1 + 16;
+    let uses: [fn(&Session); 4] = [
+        // Idle until the session is dropped, or another connection is made.
+        |session| drop(session.get("/")),
+        |session| drop((session.get("/"), session.post("/", "text/plain", "create"))),
+        |session| drop(session.clone().idle_connections(0).get("/")),
+        // Not read to its end.
+        |session| drop(session.get("/until_close")),
+    ];
+    for (number, call) in uses.into_iter().enumerate() {
+        let site = Site::start(Over::Tls, move |mut peer| {
+            let request = peer.request().unwrap();
+            peer.respond(match &*request.line {
+                "GET /until_close" => b"HTTP/1.1 200 OK\r\n\r\n",
+                _ => b"HTTP/1.1 204 No Content\r\n\r\n",
+            });
+            let mut rest = Vec::new();
+            peer.tcp().read_to_end(&mut rest).unwrap();
+            assert_eq!(rest.len(), CLOSE_NOTIFY, "{number}");
+        });
+        call(&site.session.clone().timeout(TIMEOUT));
+        site.requests();
+    }
+}
+
 /// A server that sends an extra refusal once, to this request: as a gateway does that gives up waiting, or
 /// cannot read what it takes for a request. From then on, each response comes one request late.
 fn one_response_late(over: Over, status: u16, line: &'static str) -> Site {
@@ -150,35 +181,6 @@ fn stray_refusal_shifts_no_later_response() {
     }
 }
 
-#[cfg(feature = "tls")]
-#[test]
-fn connection_is_closed_with_close_notify() {
-    /// An alert of two bytes in a record of TLS 1.3.
-    const CLOSE_NOTIFY: usize = 5 + 2 + 1 + 16;
-    let uses: [fn(&Session); 4] = [
-        // Idle until the session is dropped, or another connection is made.
-        |session| drop(session.get("/")),
-        |session| drop((session.get("/"), session.post("/", "text/plain", "create"))),
-        |session| drop(session.clone().idle_connections(0).get("/")),
-        // Not read to its end.
-        |session| drop(session.get("/until_close")),
-    ];
-    for (number, call) in uses.into_iter().enumerate() {
-        let site = Site::start(Over::Tls, move |mut peer| {
-            let request = peer.request().unwrap();
-            peer.respond(match &*request.line {
-                "GET /until_close" => b"HTTP/1.1 200 OK\r\n\r\n",
-                _ => b"HTTP/1.1 204 No Content\r\n\r\n",
-            });
-            let mut rest = Vec::new();
-            peer.tcp().read_to_end(&mut rest).unwrap();
-            assert_eq!(rest.len(), CLOSE_NOTIFY, "{number}");
-        });
-        call(&site.session.clone().timeout(TIMEOUT));
-        site.requests();
-    }
-}
-
 /// The server sends the part together with a good response, or just after it.
 #[cfg(feature = "tls")]
 #[test]
@@ -224,5 +226,79 @@ fn connection_with_a_part_of_a_record_is_not_reused() {
             let all = site.requests();
             assert_eq!(all.len(), 2 * PARTS.len(), "{over:?}, {is_glued}: {all:?}");
         }
+    }
+}
+
+const BREAKS_OFF: usize = 8;
+const CLOSES: usize = 9;
+
+/// What a server does with the request of this number.
+fn deed(n: usize) -> usize {
+    // Mixes the bits, so that neighbours differ.
+    let mixed = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    usize::try_from(((mixed ^ (mixed >> 29)) >> 7) % 10).unwrap()
+}
+
+fn respond_in_many_ways(mut peer: Peer) {
+    while let Some(request) = peer.request() {
+        let content = &request.line;
+        let whole = good(content);
+        let deed = deed(content["GET /".len()..].parse().unwrap());
+        match deed {
+            0..=3 | 7 => peer.respond(&whole),
+            4 => {
+                thread::sleep(Duration::from_millis(2));
+                peer.respond(&whole);
+            }
+            5 => peer.respond(&[whole, good("GET /wrong")].concat()),
+            6 => {
+                let length = content.len();
+                peer.respond(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                peer.respond(format!("{length:x}\r\n{content}\r\n0\r\n\r\n").as_bytes());
+            }
+            BREAKS_OFF => peer.respond(&whole[..whole.len() - 2]),
+            _ => {}
+        }
+        if deed >= 7 {
+            peer.close();
+            break;
+        }
+    }
+    peer.drain();
+}
+
+#[test]
+fn parallel_calls_each_get_their_own_response() {
+    const THREADS: usize = 10;
+    const CALLS: usize = 500;
+    for &over in BOTH {
+        let site = Site::start(over, respond_in_many_ways);
+        let session = site.session.clone().idle_connections(8);
+        for_each(0..CALLS, THREADS, |n| {
+            let path = format!("/{n}");
+            match session.get(&path).and_then(Response::text) {
+                Ok(content) => {
+                    assert_eq!(content, format!("GET {path}"), "{over:?}");
+                    assert!(deed(n) < BREAKS_OFF, "{n}");
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Exchange, "{n}: {error:?}");
+                    assert!([BREAKS_OFF, CLOSES].contains(&deed(n)), "{n}: {error:?}");
+                    assert!(error.may_have_executed());
+                }
+            }
+        });
+        drop(session);
+        let requests = site.requests();
+        let all = requests.concat();
+        let sent: HashSet<_> = all.iter().collect();
+        assert_eq!(sent.len(), CALLS);
+        // Only a request whose connection was closed may have been sent twice.
+        for n in (0..CALLS).filter(|n| deed(*n) != CLOSES) {
+            let line = format!("GET /{n}");
+            let count = all.iter().filter(|sent| **sent == line).count();
+            assert_eq!(count, 1, "{over:?}: {n}, {}", deed(n));
+        }
+        assert!(requests.len() < CALLS * 3 / 4, "{}", requests.len());
     }
 }

@@ -1,13 +1,12 @@
-//! No call fails or gets a wrong response because of what a server does to an idle connection.
+//! No call fails because of what a server does to an idle connection.
 
-use std::collections::HashSet;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{mpsc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jas_session::{Error, ErrorKind, Response, Session};
+use jas_session::{Error, ErrorKind, Session};
 
 #[path = "support/gate/mod.rs"]
 mod gate;
@@ -15,9 +14,9 @@ mod gate;
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
-use gate::{for_each, get, post, serve_one, Gate};
+use gate::{get, post, serve_one, Gate};
 use site::{good, pattern, Over, Peer, Site, BOTH, TOKEN_REQUEST};
-use wire::{assert_in_time, response, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, PATIENCE, TIMEOUT};
 
 const STRAY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray";
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -126,103 +125,98 @@ fn misbehave(mut peer: Peer, gate: &Gate, (when, sends, end): Fault) {
 /// More than goes out at a time.
 const LARGE: usize = 256 << 10;
 
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Call {
-    Get,
-    PostIdempotent,
-    PostIdempotentLarge,
-    Token,
-    Post,
-    PostLarge,
-    PostJson,
+/// A call to `/second`.
+struct Call {
+    name: &'static str,
+    /// The request line that it sends.
+    line: &'static str,
+    /// Whether it may use an idle connection.
+    is_repeatable: bool,
+    make: fn(&Session) -> Result<String, Error>,
+}
+
+const POST: &str = "POST /second";
+
+const CALLS: [Call; 7] = [
+    repeatable("get", "GET /second", |session| session.get("/second")?.text()),
+    QUERY,
+    repeatable("large post_idempotent", POST, |session| query(session, &pattern(LARGE))),
+    once("access_token", TOKEN_REQUEST, |session| {
+        let session = session.clone().resume("token", PATIENCE)?;
+        session.invalidate("token");
+        session.access_token()
+    }),
+    once("post", POST, |session| create(session, b"create")),
+    once("large post", POST, |session| create(session, &pattern(LARGE))),
+    once("post_json", POST, |session| session.post_json("/second", "create")?.text()),
+];
+
+const QUERY: Call = repeatable("post_idempotent", POST, |session| query(session, b"query"));
+
+const fn repeatable(
+    name: &'static str, line: &'static str, make: fn(&Session) -> Result<String, Error>,
+) -> Call {
+    Call { name, line, is_repeatable: true, make }
+}
+
+const fn once(
+    name: &'static str, line: &'static str, make: fn(&Session) -> Result<String, Error>,
+) -> Call {
+    Call { name, line, is_repeatable: false, make }
+}
+
+fn query(session: &Session, content: &[u8]) -> Result<String, Error> {
+    session.post_idempotent("/second", "text/plain", content)?.text()
+}
+
+fn create(session: &Session, content: &[u8]) -> Result<String, Error> {
+    session.post("/second", "text/plain", content)?.text()
 }
 
 impl Call {
-    const ALL: [Call; 7] = [
-        Call::Get,
-        Call::PostIdempotent,
-        Call::PostIdempotentLarge,
-        Call::Token,
-        Call::Post,
-        Call::PostLarge,
-        Call::PostJson,
-    ];
-
-    /// Whether it never uses an idle connection.
-    fn is_always_fresh(self) -> bool {
-        matches!(self, Call::Token | Call::Post | Call::PostLarge | Call::PostJson)
-    }
-
-    fn line(self) -> &'static str {
-        match self {
-            Call::Get => "GET /second",
-            Call::Token => TOKEN_REQUEST,
-            _ => "POST /second",
-        }
-    }
-
-    fn make(self, session: &Session) -> Result<String, Error> {
-        let (path, media_type) = ("/second", "text/plain");
-        match self {
-            Call::Get => session.get(path)?.text(),
-            Call::PostIdempotent => session.post_idempotent(path, media_type, "query")?.text(),
-            Call::PostIdempotentLarge => {
-                session.post_idempotent(path, media_type, pattern(LARGE))?.text()
-            }
-            Call::Token => {
-                session.invalidate("token");
-                session.access_token()
-            }
-            Call::Post => session.post(path, media_type, "create")?.text(),
-            Call::PostLarge => session.post(path, media_type, pattern(LARGE))?.text(),
-            Call::PostJson => session.post_json(path, "create")?.text(),
-        }
-    }
-
-    fn expected(self) -> &'static str {
-        match self {
-            Call::Token => "new",
-            call => call.line(),
+    fn expected(&self) -> &'static str {
+        if self.line == TOKEN_REQUEST {
+            "new"
+        } else {
+            self.line
         }
     }
 }
 
 /// Makes each call after the server did this to the connection of a GET.
-fn assert_calls_succeed_after(over: Over, fault: Fault) {
+fn assert_calls_succeed(over: Over, cases: &[(Fault, Call)]) {
     let (near, gate) = Gate::new();
+    let faults: Vec<_> = cases.iter().map(|(fault, _)| *fault).collect();
     let site = Site::start(over, move |mut peer| {
-        if peer.number % 2 == 0 {
-            return misbehave(peer, &gate, fault);
+        if peer.number > 0 {
+            // The call of the case before, and the GET after it.
+            serve_one(&mut peer);
+            serve_one(&mut peer);
         }
-        while let Some(request) = peer.request() {
-            if request.line == "GET /third" {
-                // The next call begins on a new connection.
-                peer.respond(&response("200 OK", "Connection: close\r\n", "last"));
-            } else {
-                peer.serve(&request);
-            }
+        match faults.get(peer.number) {
+            Some(fault) => misbehave(peer, &gate, *fault),
+            None => peer.serve_all(),
         }
     });
-    for call in Call::ALL {
-        let what = format!("{over:?}, {fault:?}, {call:?}");
+    for (fault, call) in cases {
+        let what = format!("{over:?}, {fault:?}, {}", call.name);
         assert_eq!(get(&site.session, "/first"), "GET /first", "{what}");
         near.open();
         near.wait();
-        match call.make(&site.session) {
+        match (call.make)(&site.session) {
             Ok(content) => assert_eq!(content, call.expected(), "{what}"),
             Err(error) => panic!("{what}: {error:?}"),
         }
         // The good connection is kept.
-        assert_eq!(get(&site.session, "/third"), "last", "{what}");
+        assert_eq!(get(&site.session, "/third"), "GET /third", "{what}");
     }
     let connections = site.requests();
-    assert_eq!(connections.len(), 2 * Call::ALL.len(), "{over:?}, {fault:?}: {connections:?}");
-    for (call, pair) in Call::ALL.into_iter().zip(connections.chunks(2)) {
-        let what = format!("{over:?}, {fault:?}, {call:?}: {pair:?}");
-        assert_eq!(pair[1], [call.line(), "GET /third"], "{what}");
-        if call.is_always_fresh() {
-            assert!(pair[0].iter().all(|line| line == "GET /first"), "{what}");
-        }
+    assert_eq!(connections.len(), cases.len() + 1, "{over:?}");
+    for ((fault, call), pair) in cases.iter().zip(connections.windows(2)) {
+        let what = format!("{over:?}, {fault:?}, {}: {pair:?}", call.name);
+        assert_eq!(pair[1][..2], [call.line, "GET /third"], "{what}");
+        let was_sent_before = pair[0].last().is_some_and(|line| line == call.line);
+        assert!(call.is_repeatable || !was_sent_before, "{what}");
     }
 }
 
@@ -231,12 +225,45 @@ fn calls_succeed_whatever_happens_to_an_idle_connection() {
     thread::scope(|scope| {
         for &over in BOTH {
             scope.spawn(move || {
-                for fault in FAULTS {
-                    assert_calls_succeed_after(over, *fault);
-                }
+                let cases = FAULTS.iter().flat_map(|fault| CALLS.map(|call| (*fault, call)));
+                assert_calls_succeed(over, &cases.collect::<Vec<_>>());
             });
         }
     });
+}
+
+/// The end is a close or a reset, in turn: the number of bytes decides what the server has received, and
+/// the end only with which error the client learns it.
+#[test]
+fn idle_connection_may_die_at_any_byte_of_the_next_request() {
+    thread::scope(|scope| {
+        for &over in BOTH {
+            scope.spawn(move || {
+                let case = |n| {
+                    let end = if n % 2 == 0 { Close } else { Reset };
+                    ((AfterBytes(n), &b""[..], end), QUERY)
+                };
+                let cases: Vec<_> = (0..=length_of_query(over)).map(case).collect();
+                assert_calls_succeed(over, &cases);
+            });
+        }
+    });
+}
+
+/// How long the request of [`QUERY`] is as it passes the wire.
+fn length_of_query(over: Over) -> usize {
+    let (sender, receiver) = mpsc::channel();
+    let site = Site::start(over, move |mut peer| {
+        serve_one(&mut peer);
+        let before = peer.received;
+        serve_one(&mut peer);
+        sender.send(peer.received - before).unwrap();
+        peer.drain();
+    });
+    for _ in 0..2 {
+        (QUERY.make)(&site.session).unwrap();
+    }
+    receiver.recv().unwrap()
 }
 
 #[test]
@@ -306,7 +333,7 @@ fn call_to_a_stopped_server_may_have_executed_if_it_was_sent() {
 
 #[test]
 fn call_on_a_silent_idle_connection_ends_in_time() {
-    let run = |over, call: Call| {
+    let run = |over, call: &Call| {
         let site = Site::start(over, |mut peer| {
             if peer.number > 0 {
                 return peer.serve_all();
@@ -317,23 +344,23 @@ fn call_on_a_silent_idle_connection_ends_in_time() {
         });
         get(&site.session, "/first");
         let start = Instant::now();
-        let result = call.make(&site.session.clone().timeout(TIMEOUT));
-        if call.is_always_fresh() {
-            assert_eq!(result.unwrap(), call.expected());
-        } else {
+        let result = (call.make)(&site.session.clone().timeout(TIMEOUT));
+        if call.is_repeatable {
             let error = result.unwrap_err();
             assert_in_time(start, &error);
-            assert!(error.may_have_executed(), "{call:?}");
+            assert!(error.may_have_executed(), "{}", call.name);
+        } else {
+            assert_eq!(result.unwrap(), call.expected());
         }
         // That connection is not used a third time.
         assert_eq!(get(&site.session, "/third"), "GET /third");
         let requests = site.requests();
-        let sent = requests.concat().into_iter().filter(|line| line == call.line());
-        assert_eq!(sent.count(), 1, "{over:?}, {call:?}: {requests:?}");
+        let sent = requests.concat().into_iter().filter(|line| line == call.line);
+        assert_eq!(sent.count(), 1, "{over:?}, {}: {requests:?}", call.name);
     };
     for &over in BOTH {
         thread::scope(|scope| {
-            for call in Call::ALL {
+            for call in &CALLS {
                 scope.spawn(move || run(over, call));
             }
         });
@@ -376,135 +403,4 @@ fn calls_succeed_while_idle_connections_are_being_closed() {
             scope.spawn(move || run(over));
         }
     });
-}
-
-/// The request of the sweep, always of the same length.
-fn query(session: &Session, n: usize) -> Result<String, Error> {
-    let path = format!("/query/{n:04}");
-    session.post_idempotent(&path, "text/plain", "a query")?.text()
-}
-
-/// How long that request is as it passes the wire.
-fn length_of_query(over: Over) -> usize {
-    let (sender, receiver) = mpsc::channel();
-    let site = Site::start(over, move |mut peer| {
-        serve_one(&mut peer);
-        let before = peer.received;
-        serve_one(&mut peer);
-        sender.send(peer.received - before).unwrap();
-        peer.drain();
-    });
-    query(&site.session, 0).unwrap();
-    query(&site.session, 1).unwrap();
-    receiver.recv().unwrap()
-}
-
-/// The end is a close or a reset, in turn: the number of bytes decides what the server has received, and
-/// the end only with which error the client learns it.
-#[test]
-fn idle_connection_may_die_at_any_byte_of_the_next_request() {
-    let run = |over| {
-        let length = length_of_query(over);
-        // Each connection serves one request, and takes one byte more of the next than the connection
-        // before it.
-        let site = Site::start(over, move |mut peer| {
-            serve_one(&mut peer);
-            let mut bytes = vec![0; peer.number];
-            let _ = peer.tcp().read_exact(&mut bytes);
-            if peer.number % 2 == 0 && peer.number < length {
-                let _ = peer.tcp().peek(&mut [0]);
-            } else {
-                peer.close();
-                peer.drain();
-            }
-        });
-        let calls = 0..length + 2;
-        for n in calls.clone() {
-            match query(&site.session, n) {
-                Ok(content) => assert_eq!(content, format!("POST /query/{n:04}")),
-                Err(error) => panic!("{over:?}: dead after {} bytes: {error:?}", n.max(1) - 1),
-            }
-        }
-        let expected = calls.map(|n| [format!("POST /query/{n:04}")]);
-        assert_eq!(site.requests(), expected.collect::<Vec<_>>());
-    };
-    thread::scope(|scope| {
-        for &over in BOTH {
-            scope.spawn(move || run(over));
-        }
-    });
-}
-
-const BREAKS_OFF: usize = 8;
-const CLOSES: usize = 9;
-
-/// What a server does with the request of this number.
-fn deed(n: usize) -> usize {
-    // Mixes the bits, so that neighbours differ.
-    let mixed = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    usize::try_from(((mixed ^ (mixed >> 29)) >> 7) % 10).unwrap()
-}
-
-fn respond_in_many_ways(mut peer: Peer) {
-    while let Some(request) = peer.request() {
-        let content = &request.line;
-        let whole = good(content);
-        let deed = deed(content["GET /".len()..].parse().unwrap());
-        match deed {
-            0..=3 | 7 => peer.respond(&whole),
-            4 => {
-                thread::sleep(Duration::from_millis(2));
-                peer.respond(&whole);
-            }
-            5 => peer.respond(&[whole, good("GET /wrong")].concat()),
-            6 => {
-                let length = content.len();
-                peer.respond(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-                peer.respond(format!("{length:x}\r\n{content}\r\n0\r\n\r\n").as_bytes());
-            }
-            BREAKS_OFF => peer.respond(&whole[..whole.len() - 2]),
-            _ => {}
-        }
-        if deed >= 7 {
-            peer.close();
-            break;
-        }
-    }
-    peer.drain();
-}
-
-#[test]
-fn parallel_calls_each_get_their_own_response() {
-    const THREADS: usize = 10;
-    const CALLS: usize = 500;
-    for &over in BOTH {
-        let site = Site::start(over, respond_in_many_ways);
-        let session = site.session.clone().idle_connections(8);
-        for_each(0..CALLS, THREADS, |n| {
-            let path = format!("/{n}");
-            match session.get(&path).and_then(Response::text) {
-                Ok(content) => {
-                    assert_eq!(content, format!("GET {path}"), "{over:?}");
-                    assert!(deed(n) < BREAKS_OFF, "{n}");
-                }
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::Exchange, "{n}: {error:?}");
-                    assert!([BREAKS_OFF, CLOSES].contains(&deed(n)), "{n}: {error:?}");
-                    assert!(error.may_have_executed());
-                }
-            }
-        });
-        drop(session);
-        let requests = site.requests();
-        let all = requests.concat();
-        let sent: HashSet<_> = all.iter().collect();
-        assert_eq!(sent.len(), CALLS);
-        // Only a request whose connection was closed may have been sent twice.
-        for n in (0..CALLS).filter(|n| deed(*n) != CLOSES) {
-            let line = format!("GET /{n}");
-            let count = all.iter().filter(|sent| **sent == line).count();
-            assert_eq!(count, 1, "{over:?}: {n}, {}", deed(n));
-        }
-        assert!(requests.len() < CALLS * 3 / 4, "{}", requests.len());
-    }
 }

@@ -271,7 +271,7 @@ fn truncating(over: Over, end: End, is_sealed: bool) -> Site {
 
 /// A TLS record may be truncated, too. Without TLS, both ends are the same.
 const REUSED: &[(Over, End, bool)] = &[
-    (Over::Plain, Close, false),
+    (Over::Plain, CloseTcp, false),
     #[cfg(feature = "tls")]
     (Over::Tls, Close, false),
     #[cfg(feature = "tls")]
