@@ -9,7 +9,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jas_session::{ErrorKind, Response, Session};
+use jas_session::{ErrorKind, Response};
 
 #[path = "support/gate/mod.rs"]
 mod gate;
@@ -105,7 +105,7 @@ fn timeout_on_an_idle_connection_closes_the_others() {
 fn connection_is_closed_with_close_notify() {
     /// An alert of two bytes in a record of TLS 1.3.
     const CLOSE_NOTIFY: usize = 5 + 2 + 1 + 16;
-    let uses: [fn(&Session); 4] = [
+    let uses: [fn(&jas_session::Session); 4] = [
         // Idle until the session is dropped, or another connection is made.
         |session| drop(session.get("/")),
         |session| drop((session.get("/"), session.post("/", "text/plain", "create"))),
