@@ -34,21 +34,27 @@ fn one_worker(over: Over, serve: impl Fn(Peer) + Send + Sync + 'static) -> Site 
 
 #[test]
 fn server_with_one_worker_keeps_no_call_waiting() {
-    let site = one_worker(Over::Plain, |mut peer| peer.serve_all());
-    let session = &site.session;
-    let start = Instant::now();
-    assert_eq!(get(session, "/1"), "GET /1");
-    assert_eq!(post(session, "/2"), "POST /2");
-    assert_eq!(post(session, "/3"), "POST /3");
-    session.invalidate("token");
-    assert_eq!(post(session, "/4"), "POST /4");
-    session.invalidate("new");
-    assert_eq!(session.access_token().unwrap(), "new");
-    assert_eq!(get(session, "/5"), "GET /5");
-    assert_eq!(get(&session.clone(), "/6"), "GET /6");
-    assert_eq!(post(session, "/7"), "POST /7");
-    assert!(start.elapsed() < PATIENCE / 4);
-    assert_eq!(site.requests().concat().len(), 9);
+    let run = || {
+        let site = one_worker(Over::Plain, |mut peer| peer.serve_all());
+        let session = &site.session;
+        let start = Instant::now();
+        assert_eq!(get(session, "/1"), "GET /1");
+        assert_eq!(post(session, "/2"), "POST /2");
+        assert_eq!(post(session, "/3"), "POST /3");
+        session.invalidate("token");
+        assert_eq!(post(session, "/4"), "POST /4");
+        session.invalidate("new");
+        assert_eq!(session.access_token().unwrap(), "new");
+        assert_eq!(get(session, "/5"), "GET /5");
+        assert_eq!(get(&session.clone(), "/6"), "GET /6");
+        assert_eq!(post(session, "/7"), "POST /7");
+        let took = start.elapsed();
+        assert_eq!(site.requests().concat().len(), 9);
+        took
+    };
+    // Each call that waited would wait for a tenth of a second. A busy machine delays some runs.
+    let fastest = (0..5).map(|_| run()).min().unwrap();
+    assert!(fastest < Duration::from_millis(400), "{fastest:?}");
 }
 
 #[test]
