@@ -24,14 +24,14 @@ const TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 const TIMED_OUT_AND_STAYS: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\n\r\nslow";
 
-/// When a server does it.
+/// When a server does something to a connection.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum When {
-    /// Together with the first response.
+    /// Together with its response.
     AtOnce,
-    /// When the client has read the first response.
+    /// When the client has read the response.
     Idle,
-    /// After so many bytes of the second request, as they pass the wire.
+    /// After so many bytes of the next request, as they pass the wire.
     AfterBytes(usize),
     AfterHead,
     AfterRequest,
@@ -50,7 +50,7 @@ enum End {
 use End::{Close, CloseTcp, Reset, Stay};
 use When::{AfterBytes, AfterHead, AfterRequest, AtOnce, Idle};
 
-/// A server that does something to its first connection: when, what it sends, and how it ends.
+/// What a server does to a connection: when, what it sends, and how it ends the connection.
 type Fault = (When, &'static [u8], End);
 
 const FAULTS: &[Fault] = &[
@@ -77,7 +77,7 @@ const FAULTS: &[Fault] = &[
     (AfterRequest, TIMED_OUT_AND_STAYS, Stay),
 ];
 
-/// Serves the first request, and does this to the connection.
+/// Serves one request, and does this to the connection.
 fn misbehave(mut peer: Peer, gate: &Gate, (when, sends, end): Fault) {
     if (when, end) == (Idle, Reset) {
         // The request stays unread.

@@ -1,4 +1,4 @@
-//! Hundreds of calls to a server that never responds: each connects, and leaves nothing behind.
+//! Hundreds of calls to a server that never responds: each connects, and leaves no thread and no socket.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -141,7 +141,7 @@ fn truncate_everywhere(over: Over, framing: Framing, end: End) {
     for at in 0..=all.len() {
         let what = format!("{over:?} {framing:?} {end:?}: {at} bytes");
         let is_whole = !framing.ends_with_connection() && at == all.len();
-        // An orderly end of the connection cannot be told from the end of the content.
+        // HTTP ends this content by an orderly end of the connection.
         let is_hidden = framing.ends_with_connection() && at >= head && end == Close;
         match book(&site.session) {
             Ok(content) => {
