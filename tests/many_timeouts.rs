@@ -1,5 +1,4 @@
-//! A thousand calls to a peer that accepts and never responds: each is really tried, none leaves
-//! anything behind, and none locks the next one out.
+//! Hundreds of calls to a server that never responds: each connects, and leaves no thread and no socket.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,38 +16,33 @@ use wire::{
     until_closed, urls, Server, LATE,
 };
 
-const CALLS: usize = 1000;
+const CALLS: usize = 200;
 const AT_ONCE: usize = 100;
 const TIMEOUT: Duration = Duration::from_millis(10);
 
 #[test]
-fn plain_calls_one_after_another() {
-    pile_up("plain_calls_one_after_another", "http", one_after_another);
+fn timeouts_in_sequence_leave_nothing_behind() {
+    time_out("timeouts_in_sequence_leave_nothing_behind", "http", in_sequence);
 }
 
 #[test]
-fn plain_calls_a_hundred_at_once() {
-    pile_up("plain_calls_a_hundred_at_once", "http", a_hundred_at_once);
+fn timeouts_in_parallel_leave_nothing_behind() {
+    time_out("timeouts_in_parallel_leave_nothing_behind", "http", in_parallel);
 }
 
 #[cfg(feature = "tls")]
-mod encrypted {
-    use super::*;
-
-    #[test]
-    fn calls_one_after_another() {
-        let test = "encrypted::calls_one_after_another";
-        pile_up(test, "https", one_after_another);
-    }
-
-    #[test]
-    fn calls_a_hundred_at_once() {
-        let test = "encrypted::calls_a_hundred_at_once";
-        pile_up(test, "https", a_hundred_at_once);
-    }
+#[test]
+fn tls_timeouts_in_sequence_leave_nothing_behind() {
+    time_out("tls_timeouts_in_sequence_leave_nothing_behind", "https", in_sequence);
 }
 
-fn one_after_another(url: &str) {
+#[cfg(feature = "tls")]
+#[test]
+fn tls_timeouts_in_parallel_leave_nothing_behind() {
+    time_out("tls_timeouts_in_parallel_leave_nothing_behind", "https", in_parallel);
+}
+
+fn in_sequence(url: &str) {
     let before = sockets();
     for i in 1..=CALLS {
         call(url);
@@ -59,7 +53,7 @@ fn one_after_another(url: &str) {
     }
 }
 
-fn a_hundred_at_once(url: &str) {
+fn in_parallel(url: &str) {
     for _ in 0..CALLS / AT_ONCE {
         thread::scope(|scope| {
             for _ in 0..AT_ONCE {
@@ -69,8 +63,8 @@ fn a_hundred_at_once(url: &str) {
     }
 }
 
-/// Runs the calls in a child process, and counts what the peer has seen.
-fn pile_up(test: &str, scheme: &str, calls: fn(&str)) {
+/// Runs the calls in a child process, and counts the connections that the server accepted.
+fn time_out(test: &str, scheme: &str, calls: fn(&str)) {
     if let [good, url] = &urls()[..] {
         assert_eq!(text(good).unwrap(), "good");
         // Reads the roots, which may take longer than the timeout of the calls.
@@ -86,7 +80,7 @@ fn pile_up(test: &str, scheme: &str, calls: fn(&str)) {
     let silent = Server::start(until_closed);
     let url = silent.url().replace("http", scheme);
     assert_passes(this_test_alone(test, &[good.url(), url]));
-    // Each connection has been closed by the client: nothing can be sent on it any more.
+    // The client has closed each connection, so nothing more can be sent on it.
     let connections = silent.ended();
     // On a busy machine, the timeout of a few may pass before they have connected.
     assert!((CALLS * 9 / 10..=CALLS).contains(&connections.len()), "{}", connections.len());
@@ -103,6 +97,6 @@ fn call(url: &str) {
     let error = session.post("/", "text/plain", "create").unwrap_err();
     let took = start.elapsed();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
-    // A hundred at once wait for one another, too.
+    // Parallel calls also wait for one another.
     assert!(took < TIMEOUT + 2 * LATE, "{took:?}");
 }
