@@ -276,7 +276,7 @@ fn failed_call_ends_in_time_and_leaves_nothing() {
         let call = |proxy: &String| create(&to_proxy(URL, proxy).timeout(TIMEOUT).retries(2));
         // Reading the roots may take longer than the timeout of the calls.
         create(&session(&format!("https://{}", closed_address())));
-        call(first); // makes what is made once
+        call(first); // initializes what all calls share
         let before = held();
         for (i, proxy) in rest.iter().enumerate() {
             let start = Instant::now();

@@ -117,7 +117,7 @@ fn required_client_certificate_is_named_and_final() {
 #[test]
 fn stalled_handshake_ends_in_time_and_leaves_nothing() {
     if let [first, rest @ ..] = &urls()[..] {
-        text(first).unwrap_err(); // makes what is made once
+        text(first).unwrap_err(); // initializes what all calls share
         let before = held();
         for url in rest {
             let start = Instant::now();

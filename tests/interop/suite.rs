@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
     if let [url] = &arguments[..] {
         let result = with_token(url).get("/");
-        println!("{}", told(result.map(|_| "ok".to_owned())));
+        println!("{}", outcome(result.map(|_| "ok".to_owned())));
         return ExitCode::SUCCESS;
     }
     let mut suite = Suite::start();
@@ -149,7 +149,7 @@ impl Suite {
         &mut self, name: &str, expected: &str, seen: &str,
         run: impl FnOnce(&mut Server) -> Result<String, Error>,
     ) {
-        let outcome = told(run(&mut self.auth));
+        let outcome = outcome(run(&mut self.auth));
         let counts = self.seen(seen);
         let is_good = outcome.starts_with(expected) && is_as(&counts, seen);
         let counts: Vec<_> = counts
@@ -770,7 +770,7 @@ fn plain(port: u16, request: &str) -> String {
 }
 
 /// Kind, message without method and URL, and cause.
-fn told(result: Result<String, Error>) -> String {
+fn outcome(result: Result<String, Error>) -> String {
     let error = match result {
         Ok(text) => return text,
         Err(error) => error,

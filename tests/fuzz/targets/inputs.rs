@@ -334,12 +334,12 @@ fn excerpt(parts: &[&[u8]]) {
     let secrets = [SECRET, &own, ""].map(str::to_owned);
     let how = |i: usize| byte(parts, 1, i % parts.get(1).map_or(1, |part| part.len().max(1)));
     let escaped: String = own.bytes().enumerate().map(|(i, c)| escape(c, how(i))).collect();
-    let (mut before, behind) = (text(parts, 2).into_owned(), text(parts, 3));
+    let (mut before, after) = (text(parts, 2).into_owned(), text(parts, 3));
     // After half an escape (`%`, `\`, `&#`), the text is ambiguous.
     if before.contains(['%', '\\', '&']) {
         before.push(' ');
     }
-    let page = format!("{before}{escaped}{behind}");
+    let page = format!("{before}{escaped}{after}");
     let excerpt = fuzzing::excerpt(&page, &secrets);
     check_message(&excerpt, EXCERPT);
     check_hidden(&excerpt, &secrets, &escaped);

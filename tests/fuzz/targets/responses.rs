@@ -268,7 +268,7 @@ const NEXT_PATH: &str = "GET /b HTTP/1.1\r\n";
 /// What the harness sends when the calls are over. No request begins so.
 const OVER: &[u8] = b"over";
 /// What the second call gets on a connection of its own, and on one that was in use, unless the
-/// input tells.
+/// input has one.
 const FRESH: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh";
 const NEXT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext";
 
@@ -371,11 +371,11 @@ fn response(stream: &mut TcpStream, play: &Play) {
         Split::Pause => thread::sleep(Duration::from_micros(300)),
         Split::Apart => thread::yield_now(),
         Split::Drip => {
-            let (apart, behind) = rest.split_at(rest.len().min(DRIPS));
+            let (apart, after) = rest.split_at(rest.len().min(DRIPS));
             for byte in apart {
                 let _ = stream.write_all(&[*byte]);
             }
-            rest = behind;
+            rest = after;
         }
         _ => {}
     }
@@ -738,9 +738,9 @@ fn chunks(mut rest: &[u8]) -> Content {
                 if rest.is_empty() || rest == b"\r" {
                     return Content::Unusable;
                 }
-                let behind = rest.strip_prefix(b"\r\n");
-                match behind.or_else(|| rest.strip_prefix(b"\n")) {
-                    Some(behind) => rest = behind,
+                let after = rest.strip_prefix(b"\r\n");
+                match after.or_else(|| rest.strip_prefix(b"\n")) {
+                    Some(after) => rest = after,
                     None => return Content::Unusable,
                 }
             }
