@@ -17,7 +17,7 @@ struct Exchange<'a> {
     connection: &'a mut Connection,
     /// Bytes still allowed for heads, interim ones included.
     head_budget: usize,
-    /// The head being read, perhaps incomplete.
+    /// The head being read. It may be incomplete.
     head: Vec<u8>,
     /// The head, or the error, if it came before the request was sent completely.
     early: Option<Result<Head, Trouble>>,
