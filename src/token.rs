@@ -419,8 +419,8 @@ mod tests {
         }
     }
 
-    /// Somebody has the first place in line, until it is dropped.
-    fn stand_first(tokens: &Tokens) -> QueueSlot<'_> {
+    /// The first slot of the queue, until it is dropped.
+    fn queue_first(tokens: &Tokens) -> QueueSlot<'_> {
         tokens.queue_up(&mut tokens.state())
     }
 
@@ -429,10 +429,10 @@ mod tests {
         Error::new(kind, "no").with_received(received).finally(true)
     }
 
-    /// What eight callers get that stand in line when a request ends in this way.
-    fn of_eight_who_waited(last: Result<Token, Error>) -> Vec<Result<Token, Error>> {
+    /// The results of eight callers that are in the queue when a request has this result.
+    fn results_of_queued_callers(last: Result<Token, Error>) -> Vec<Result<Token, Error>> {
         let tokens = tokens();
-        let place = stand_first(&tokens);
+        let place = queue_first(&tokens);
         std::thread::scope(|scope| {
             let waiting: Vec<_> =
                 (0..8).map(|_| scope.spawn(|| token(&tokens, Duration::from_secs(20)))).collect();
@@ -447,9 +447,9 @@ mod tests {
     }
 
     #[test]
-    fn those_who_waited_share_a_token_even_without_a_lifetime() {
+    fn queued_callers_share_a_token_without_a_lifetime() {
         let token = Token::new("a", Duration::ZERO, Instant::now());
-        for result in of_eight_who_waited(Ok(token)) {
+        for result in results_of_queued_callers(Ok(token)) {
             assert_eq!(result.ok().unwrap().value(), "a");
         }
     }
@@ -466,7 +466,7 @@ mod tests {
     fn panicking_caller_leaves_the_queue() {
         let tokens = tokens();
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _place = stand_first(&tokens);
+            let _place = queue_first(&tokens);
             panic!("on purpose");
         }));
         assert!(panicked.is_err() && tokens.state().queue.is_empty());
@@ -524,12 +524,12 @@ mod tests {
         assert_eq!(kind(&tokens), Some(ErrorKind::Denied));
         let before = Instant::now().checked_sub(COOLDOWN).unwrap();
         tokens.state().last = Some((before, denied()));
-        // A request is made, for which there is no time.
+        // There is no time for the next request.
         assert_eq!(kind(&tokens), Some(ErrorKind::Timeout));
     }
 
     #[test]
-    fn an_early_renewal_that_failed_is_left_to_callers_with_more_time() {
+    fn failed_renewal_is_retried_by_callers_with_more_time() {
         let tokens = tokens();
         let second = Duration::from_secs(1);
         for (most, timeout, is_tried) in
@@ -541,7 +541,7 @@ mod tests {
             tokens.state().failed_early = Some((before, most));
             let settings = Settings { renew_before: second * 60, ..settings() };
             tokens.renew_if_due(&settings, Deadline::after(second * timeout));
-            // It fails at once, and for all.
+            // If it is tried, it fails at once.
             let failed = tokens.state().failed_early.take().unwrap();
             assert_eq!(failed.0 != before, is_tried, "{most:?} {timeout}");
         }

@@ -125,7 +125,7 @@ fn each_origin_has_its_own_connections() {
 #[test]
 fn each_set_of_roots_has_its_own_connections() {
     let site = good_site(Over::Tls);
-    let other = site::trusting(site.session.clone());
+    let other = wire::with_token(site::trusting(site.session.clone()));
     for path in ["/1", "/2"] {
         get(&site.session, path);
         get(&other, path);
@@ -149,7 +149,7 @@ fn each_proxy_has_its_own_connections() {
     });
     let [one, two] = proxies.each_ref().map(|proxy| {
         let url = format!("http://{}", proxy.address);
-        site.session.clone().proxy(&url).unwrap()
+        wire::with_token(site.session.clone().proxy(&url).unwrap())
     });
     for path in ["/1", "/2"] {
         for session in [&site.session, &one, &two] {

@@ -8,11 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jas_session::Session;
-
 #[path = "support/sandbox/mod.rs"]
 mod sandbox;
-use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Place, Request, Sandbox, Watch};
 
 const THREADS: usize = 100;
 /// The pause between two calls of a thread. Without it the system would run out of ports.
@@ -65,9 +63,7 @@ fn race_fails_no_call_and_takes_few_token_requests() {
     });
     let sandbox = Sandbox::watched_by(chaos.clone());
     sandbox.token_lifetime(Duration::from_secs(1));
-    let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-        .and_then(|session| session.api_key(API_KEY))
-        .expect("a session");
+    let session = sandbox.session();
     thread::scope(|scope| {
         for i in 0..THREADS {
             let timeout = Duration::from_secs(20 + i as u64);

@@ -5,19 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jas_session::Session;
-
 #[path = "support/sandbox/mod.rs"]
 mod sandbox;
-use sandbox::{Fault, Gate, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Gate, Place, Request, Sandbox, Watch};
 
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
-
-fn session(sandbox: &Sandbox) -> Session {
-    Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-        .and_then(|session| session.api_key(API_KEY))
-        .expect("a session")
-}
 
 fn limited(status: u16, retry_after: &str) -> Fault {
     Fault::Response(status, vec![("Retry-After", retry_after.to_owned())], vec![])
@@ -66,7 +58,7 @@ fn eight_threads_at_a_limit_make_all_their_calls() {
             refused: AtomicUsize::new(0),
         });
         let sandbox = Sandbox::watched_by(limit.clone());
-        let session = session(&sandbox);
+        let session = sandbox.session();
         thread::scope(|scope| {
             for _ in 0..8 {
                 let session = session.clone();
@@ -95,7 +87,7 @@ fn eight_threads_at_a_limit_make_all_their_calls() {
 fn clone_waits_for_the_end_of_a_limit_that_another_call_met() {
     let waits_after = |status| {
         let sandbox = Sandbox::start();
-        let session = session(&sandbox);
+        let session = sandbox.session();
         sandbox.next(Place::Api, limited(status, "0.4"));
         let start = Instant::now();
         let error = session.post("/x", "text/plain", "").unwrap_err();
@@ -126,7 +118,7 @@ fn response_that_reports_no_short_limit_delays_no_other_call() {
         (60, Fault::Response(503, vec![], vec![])),
         (60, Fault::Response(403, vec![], vec![])),
     ] {
-        let session = session(&sandbox).timeout(Duration::from_secs(timeout));
+        let session = sandbox.session().timeout(Duration::from_secs(timeout));
         sandbox.next(Place::Api, fault);
         let _ = session.post("/x", "text/plain", "");
         let start = Instant::now();
@@ -138,7 +130,7 @@ fn response_that_reports_no_short_limit_delays_no_other_call() {
 #[test]
 fn call_in_flight_is_not_delayed_by_a_limit() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox);
+    let session = sandbox.session();
     session.access_token().unwrap();
     let gate = Gate::new();
     sandbox.next(Place::Api, Fault::Wait(gate.clone()));

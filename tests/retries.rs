@@ -7,16 +7,14 @@ use jas_session::{Error, ErrorKind, Response, Session};
 
 #[path = "support/sandbox/mod.rs"]
 mod sandbox;
-use sandbox::{closed_url, Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{closed_url, Fault, Place, Sandbox};
 
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 const BOOKINGS: &str = "/bookings/v1/bookings";
 
 /// A session that holds a token.
 fn session(sandbox: &Sandbox) -> Session {
-    let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-        .and_then(|session| session.api_key(API_KEY))
-        .expect("a session");
+    let session = sandbox.session();
     session.access_token().expect("a token");
     session
 }

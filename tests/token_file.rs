@@ -13,7 +13,7 @@ use jas_session::{ErrorKind, Session};
 mod sandbox;
 #[path = "support/scratch/mod.rs"]
 mod scratch;
-use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Place, Sandbox};
 use scratch::Directory;
 
 const PATH: &str = "/tracking/v1/shipments/S505185992";
@@ -49,9 +49,7 @@ fn run(sandbox: &Sandbox, directory: &Directory) {
 
 /// The session of a new run.
 fn session(sandbox: &Sandbox, file: PathBuf) -> Session {
-    Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-        .and_then(|session| session.api_key(API_KEY)?.token_file(file))
-        .expect("a session")
+    sandbox.session().token_file(file).expect("a session")
 }
 
 fn call(session: &Session) {
@@ -153,8 +151,7 @@ fn path_of_no_file_is_refused_at_once() {
     let temp = std::env::temp_dir();
     let device = if cfg!(unix) { "/dev/null" } else { "." };
     for path in ["", "/", "a/..", temp.to_str().unwrap(), device] {
-        let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET).unwrap();
-        let error = session.token_file(path).unwrap_err();
+        let error = sandbox.session().token_file(path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{path}");
     }
 }

@@ -13,16 +13,6 @@ use sandbox::{Fault, Gate, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 
-fn session(sandbox: &Sandbox) -> Session {
-    session_with(sandbox, CLIENT_SECRET)
-}
-
-fn session_with(sandbox: &Sandbox, secret: &str) -> Session {
-    Session::new(&sandbox.url(), CLIENT_ID, secret)
-        .and_then(|session| session.api_key(API_KEY))
-        .expect("a session")
-}
-
 /// The results of `n` threads that call at the same time.
 fn from_threads(n: usize, session: &Session) -> Vec<Result<u16, Error>> {
     let start = Barrier::new(n);
@@ -47,7 +37,8 @@ fn one_token_request_serves_all_waiting_threads() {
         let sandbox = Sandbox::start();
         let gate = Gate::new();
         sandbox.next(Place::Token, Fault::Wait(gate.clone()));
-        let session = session_with(&sandbox, secret);
+        let session =
+            Session::new(&sandbox.url(), CLIENT_ID, secret).unwrap().api_key(API_KEY).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
                 sandbox.await_count(Place::Token, 1);
@@ -65,7 +56,7 @@ fn one_token_request_serves_all_waiting_threads() {
 #[test]
 fn threads_with_the_same_refused_token_replace_it_once() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox);
+    let session = sandbox.session();
     session.access_token().unwrap();
     let gate = Gate::new();
     for _ in 0..16 {
@@ -89,7 +80,7 @@ fn silent_endpoint_costs_each_thread_its_own_timeout() {
     let sandbox = Sandbox::start();
     sandbox.always(Place::Token, Some(Fault::Stall(None)));
     let timeout = Duration::from_millis(300);
-    let session = session(&sandbox).timeout(timeout);
+    let session = sandbox.session().timeout(timeout);
     let start = Instant::now();
     for result in from_threads(100, &session) {
         let error = result.unwrap_err();
@@ -104,7 +95,7 @@ fn silent_endpoint_costs_each_thread_its_own_timeout() {
 fn thread_with_more_time_reports_its_own_timeout() {
     let sandbox = Sandbox::start();
     sandbox.always(Place::Token, Some(Fault::Stall(None)));
-    let patient = session(&sandbox).timeout(Duration::from_millis(500));
+    let patient = sandbox.session().timeout(Duration::from_millis(500));
     let hasty = patient.clone().timeout(Duration::from_millis(300));
     thread::scope(|scope| {
         let hasty = scope.spawn(move || hasty.access_token().unwrap_err().to_string());
@@ -130,7 +121,7 @@ fn thread_with_more_retries_or_time_outlasts_another() {
         for _ in 0..2 {
             sandbox.next(Place::Token, Fault::Response(503, vec![], vec![]));
         }
-        let session = session(&sandbox);
+        let session = sandbox.session();
         let first = first(session.clone());
         thread::scope(|scope| {
             let first = scope.spawn(move || first.access_token());
@@ -154,7 +145,7 @@ fn threads_with_little_time_do_not_starve_one_with_much() {
     let sandbox = Sandbox::start();
     // A response takes half a second.
     sandbox.always(Place::Token, Some(Fault::Drip(Duration::from_millis(2))));
-    let patient = session(&sandbox);
+    let patient = sandbox.session();
     let hasty = patient.clone().timeout(Duration::from_millis(100));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {

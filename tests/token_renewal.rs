@@ -11,7 +11,7 @@ use jas_session::{ErrorKind, Session};
 mod sandbox;
 #[path = "support/scratch/mod.rs"]
 mod scratch;
-use sandbox::{Fault, Gate, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Gate, Place, Sandbox, CLIENT_ID};
 use scratch::Directory;
 
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
@@ -20,11 +20,7 @@ const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 /// gone afterwards: so no time has to pass until it is due.
 fn due_session(sandbox: &Sandbox) -> (Session, String) {
     let directory = Directory::new();
-    let session = || {
-        Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-            .and_then(|session| session.api_key(API_KEY)?.token_file(directory.file("token")))
-            .expect("a session")
-    };
+    let session = || sandbox.session().token_file(directory.file("token")).expect("a session");
     let token = session().access_token().unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let content = format!(

@@ -4,21 +4,15 @@
 use std::thread;
 use std::time::Duration;
 
-use jas_session::{ErrorKind, Session};
+use jas_session::ErrorKind;
 
 #[path = "support/sandbox/mod.rs"]
 mod sandbox;
-use sandbox::{Fault, Gate, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Gate, Place, Sandbox};
 
 const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
 const BOOKINGS: &str = "/bookings/v1/bookings";
 const CHALLENGE: &str = "Bearer error=\"invalid_token\"";
-
-fn session(sandbox: &Sandbox) -> Session {
-    Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-        .and_then(|session| session.api_key(API_KEY))
-        .expect("a session")
-}
 
 /// A response that refuses the token.
 fn refusal() -> Fault {
@@ -47,7 +41,7 @@ fn error_of_the_token_endpoint_has_its_kind_and_is_remembered() {
         let fields = retry_after.map(|value| ("Retry-After", value.to_owned()));
         let fields = fields.into_iter().collect();
         sandbox.next(Place::Token, Fault::Response(status, fields, content.into()));
-        let session = session(&sandbox).retries(0);
+        let session = sandbox.session().retries(0);
         let error = session.get(SHIPMENT).unwrap_err();
         assert_eq!((error.kind(), error.status()), (kind, Some(status)));
         assert_eq!(error.content(), Some(content.as_bytes()));
@@ -62,7 +56,7 @@ fn error_of_the_token_endpoint_has_its_kind_and_is_remembered() {
 #[test]
 fn token_without_a_lifetime_serves_the_call_that_requested_it() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox);
+    let session = sandbox.session();
     for json in ["0", "-5"] {
         sandbox.expires_in(json);
         let before = sandbox.count(Place::Token);
@@ -80,22 +74,22 @@ fn token_without_a_lifetime_serves_the_call_that_requested_it() {
 fn token_of_an_earlier_process_is_used_until_it_ends_or_is_refused() {
     let sandbox = Sandbox::start();
     let (token, left) = {
-        let session = session(&sandbox);
+        let session = sandbox.session();
         session.access_token().unwrap();
         session.held_token().unwrap()
     };
     assert!(left > Duration::from_secs(590) && left <= Duration::from_secs(600), "{left:?}");
-    let later = session(&sandbox).resume(&token, left).unwrap();
+    let later = sandbox.session().resume(&token, left).unwrap();
     assert_eq!(later.get(SHIPMENT).unwrap().status(), 200);
     assert_eq!(sandbox.count(Place::Token), 1);
 
-    let expired = session(&sandbox).resume(&token, Duration::ZERO).unwrap();
+    let expired = sandbox.session().resume(&token, Duration::ZERO).unwrap();
     assert_eq!(expired.held_token(), None);
     assert_eq!(expired.get(SHIPMENT).unwrap().status(), 200);
     assert_eq!(sandbox.count(Place::Token), 2);
 
     sandbox.revoke();
-    let refused = session(&sandbox).resume(&token, Duration::MAX).unwrap();
+    let refused = sandbox.session().resume(&token, Duration::MAX).unwrap();
     assert!(refused.held_token().unwrap().1 <= Duration::from_secs(86_400));
     assert_eq!(refused.get(SHIPMENT).unwrap().status(), 200);
     assert_eq!(sandbox.count(Place::Token), 3);
@@ -104,7 +98,7 @@ fn token_of_an_earlier_process_is_used_until_it_ends_or_is_refused() {
 #[test]
 fn invalidate_drops_only_the_token_that_it_names() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox);
+    let session = sandbox.session();
     let token = session.access_token().unwrap();
     session.invalidate("another");
     assert_eq!(session.access_token().unwrap(), token);
@@ -116,7 +110,7 @@ fn invalidate_drops_only_the_token_that_it_names() {
 #[test]
 fn clone_shares_the_token_until_it_sets_endpoint_or_proxy() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox);
+    let session = sandbox.session();
     let clone = session.clone().timeout(Duration::from_secs(5));
     let token = clone.access_token().unwrap();
     assert_eq!(session.held_token().unwrap().0, token);
@@ -146,7 +140,7 @@ fn token_that_a_response_refuses_is_replaced_once() {
         (302, CHALLENGE, "", false),
         (500, CHALLENGE, "", false),
     ] {
-        let session = session(&sandbox);
+        let session = sandbox.session();
         let old = session.access_token().unwrap();
         let refusal = || {
             let fields = vec![("WWW-Authenticate", challenge.to_owned())];
@@ -186,7 +180,7 @@ fn call_whose_tokens_are_refused_is_sent_at_most_three_times() {
     // better: once, so that the call then requests a token itself, or twice.
     for (replacements, status) in [(1, Some(201)), (2, None)] {
         let sandbox = Sandbox::start();
-        let session = session(&sandbox);
+        let session = sandbox.session();
         session.access_token().unwrap();
         sandbox.revoke();
         let gates: Vec<_> = (0..replacements).map(|_| Gate::new()).collect();
@@ -214,7 +208,7 @@ fn call_whose_tokens_are_refused_is_sent_at_most_three_times() {
 #[test]
 fn error_says_whether_a_refused_token_was_replaced() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox);
+    let session = sandbox.session();
     // Each call has its first token replaced while it pauses, which counts as no refusal. The second
     // call's next token is refused less than ten seconds after that of the first.
     for (refusals, says) in [(2, "a new access token"), (1, "10 seconds")] {
@@ -239,7 +233,7 @@ fn error_says_whether_a_refused_token_was_replaced() {
 #[test]
 fn path_that_refuses_each_token_costs_one_token_request() {
     let sandbox = Sandbox::start();
-    let session = session(&sandbox);
+    let session = sandbox.session();
     let refused = || {
         let error = session.post("/refused", "text/plain", "").unwrap_err();
         assert_eq!(error.status(), Some(401));
