@@ -26,7 +26,7 @@ use exchange::PART;
 pub(crate) use idle::Idle;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, KEPT};
-use response_head::{is_encoded, Head, Trouble};
+use response_head::{is_encoded, Head, ReadError};
 use socket::BufferedSocket;
 pub(crate) use tls::Trust;
 
@@ -146,13 +146,13 @@ impl Call {
     }
 
     /// The error if `what` is missing or incomplete.
-    fn incomplete(&self, what: &str, trouble: Trouble) -> Error {
+    fn incomplete(&self, what: &str, trouble: ReadError) -> Error {
         let cause = match trouble {
             _ if self.deadline.left().is_zero() => {
                 return self.late(&format!("before {what} was complete"));
             }
-            Trouble::Malformed(why) => return self.failed(format_args!("{what} {why}")),
-            Trouble::Io(cause) => cause,
+            ReadError::Malformed(why) => return self.failed(format_args!("{what} {why}")),
+            ReadError::Io(cause) => cause,
         };
         let message = format!("the connection ended before {what} was complete");
         self.failed(message).with_source(cause)
@@ -285,10 +285,10 @@ impl Request<'_> {
     /// Returns the result of an exchange. If `is_silent`, the connection is new and has received no
     /// byte of a response: the server may have refused it within TLS.
     fn outcome(
-        &self, received: Result<Head, Trouble>, connection: Connection, is_silent: bool,
+        &self, received: Result<Head, ReadError>, connection: Connection, is_silent: bool,
     ) -> Result<(Head, Connection), Error> {
         let refusal = match &received {
-            Err(Trouble::Io(cause)) if is_silent => {
+            Err(ReadError::Io(cause)) if is_silent => {
                 connection.stream.forget_session();
                 connection.stream.refusal(cause)
             }
@@ -296,7 +296,7 @@ impl Request<'_> {
         };
         match (received, refusal) {
             (Ok(head), _) => Ok((head, connection)),
-            (Err(Trouble::Io(cause)), Some((why, may_have_executed))) => {
+            (Err(ReadError::Io(cause)), Some((why, may_have_executed))) => {
                 let error = self.call.failed(why).with_source(cause).finally(true);
                 Err(error.or_executed(may_have_executed))
             }

@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::response_head::{read_head, Head, Trouble, HEAD_LIMIT};
+use super::response_head::{read_head, Head, ReadError, HEAD_LIMIT};
 use super::socket::{is_passing, write_all, WRITE_PART};
 
 /// Content up to this size is sent together with the head. Longer content is sent in parts of this
@@ -20,7 +20,7 @@ struct Exchange<'a> {
     /// The head being read. It may be incomplete.
     head: Vec<u8>,
     /// The head, or the error, if it came before the request was sent completely.
-    early: Option<Result<Head, Trouble>>,
+    early: Option<Result<Head, ReadError>>,
 }
 
 /// Sends a request, whose head is in `beginning`, and reads the head of the final response. Also
@@ -29,7 +29,7 @@ struct Exchange<'a> {
 /// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
 pub(super) fn run(
     connection: &mut Connection, beginning: &[u8], rest: &[u8],
-) -> (Result<Head, Trouble>, bool) {
+) -> (Result<Head, ReadError>, bool) {
     let mut exchange =
         Exchange { connection, head_budget: HEAD_LIMIT, head: Vec::new(), early: None };
     let sent = exchange.send(beginning, rest);
@@ -38,8 +38,7 @@ pub(super) fn run(
     let received = early.unwrap_or_else(|| exchange.final_head());
     let has_received = exchange.head_budget < HEAD_LIMIT;
     connection.stream.socket().on_silence = None;
-    let is_alert =
-        matches!(&received, Err(Trouble::Io(error)) if error.kind() == io::ErrorKind::InvalidData);
+    let is_alert = matches!(&received, Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::InvalidData);
     let received = match (received, sent) {
         (Ok(head), sent) => {
             Ok(Head { is_persistent: head.is_persistent && matches!(sent, Ok(true)), ..head })
@@ -89,7 +88,7 @@ impl Exchange<'_> {
         if self.early.is_none() {
             self.connection.stream.socket().waits = false;
             self.early = match self.final_head() {
-                Err(Trouble::Io(error)) if is_passing(&error) => None,
+                Err(ReadError::Io(error)) if is_passing(&error) => None,
                 received => Some(received),
             };
             self.connection.stream.socket().waits = true;
@@ -103,15 +102,16 @@ impl Exchange<'_> {
     }
 
     /// Reads the head of the final response.
-    fn final_head(&mut self) -> Result<Head, Trouble> {
+    fn final_head(&mut self) -> Result<Head, ReadError> {
         loop {
             read_head(self.connection.stream.reader(), &mut self.head_budget, &mut self.head)?;
-            let head = Head::parse(&std::mem::take(&mut self.head)).map_err(Trouble::Malformed)?;
+            let head =
+                Head::parse(&std::mem::take(&mut self.head)).map_err(ReadError::Malformed)?;
             match head.status {
                 // 101 would be final, but no upgrade was requested.
                 100 | 102..=199 => {}
                 0..=199 => {
-                    return Err(Trouble::Malformed("has a status code (1xx) that is not final"))
+                    return Err(ReadError::Malformed("has a status code (1xx) that is not final"))
                 }
                 _ => return Ok(head),
             }

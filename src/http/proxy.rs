@@ -10,7 +10,7 @@ use std::time::Instant;
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
-use super::response_head::{read_head, status_line, Trouble, HEAD_LIMIT, NO_HTTP};
+use super::response_head::{read_head, status_line, ReadError, HEAD_LIMIT, NO_HTTP};
 use super::socket::{write_all, BufferedSocket};
 use super::{Call, Network};
 use crate::error::Error;
@@ -142,7 +142,7 @@ impl fmt::Display for Proxy {
 }
 
 /// Reads the response to a CONNECT, after interim ones.
-fn final_status(socket: &mut BufferedSocket) -> Result<u16, Trouble> {
+fn final_status(socket: &mut BufferedSocket) -> Result<u16, ReadError> {
     let mut head_budget = HEAD_LIMIT;
     loop {
         let mut head = Vec::new();
@@ -151,7 +151,7 @@ fn final_status(socket: &mut BufferedSocket) -> Result<u16, Trouble> {
             // 101 is final, but no CONNECT asks for it.
             Some((_, 100 | 102..=199)) => {}
             Some((_, status @ 100..)) => return Ok(status),
-            _ => return Err(Trouble::Malformed(NO_HTTP)),
+            _ => return Err(ReadError::Malformed(NO_HTTP)),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Cursor};
 
 use super::connection::Connection;
 use super::idle::Idle;
-use super::response_head::{read_fields, read_line, Framing, Trouble, HEAD_LIMIT};
+use super::response_head::{read_fields, read_line, Framing, ReadError, HEAD_LIMIT};
 use super::Call;
 use crate::error::{Error, ErrorKind};
 
@@ -161,19 +161,19 @@ impl Content {
         }
         let Some(connection) = &mut self.connection else {
             if self.is_truncated {
-                return Err(self.error(Trouble::Io(io::ErrorKind::UnexpectedEof.into())));
+                return Err(self.error(ReadError::Io(io::ErrorKind::UnexpectedEof.into())));
             }
             return Ok(0);
         };
         // Data received in time may still be buffered, but we can't tell how much.
         let result = if self.call.deadline.left().is_zero() {
-            Err(Trouble::Io(io::ErrorKind::TimedOut.into()))
+            Err(ReadError::Io(io::ErrorKind::TimedOut.into()))
         } else {
             let reader = connection.stream.reader();
             match self.framing {
                 Framing::Length(length) => read_some(reader, length - self.received, read),
                 Framing::Chunked => self.chunks.read(reader, read),
-                Framing::UntilClose => read(reader, usize::MAX).map_err(Trouble::Io),
+                Framing::UntilClose => read(reader, usize::MAX).map_err(ReadError::Io),
             }
         };
         match result {
@@ -204,7 +204,7 @@ impl Content {
         }
     }
 
-    fn error(&self, trouble: Trouble) -> Error {
+    fn error(&self, trouble: ReadError) -> Error {
         let received = match self.framing {
             Framing::Length(length) => format!(" ({} of {length} bytes came)", self.received),
             _ => String::new(),
@@ -217,13 +217,13 @@ impl Chunks {
     fn read(
         &mut self, reader: &mut dyn BufRead,
         read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<usize, ReadError> {
         if self.remaining == 0 {
             let mut line = Vec::new();
             if self.has_begun {
                 read_line(reader, &mut "\r\n".len(), &mut line)?;
                 if !matches!(line[..], [b'\n'] | [b'\r', b'\n']) {
-                    return Err(Trouble::Malformed("has a chunk longer than its size says"));
+                    return Err(ReadError::Malformed("has a chunk longer than its size says"));
                 }
                 line.clear();
             }
@@ -231,7 +231,8 @@ impl Chunks {
             let mut limit = SIZE_LIMIT;
             read_line(reader, &mut limit, &mut line)?;
             let size = size(&line);
-            self.remaining = size.ok_or(Trouble::Malformed("has a chunk without a valid size"))?;
+            self.remaining =
+                size.ok_or(ReadError::Malformed("has a chunk without a valid size"))?;
             if self.remaining == 0 {
                 let mut budget = HEAD_LIMIT;
                 read_fields(reader, &mut budget, &mut line)?;
@@ -248,9 +249,9 @@ impl Chunks {
 fn read_some(
     reader: &mut dyn BufRead, remaining: u64,
     read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
-) -> Result<usize, Trouble> {
+) -> Result<usize, ReadError> {
     match read(reader, usize::try_from(remaining).unwrap_or(usize::MAX))? {
-        0 => Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
+        0 => Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into())),
         n => Ok(n),
     }
 }
@@ -270,7 +271,7 @@ mod tests {
     use super::*;
 
     /// Reads what a server has sent before it closed, in pieces of this size.
-    fn all(bytes: &[u8], capacity: usize) -> (Vec<u8>, Option<Trouble>) {
+    fn all(bytes: &[u8], capacity: usize) -> (Vec<u8>, Option<ReadError>) {
         let mut reader = BufReader::with_capacity(capacity, bytes);
         let (mut chunks, mut content, mut buffer) = (Chunks::default(), Vec::new(), [0; 3]);
         loop {
@@ -296,7 +297,7 @@ mod tests {
             for end in 0..good.len() {
                 let (content, trouble) = all(&good[..end], capacity);
                 assert!(b"hello!".starts_with(&content));
-                assert!(matches!(trouble, Some(Trouble::Io(_))), "{end} {trouble:?}");
+                assert!(matches!(trouble, Some(ReadError::Io(_))), "{end} {trouble:?}");
             }
         }
     }

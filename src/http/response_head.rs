@@ -23,7 +23,7 @@ pub(super) enum Framing {
 
 /// Why reading a head or content failed.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum ReadError {
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection was closed.
     Io(io::Error),
     /// What is wrong with the response.
@@ -42,9 +42,9 @@ pub(super) struct Head {
     pub(super) is_persistent: bool,
 }
 
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Trouble {
-        Trouble::Io(error)
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> ReadError {
+        ReadError::Io(error)
     }
 }
 
@@ -52,17 +52,17 @@ impl From<io::Error> for Trouble {
 /// read would have blocked, continues it.
 pub(super) fn read_head(
     reader: &mut dyn BufRead, budget: &mut usize, head: &mut Vec<u8>,
-) -> Result<(), Trouble> {
+) -> Result<(), ReadError> {
     // Fail on the first wrong byte: another protocol's server may be waiting for us.
     while let Some(expected) = b"HTTP/".get(head.len()) {
         let chunk = reader.fill_buf()?;
         // Nearly always, this is the only allocation.
         head.reserve(chunk.len());
         match chunk.first() {
-            _ if *budget == 0 => return Err(Trouble::Malformed(OVER_LIMIT)),
-            None => return Err(Trouble::Io(io::ErrorKind::UnexpectedEof.into())),
+            _ if *budget == 0 => return Err(ReadError::Malformed(OVER_LIMIT)),
+            None => return Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into())),
             Some(byte) if byte == expected => head.push(*byte),
-            Some(_) => return Err(Trouble::Malformed(NO_HTTP)),
+            Some(_) => return Err(ReadError::Malformed(NO_HTTP)),
         }
         reader.consume(1);
         *budget -= 1;
@@ -73,12 +73,12 @@ pub(super) fn read_head(
 /// Reads the lines after the first one, to an empty line, and subtracts their length from `budget`.
 pub(super) fn read_fields(
     reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
-) -> Result<(), Trouble> {
+) -> Result<(), ReadError> {
     let mut number = lines.split(|&byte| byte == b'\n').count();
     while !(lines.ends_with(b"\n\n") || lines.ends_with(b"\n\r\n")) {
         // The first line and the empty line are no fields.
         if *budget == 0 || number > LINE_LIMIT + 2 {
-            return Err(Trouble::Malformed(OVER_LIMIT));
+            return Err(ReadError::Malformed(OVER_LIMIT));
         }
         read_line(reader, budget, lines)?;
         number += 1;
@@ -277,16 +277,16 @@ mod tests {
             }
             let failure = |text: &str, budget| read(text, budget).0.unwrap_err();
             let over = failure("HTTP/1\r\n\r\n", 9);
-            assert!(matches!(over, Trouble::Malformed(OVER_LIMIT)));
+            assert!(matches!(over, ReadError::Malformed(OVER_LIMIT)));
             for text in ["", "HTTP/", "HTTP/1\r\n"] {
-                assert!(matches!(failure(text, 10), Trouble::Io(_)), "{text:?}");
+                assert!(matches!(failure(text, 10), ReadError::Io(_)), "{text:?}");
             }
             let fields = |n| format!("HTTP/1.1 200\n{}\n", "a:\n".repeat(n));
             assert!(read(&fields(LINE_LIMIT), HEAD_LIMIT).0.is_ok());
             let over = failure(&fields(LINE_LIMIT + 1), HEAD_LIMIT);
-            assert!(matches!(over, Trouble::Malformed(OVER_LIMIT)));
-            assert!(matches!(failure("220 mail", 10), Trouble::Malformed(NO_HTTP)));
-            assert!(matches!(failure("HTTP:", 10), Trouble::Malformed(NO_HTTP)));
+            assert!(matches!(over, ReadError::Malformed(OVER_LIMIT)));
+            assert!(matches!(failure("220 mail", 10), ReadError::Malformed(NO_HTTP)));
+            assert!(matches!(failure("HTTP:", 10), ReadError::Malformed(NO_HTTP)));
         }
     }
 }
