@@ -59,7 +59,7 @@ pub(crate) struct Deadline {
 
 /// The name of a request in messages, and its deadline.
 #[derive(Clone)]
-pub(crate) struct Call {
+pub(crate) struct CallContext {
     pub(crate) label: String,
     pub(crate) deadline: Deadline,
 }
@@ -77,7 +77,7 @@ pub(crate) struct Network {
 
 /// A request: a GET, or a POST if it has content. Everything in it has been checked.
 pub(crate) struct Request<'a> {
-    pub(crate) call: Call,
+    pub(crate) call: CallContext,
     pub(crate) url: &'a Url,
     /// The header fields, without `Host` and `Content-Length`.
     pub(crate) fields: &'a [(&'a str, &'a str)],
@@ -110,20 +110,20 @@ impl Deadline {
     }
 }
 
-impl Call {
-    pub(crate) fn late(&self, when: &str) -> Error {
-        let Call { label, deadline } = self;
+impl CallContext {
+    pub(crate) fn timed_out(&self, when: &str) -> Error {
+        let CallContext { label, deadline } = self;
         let message = format!("{label}: the timeout of {:?} passed {when}", deadline.timeout);
         Error::new(ErrorKind::Timeout, message)
     }
 
-    pub(crate) fn failed(&self, message: impl fmt::Display) -> Error {
+    pub(crate) fn error(&self, message: impl fmt::Display) -> Error {
         Error::new(ErrorKind::Exchange, format!("{}: {message}", self.label))
     }
 
     pub(crate) fn refused_thread(&self, cause: io::Error) -> Error {
         let why = "this device refused a thread: check its memory and its limit of threads";
-        self.failed(why).with_source(cause)
+        self.error(why).with_source(cause)
     }
 
     /// The error if this device refused a socket, or a connection to itself.
@@ -135,7 +135,7 @@ impl Call {
             "127.0.0.1 can't be reached, over which tokens are requested: check the loopback \
              interface and the firewall"
         };
-        self.failed(why).with_source(cause)
+        self.error(why).with_source(cause)
     }
 
     /// Returns an error if no file can be opened now. Libraries that fail for this reason may not say
@@ -149,19 +149,21 @@ impl Call {
     fn incomplete(&self, what: &str, trouble: ReadError) -> Error {
         let cause = match trouble {
             _ if self.deadline.left().is_zero() => {
-                return self.late(&format!("before {what} was complete"));
+                return self.timed_out(&format!("before {what} was complete"));
             }
-            ReadError::Malformed(why) => return self.failed(format_args!("{what} {why}")),
+            ReadError::Malformed(why) => return self.error(format_args!("{what} {why}")),
             ReadError::Io(cause) => cause,
         };
         let message = format!("the connection ended before {what} was complete");
-        self.failed(message).with_source(cause)
+        self.error(message).with_source(cause)
     }
 }
 
 impl Network {
     /// Connects to a server or a proxy. For messages, `peer` is " of the proxy ...", or empty.
-    fn connect(&self, to: &Arc<Origin>, peer: &str, call: &Call) -> Result<BufferedSocket, Error> {
+    fn connect(
+        &self, to: &Arc<Origin>, peer: &str, call: &CallContext,
+    ) -> Result<BufferedSocket, Error> {
         let (mut socket, took) = self.addresses.connect(to, peer, call)?;
         self.watch(&mut socket, to, took);
         Ok(socket)
@@ -184,7 +186,7 @@ impl Network {
 pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let (call, network) = (&request.call, request.network);
     if call.deadline.left().is_zero() {
-        return Err(call.late("before anything was sent"));
+        return Err(call.timed_out("before anything was sent"));
     }
     let origin = Arc::clone(&request.url.origin);
     let proxy = network.proxy.clone().filter(|proxy| origin.https && !proxy.exempts(&origin));
@@ -277,7 +279,7 @@ impl Request<'_> {
             }
         };
         if self.call.deadline.left().is_zero() {
-            return Err(self.call.late("before the request was sent"));
+            return Err(self.call.timed_out("before the request was sent"));
         }
         Ok(connection)
     }
@@ -297,7 +299,7 @@ impl Request<'_> {
         match (received, refusal) {
             (Ok(head), _) => Ok((head, connection)),
             (Err(ReadError::Io(cause)), Some((why, may_have_executed))) => {
-                let error = self.call.failed(why).with_source(cause).finally(true);
+                let error = self.call.error(why).with_source(cause).finally(true);
                 Err(error.or_executed(may_have_executed))
             }
             (Err(trouble), _) => {
@@ -322,7 +324,7 @@ impl Response {
     fn refuse_encoded(&mut self) -> Result<(), Error> {
         if is_encoded(&self.fields) && self.content.read_ahead(1)? > 0 {
             let message = "the content is encoded (Content-Encoding), which was not asked for";
-            return Err(self.content.call().failed(message).or_executed(true).finally(true));
+            return Err(self.content.call().error(message).or_executed(true).finally(true));
         }
         Ok(())
     }

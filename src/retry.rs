@@ -206,8 +206,8 @@ mod tests {
         assert_eq!(decide(spent, &unsent, false), Next::Return);
         let none = Attempt { retries: 0, ..attempt(true) };
         assert_eq!(decide(none, &unsent, false), Next::Return);
-        let late = Attempt { time_left: Duration::from_millis(180), ..attempt(true) };
-        assert_eq!(decide(late, &unsent, false), Next::Return);
+        let timed_out = Attempt { time_left: Duration::from_millis(180), ..attempt(true) };
+        assert_eq!(decide(timed_out, &unsent, false), Next::Return);
         let over = Attempt { time_left: Duration::ZERO, ..attempt(true) };
         assert_eq!(decide(over, &status(503, Some(0)), false), Next::Return);
     }

@@ -204,7 +204,7 @@ impl Tokens {
                 } else {
                     "while another thread requested the token"
                 };
-                return Err(self.client.call(deadline).late(when));
+                return Err(self.client.call(deadline).timed_out(when));
             }
             if is_first {
                 drop(state);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::socket::{BufferedSocket, Socket};
-use super::Call;
+use super::CallContext;
 use crate::error::Error;
 use crate::url::Origin;
 
@@ -35,7 +35,7 @@ impl Addresses {
     /// Connects to a host, and returns how long that took. Tries the address that worked last first.
     /// `peer` is " of the proxy ..." for messages, or empty.
     pub(super) fn connect(
-        &self, origin: &Arc<Origin>, peer: &str, call: &Call,
+        &self, origin: &Arc<Origin>, peer: &str, call: &CallContext,
     ) -> Result<(BufferedSocket, Duration), Error> {
         let mut addresses = look_up(origin, peer, call)?;
         if let Some((_, good)) = self.known().worked.iter().find(|(host, _)| host == origin) {
@@ -64,7 +64,7 @@ impl Addresses {
 
 /// Returns the addresses of a host. The system's resolver can't be stopped: a look-up that has not
 /// ended in time keeps its thread until it does.
-fn look_up(origin: &Origin, peer: &str, call: &Call) -> Result<Vec<SocketAddr>, Error> {
+fn look_up(origin: &Origin, peer: &str, call: &CallContext) -> Result<Vec<SocketAddr>, Error> {
     let port = origin.port;
     if let Some(address) = origin.address() {
         return Ok(vec![(address, port).into()]);
@@ -84,13 +84,13 @@ fn look_up(origin: &Origin, peer: &str, call: &Call) -> Result<Vec<SocketAddr>, 
     match addresses.recv_timeout(call.deadline.left()) {
         Ok(Ok(addresses)) => Ok(addresses.collect()),
         Ok(Err(cause)) => Err(call.refused_files().unwrap_or_else(|| {
-            call.failed(format_args!(
+            call.error(format_args!(
                 "the host name{peer} was not found: check its spelling, and the name server \
                  of this network"
             ))
             .with_source(cause)
         })),
-        Err(_) => Err(call.late(&format!("before the host name{peer} was resolved"))),
+        Err(_) => Err(call.timed_out(&format!("before the host name{peer} was resolved"))),
     }
 }
 
@@ -99,7 +99,7 @@ fn look_up(origin: &Origin, peer: &str, call: &Call) -> Result<Vec<SocketAddr>, 
 /// 8305](https://www.rfc-editor.org/rfc/rfc8305) tries them side by side.) A single address gets all
 /// the time. Returns the address, too, and how long it took to accept.
 fn connect(
-    mut silent: Vec<SocketAddr>, peer: &str, call: &Call,
+    mut silent: Vec<SocketAddr>, peer: &str, call: &CallContext,
 ) -> Result<(BufferedSocket, SocketAddr, Duration), Error> {
     let to = peer.strip_prefix(" of ").unwrap_or("the host");
     let mut patience = FIRST_PATIENCE;
@@ -109,7 +109,7 @@ fn connect(
         for address in std::mem::take(&mut silent) {
             let left = call.deadline.left();
             if left.is_zero() {
-                return Err(call.late(&format!("before a connection to {to} was made")));
+                return Err(call.timed_out(&format!("before a connection to {to} was made")));
             }
             let most = if is_alone { left } else { patience.min(left) };
             let start = Instant::now();
@@ -124,7 +124,7 @@ fn connect(
         patience = patience.saturating_mul(2);
     }
     let why = format!("no connection to {to} could be made: check host, port and firewall");
-    Err(call.failed(why).with_source(last))
+    Err(call.error(why).with_source(last))
 }
 
 /// Whether the limit of open files is reached, of this process or of this host.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::proxy::Proxy;
 use super::socket::{is_passing, Stream};
 use super::tls::Trust;
-use super::{Call, Network};
+use super::{CallContext, Network};
 use crate::error::Error;
 use crate::url::Origin;
 
@@ -50,7 +50,9 @@ impl Route {
 }
 
 impl Connection {
-    pub(super) fn open(route: &Route, network: &Network, call: &Call) -> Result<Connection, Error> {
+    pub(super) fn open(
+        route: &Route, network: &Network, call: &CallContext,
+    ) -> Result<Connection, Error> {
         let Route { origin, proxy, .. } = route;
         let connect = || match proxy {
             Some(proxy) => proxy.connect(origin, network, call),
@@ -124,8 +126,11 @@ mod tests {
     use crate::http::{Deadline, Idle};
     use crate::url::Url;
 
-    fn call() -> Call {
-        Call { label: "GET /".to_owned(), deadline: Deadline::after(Duration::from_secs(20)) }
+    fn call() -> CallContext {
+        CallContext {
+            label: "GET /".to_owned(),
+            deadline: Deadline::after(Duration::from_secs(20)),
+        }
     }
 
     fn connection(server: &TcpListener) -> Connection {

@@ -12,7 +12,7 @@ use base64::Engine as _;
 
 use super::response_head::{read_head, status_line, ReadError, HEAD_LIMIT, NO_HTTP};
 use super::socket::{write_all, BufferedSocket};
-use super::{Call, Network};
+use super::{CallContext, Network};
 use crate::error::Error;
 use crate::url::{check_uri, refused, Origin};
 
@@ -85,7 +85,7 @@ impl Proxy {
 
     /// Connects to `origin` through the proxy.
     pub(super) fn connect(
-        &self, origin: &Origin, network: &Network, call: &Call,
+        &self, origin: &Origin, network: &Network, call: &CallContext,
     ) -> Result<BufferedSocket, Error> {
         let mut socket = network.connect(&self.origin, &format!(" of the proxy {self}"), call)?;
         let start = Instant::now();
@@ -115,7 +115,7 @@ impl Proxy {
         credentials.unwrap_or_default()
     }
 
-    fn status_error(&self, call: &Call, status: u16, target: &str) -> Error {
+    fn status_error(&self, call: &CallContext, status: u16, target: &str) -> Error {
         let advice = match status {
             // tinyproxy responds with 401 to wrong credentials.
             401 | 407 if self.credentials.is_some() => {
@@ -131,7 +131,7 @@ impl Proxy {
             _ => String::new(),
         };
         let message = format!("the proxy {self} responded with status {status}{advice}");
-        call.failed(message).finally(status < 500)
+        call.error(message).finally(status < 500)
     }
 }
 

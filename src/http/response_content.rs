@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Cursor};
 use super::connection::Connection;
 use super::idle::Idle;
 use super::response_head::{read_fields, read_line, Framing, ReadError, HEAD_LIMIT};
-use super::Call;
+use super::CallContext;
 use crate::error::{Error, ErrorKind};
 
 /// How much content an error keeps.
@@ -17,7 +17,7 @@ const SIZE_LIMIT: usize = 4 * 1024;
 
 /// The content of a response as a stream.
 pub(crate) struct Content {
-    call: Call,
+    call: CallContext,
     framing: Framing,
     /// Content that was read by `read_ahead` and not yet returned.
     ahead: Cursor<Vec<u8>>,
@@ -44,7 +44,7 @@ struct Chunks {
 
 impl Content {
     pub(super) fn new(
-        call: Call, framing: Framing, connection: Connection, idle: Idle, most_idle: usize,
+        call: CallContext, framing: Framing, connection: Connection, idle: Idle, most_idle: usize,
     ) -> Content {
         let mut content = Content {
             call,
@@ -63,7 +63,7 @@ impl Content {
         content
     }
 
-    pub(crate) fn call(&self) -> &Call {
+    pub(crate) fn call(&self) -> &CallContext {
         &self.call
     }
 

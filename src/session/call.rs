@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Session, Settings};
 use crate::error::remote_text::reason;
 use crate::error::{field, Error, ErrorKind, Received};
-use crate::http::{self, Call, Deadline, Request, USER_AGENT};
+use crate::http::{self, CallContext, Deadline, Request, USER_AGENT};
 use crate::response::Response;
 use crate::retry::{decide, random, Attempt, Next};
 use crate::token::Token;
@@ -134,7 +134,7 @@ impl Session {
             }
         }
         http::send(Request {
-            call: Call { label: [method, &url.text()].concat(), deadline: *deadline },
+            call: CallContext { label: [method, &url.text()].concat(), deadline: *deadline },
             url,
             fields: &fields,
             content: content.map(|(_, content)| content),

@@ -13,7 +13,7 @@ use std::{env, iter, mem};
 use minreq::{Error::IoError, Method, Request};
 
 use crate::error::Error;
-use crate::http::{self, is_out_of_files, Call};
+use crate::http::{self, is_out_of_files, CallContext};
 use crate::retry::random;
 
 /// The header field that identifies minreq, by a random value for each request.
@@ -99,8 +99,8 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
 
 /// Starts minreq and waits until it has connected and written its head. All calls are nonblocking:
 /// a signal could restart a blocking wait for ever.
-fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Minreq, Error> {
-    let late = || call.late("before the request was sent").and(proxy_advice());
+fn meet(mut port: Port, fields: &[(&str, &str)], call: &CallContext) -> Result<Minreq, Error> {
+    let timed_out = || call.timed_out("before the request was sent").and(proxy_advice());
     let start = |port: &Port| port.start(fields, call).map_err(|cause| call.refused_thread(cause));
     let mut thread = start(&port)?;
     let mut pauses = iter::repeat_n(SHORT_PAUSE, SHORT_PAUSES);
@@ -108,7 +108,7 @@ fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Minreq, 
         match port.poll() {
             Ok(Some((socket, head))) => return Ok((socket, head, thread)),
             Err(cause) => break Some(call.refused_by_host(cause)),
-            Ok(None) if call.deadline.left().is_zero() => break Some(late()),
+            Ok(None) if call.deadline.left().is_zero() => break Some(timed_out()),
             Ok(None) if !thread.is_finished() => {}
             Ok(None) if mem::take(&mut port.has_closed_some) => thread = start(&port)?,
             Ok(None) => break None,
@@ -123,7 +123,7 @@ fn meet(mut port: Port, fields: &[(&str, &str)], call: &Call) -> Result<Minreq, 
 }
 
 impl Port {
-    fn open(call: &Call) -> io::Result<Port> {
+    fn open(call: &CallContext) -> io::Result<Port> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let password = format!("{:016x}{:016x}", random(), random());
@@ -134,7 +134,9 @@ impl Port {
     }
 
     /// Starts minreq on a thread of its own.
-    fn start(&self, fields: &[(&str, &str)], call: &Call) -> io::Result<JoinHandle<MinreqResult>> {
+    fn start(
+        &self, fields: &[(&str, &str)], call: &CallContext,
+    ) -> io::Result<JoinHandle<MinreqResult>> {
         let url = format!("http://{}/", self.listener.local_addr()?);
         let mut request = Request::new(Method::Post, url)
             // minreq's own limits can underflow, and `http` has its own.
@@ -194,8 +196,8 @@ impl Port {
 }
 
 /// Makes the error for the result of minreq's thread, if that ended.
-fn failure(ended: Option<thread::Result<MinreqResult>>, call: &Call) -> Error {
-    let unusable = call.failed(format_args!("minreq can't be used{PROXY_ADVICE}"));
+fn failure(ended: Option<thread::Result<MinreqResult>>, call: &CallContext) -> Error {
+    let unusable = call.error(format_args!("minreq can't be used{PROXY_ADVICE}"));
     match ended {
         Some(Ok(Err(IoError(cause)))) => call.refused_by_host(cause).and(proxy_advice()),
         Some(Ok(Err(cause))) => unusable.with_source(cause),
@@ -223,8 +225,8 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(100);
     const LONG: Duration = Duration::from_secs(20);
 
-    fn call(timeout: Duration) -> Call {
-        Call { label: "token request".to_owned(), deadline: Deadline::after(timeout) }
+    fn call(timeout: Duration) -> CallContext {
+        CallContext { label: "token request".to_owned(), deadline: Deadline::after(timeout) }
     }
 
     /// As many strangers as the system accepts, which have sent this.

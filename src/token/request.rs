@@ -9,7 +9,7 @@ use miniserde::json::{from_str, Number, Value};
 use super::{minreq, Token};
 use crate::error::remote_text::{excerpt, members, reason, text};
 use crate::error::{Error, ErrorKind, Received};
-use crate::http::{Call, Deadline, Network, Request, KEPT, USER_AGENT};
+use crate::http::{CallContext, Deadline, Network, Request, KEPT, USER_AGENT};
 use crate::json;
 use crate::url::{check_visible, form_encoded, Url};
 
@@ -25,9 +25,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(super) fn call(&self, deadline: Deadline) -> Call {
+    pub(super) fn call(&self, deadline: Deadline) -> CallContext {
         let label = format!("token request to {}", self.endpoint);
-        Call { label, deadline }
+        CallContext { label, deadline }
     }
 
     /// Requests a token, once.

@@ -9,7 +9,7 @@ use rustls::{CertificateError, ProtocolVersion};
 
 use super::since_1970;
 use crate::error::Error;
-use crate::http::Call;
+use crate::http::CallContext;
 
 pub(super) const NO_NAME: &str =
     "the host is no name that a certificate can have: check the host in the URL";
@@ -51,14 +51,14 @@ pub(super) fn refusal(cause: &io::Error) -> Option<&rustls::Error> {
 }
 
 /// Returns the error of a handshake. An error of TLS itself is final: it would come again.
-pub(super) fn handshake_error(call: &Call, cause: io::Error) -> Error {
+pub(super) fn handshake_error(call: &CallContext, cause: io::Error) -> Error {
     if cause.kind() == io::ErrorKind::TimedOut {
-        return call.late("before the request was sent");
+        return call.timed_out("before the request was sent");
     }
     let refusal = refusal(&cause);
     let why = refusal.map_or("the connection was lost in the TLS handshake".into(), reason);
     let is_final = refusal.is_some_and(|refusal| *refusal != OUT_OF_ORDER);
-    call.failed(why).with_source(cause).finally(is_final)
+    call.error(why).with_source(cause).finally(is_final)
 }
 
 /// Returns why a server sends this alert in place of a response, and whether it may have executed the

@@ -12,7 +12,7 @@ use super::errors::{alert_meaning, handshake_error, invalid, refusal, NOT_SET_UP
 use super::{Offer, Trust, BROKEN, REFUSED};
 use crate::error::Error;
 use crate::http::socket::{self, BufferedSocket, Socket, Stream as _};
-use crate::http::Call;
+use crate::http::CallContext;
 
 /// A TLS connection whose every read and write ends by the deadline of its socket.
 pub(in crate::http) struct Stream {
@@ -34,15 +34,16 @@ impl Stream {
     /// Connects to this host and does the handshake. If the handshake fails, and an earlier session
     /// was offered, a second connection does a full handshake.
     pub(in crate::http) fn open(
-        host: &str, trust: &Trust, call: &Call, connect: impl Fn() -> Result<BufferedSocket, Error>,
+        host: &str, trust: &Trust, call: &CallContext,
+        connect: impl Fn() -> Result<BufferedSocket, Error>,
     ) -> Result<Box<Stream>, Error> {
         let client = trust.client().map_err(|cause| {
-            let other = || call.failed(NOT_SET_UP).with_source(cause).finally(true);
+            let other = || call.error(NOT_SET_UP).with_source(cause).finally(true);
             call.refused_files().unwrap_or_else(other)
         })?;
         let server = ServerName::try_from(host.to_owned());
         let server =
-            server.map_err(|cause| call.failed(NO_NAME).with_source(cause).finally(true))?;
+            server.map_err(|cause| call.error(NO_NAME).with_source(cause).finally(true))?;
         let offer = Arc::new(Offer { client, server, was_made: AtomicBool::new(false) });
         loop {
             // A failed connection is closed before the next one: the server may have one worker only.
