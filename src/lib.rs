@@ -395,11 +395,11 @@
 
 /// Logs a message with the `log` crate, if the feature is on.
 #[cfg(feature = "log")]
-macro_rules! tell {
+macro_rules! log_event {
     ($level:ident, $($message:tt)*) => { log::$level!(target: "jas_session", $($message)*) };
 }
 #[cfg(not(feature = "log"))]
-macro_rules! tell {
+macro_rules! log_event {
     ($level:ident, $($message:tt)*) => { if false { let _ = format_args!($($message)*); } };
 }
 

@@ -220,7 +220,7 @@ impl Tokens {
     ) -> Result<Token, Error> {
         let result = self.load_or_request(settings, deadline, |_| true);
         if let Err(error) = &result {
-            tell!(warn, "{error}");
+            log_event!(warn, "{error}");
         }
         let mut state = self.state();
         if let Ok(token) = &result {
@@ -254,7 +254,7 @@ impl Tokens {
         let is_better = |token: &Token| token.expiry > held.expiry && !is_due(token);
         let result = self.load_or_request(settings, deadline.within(part), is_better);
         if let Err(error) = &result {
-            tell!(warn, "the token could not be renewed yet: {error}");
+            log_event!(warn, "the token could not be renewed yet: {error}");
         }
         let mut state = self.state();
         // If the old token was refused in between, the new one may have been revoked as well.
@@ -288,7 +288,7 @@ impl Tokens {
         // Not locked any more: a logger may call `held_token`.
         drop(state);
         if dropped.is_some() {
-            tell!(warn, "the token was refused; requesting another");
+            log_event!(warn, "the token was refused; requesting another");
             self.remove_stored(old.value());
         }
         let token = self.token(settings, deadline)?;
@@ -331,7 +331,7 @@ impl Tokens {
         if let Some(token) = stored.filter(is_acceptable) {
             // A token that was held before has been refused, or is the one to be renewed.
             if !self.state().recent.contains(&token.value) {
-                tell!(debug, "the token is that of the token file");
+                log_event!(debug, "the token is that of the token file");
                 return Ok(token);
             }
         }

@@ -80,7 +80,7 @@ impl Session {
                     Err(error) => Err(error),
                 },
                 Next::Retry(pause) => {
-                    tell!(warn, "{error}; retrying in {pause:?}");
+                    log_event!(warn, "{error}; retrying in {pause:?}");
                     std::thread::sleep(pause);
                     attempt.retried += 1;
                     self.wait_for_rate_limit(true, deadline);

@@ -47,14 +47,14 @@ impl TokenStore for TokenFile {
     fn read(&self, client: &Client) -> Option<Token> {
         let read = self.try_read(client, now());
         read.unwrap_or_else(|why| {
-            tell!(warn, "no token from {}: {why}", self.0.display());
+            log_event!(warn, "no token from {}: {why}", self.0.display());
             None
         })
     }
 
     fn write(&self, client: &Client, token: &Token) {
         if let Err(why) = self.try_write(client, token, now()) {
-            tell!(warn, "the token is not kept in {}: {why}", self.0.display());
+            log_event!(warn, "the token is not kept in {}: {why}", self.0.display());
         }
     }
 

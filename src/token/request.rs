@@ -46,7 +46,7 @@ impl Client {
         ];
         // The lifetime is counted from before the request, so that it never ends too late.
         let start = Instant::now();
-        tell!(debug, "requesting a token from {}", self.endpoint);
+        log_event!(debug, "requesting a token from {}", self.endpoint);
         let response = minreq::send(Request {
             call: self.call(deadline),
             url: &self.endpoint,
@@ -68,7 +68,7 @@ impl Client {
         })?;
         match read(&content, secrets) {
             Ok((value, lifetime)) => {
-                tell!(info, "token received, good for {lifetime:?}");
+                log_event!(info, "token received, good for {lifetime:?}");
                 Ok(Token::new(&value, lifetime, start))
             }
             Err(_) if is_refusal(&content) => {
