@@ -25,7 +25,7 @@ use connection::{Connection, Route};
 use exchange::PART;
 pub(crate) use idle::Idle;
 pub(crate) use proxy::Proxy;
-pub(crate) use response_content::{Content, KEPT};
+pub(crate) use response_content::{Content, ERROR_CONTENT_LIMIT};
 use response_head::{is_encoded, Head, ReadError};
 use socket::BufferedSocket;
 pub(crate) use tls::Trust;
@@ -313,7 +313,7 @@ impl Response {
     /// Reads what an error keeps of a response: its content up to 64 KiB, as far as it arrives in a
     /// quarter of the remaining time. The status says enough if it is truncated.
     pub(crate) fn received(self) -> Received {
-        Received::new(self.status, self.fields, self.content.beginning(KEPT))
+        Received::new(self.status, self.fields, self.content.beginning(ERROR_CONTENT_LIMIT))
     }
 
     pub(crate) fn is_success(&self) -> bool {

@@ -10,7 +10,7 @@ use super::CallContext;
 use crate::error::{Error, ErrorKind};
 
 /// How much content an error keeps.
-pub(crate) const KEPT: u64 = 64 * 1024;
+pub(crate) const ERROR_CONTENT_LIMIT: u64 = 64 * 1024;
 
 /// Maximum size of the line that holds the size of a chunk.
 const SIZE_LIMIT: usize = 4 * 1024;
@@ -99,7 +99,7 @@ impl Content {
     /// error comes with the content read so far.
     pub(crate) fn whole(mut self, limit: u64) -> Result<Vec<u8>, (Error, Vec<u8>)> {
         if self.length().is_some_and(|length| length > limit) {
-            return Err((self.over(limit), self.beginning(limit.min(KEPT))));
+            return Err((self.over(limit), self.beginning(limit.min(ERROR_CONTENT_LIMIT))));
         }
         let mut whole = Vec::new();
         let read = self.read_up_to(limit, &mut whole);

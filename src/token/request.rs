@@ -9,7 +9,7 @@ use miniserde::json::{from_str, Number, Value};
 use super::{minreq, Token};
 use crate::error::remote_text::{excerpt, members, reason, text};
 use crate::error::{Error, ErrorKind, Received};
-use crate::http::{CallContext, Deadline, Network, Request, KEPT, USER_AGENT};
+use crate::http::{CallContext, Deadline, Network, Request, ERROR_CONTENT_LIMIT, USER_AGENT};
 use crate::json;
 use crate::url::{check_visible, form_encoded, Url};
 
@@ -61,7 +61,7 @@ impl Client {
         if !response.is_success() {
             return Err(self.refused(response.received(), secrets));
         }
-        let content = response.content.whole(KEPT);
+        let content = response.content.whole(ERROR_CONTENT_LIMIT);
         let content = content.map_err(|(error, _)| match error.kind() {
             ErrorKind::Content => self.unusable("it is longer than 64 KiB"),
             _ => error.never_executed(),
