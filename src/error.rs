@@ -176,7 +176,7 @@ impl Error {
 
     /// Sets `may_have_executed` if it is true, and never resets it: a later attempt doesn't undo what
     /// an earlier one may have done.
-    pub(crate) fn or_executed(mut self, may_have_executed: bool) -> Error {
+    pub(crate) fn executed_at_least(mut self, may_have_executed: bool) -> Error {
         self.0.may_have_executed |= may_have_executed;
         self
     }
@@ -196,7 +196,7 @@ impl Error {
     }
 
     /// Marks the error as one of a token request, after which the API has executed nothing.
-    pub(crate) fn never_executed(mut self) -> Error {
+    pub(crate) fn not_executed(mut self) -> Error {
         self.0.may_have_executed = false;
         self
     }

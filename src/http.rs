@@ -230,7 +230,7 @@ impl Request<'_> {
             let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
             self.outcome(received, connection, is_stale)
         });
-        opened.map_err(|error| error.or_executed(was_sent))
+        opened.map_err(|error| error.executed_at_least(was_sent))
     }
 
     /// Returns the head of the request, followed by the first part of its content.
@@ -300,10 +300,10 @@ impl Request<'_> {
             (Ok(head), _) => Ok((head, connection)),
             (Err(ReadError::Io(cause)), Some((why, may_have_executed))) => {
                 let error = self.call.error(why).with_source(cause).finally(true);
-                Err(error.or_executed(may_have_executed))
+                Err(error.executed_at_least(may_have_executed))
             }
             (Err(trouble), _) => {
-                Err(self.call.incomplete("the response", trouble).or_executed(true))
+                Err(self.call.incomplete("the response", trouble).executed_at_least(true))
             }
         }
     }
@@ -324,7 +324,7 @@ impl Response {
     fn refuse_encoded(&mut self) -> Result<(), Error> {
         if is_encoded(&self.fields) && self.content.read_ahead(1)? > 0 {
             let message = "the content is encoded (Content-Encoding), which was not asked for";
-            return Err(self.content.call().error(message).or_executed(true).finally(true));
+            return Err(self.content.call().error(message).executed_at_least(true).finally(true));
         }
         Ok(())
     }

@@ -148,7 +148,7 @@ impl Response {
             read(content, &self.secrets).map_err(|(why, content)| {
                 let message = format!("{label}: the content {why}");
                 // The status was 2xx: the API has executed the request.
-                (Error::new(ErrorKind::Content, message).or_executed(true), content)
+                (Error::new(ErrorKind::Content, message).executed_at_least(true), content)
             })
         });
         result

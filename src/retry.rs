@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn broken(was_sent: bool, is_final: bool) -> Error {
-        Error::new(ErrorKind::Exchange, "no").or_executed(was_sent).finally(is_final)
+        Error::new(ErrorKind::Exchange, "no").executed_at_least(was_sent).finally(is_final)
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Content {
              Response::limit, or read it as a stream",
             self.call.label
         );
-        Error::new(ErrorKind::Content, message).or_executed(true)
+        Error::new(ErrorKind::Content, message).executed_at_least(true)
     }
 
     /// Reads to the end, or up to `limit` bytes. Allocates only for bytes received: the length in the
@@ -209,7 +209,7 @@ impl Content {
             Framing::Length(length) => format!(" ({} of {length} bytes came)", self.received),
             _ => String::new(),
         };
-        self.call.incomplete("the content", trouble).and(&received).or_executed(true)
+        self.call.incomplete("the content", trouble).and(&received).executed_at_least(true)
     }
 }
 

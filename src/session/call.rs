@@ -88,7 +88,7 @@ impl Session {
                 }
             };
             token = next.map_err(|error| {
-                let error = error.or_executed(may_have_executed);
+                let error = error.executed_at_least(may_have_executed);
                 if may_have_executed && !is_idempotent {
                     error.and(LOOK_FIRST)
                 } else {
@@ -158,7 +158,7 @@ impl Session {
         let detail = reason(&received, &self.secrets(token), true);
         let message = format!("{label}: status {}{advice}{detail}", received.status);
         Error::new(ErrorKind::Status, message)
-            .or_executed(received.may_have_executed())
+            .executed_at_least(received.may_have_executed())
             .with_received(received)
     }
 

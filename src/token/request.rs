@@ -57,14 +57,14 @@ impl Client {
             network,
         });
         // The API has executed nothing.
-        let response = response.map_err(Error::never_executed)?;
+        let response = response.map_err(Error::not_executed)?;
         if !response.is_success() {
             return Err(self.refused(response.received(), secrets));
         }
         let content = response.content.whole(ERROR_CONTENT_LIMIT);
         let content = content.map_err(|(error, _)| match error.kind() {
             ErrorKind::Content => self.unusable("it is longer than 64 KiB"),
-            _ => error.never_executed(),
+            _ => error.not_executed(),
         })?;
         match read(&content, secrets) {
             Ok((value, lifetime)) => {
