@@ -52,7 +52,7 @@ struct Inner {
     message: String,
     received: Option<Arc<Received>>,
     may_have_executed: bool,
-    is_final: bool,
+    is_retryable: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -149,7 +149,7 @@ impl Error {
             message: message.into(),
             received: None,
             may_have_executed: false,
-            is_final: false,
+            is_retryable: true,
             source: None,
         }))
     }
@@ -182,8 +182,8 @@ impl Error {
     }
 
     /// Marks the error as one that a retry would meet again, such as a refused certificate.
-    pub(crate) fn finally(mut self, is_final: bool) -> Error {
-        self.0.is_final = is_final;
+    pub(crate) fn retryable(mut self, is_retryable: bool) -> Error {
+        self.0.is_retryable = is_retryable;
         self
     }
 
@@ -191,8 +191,8 @@ impl Error {
         self.0.received.as_deref()
     }
 
-    pub(crate) fn is_final(&self) -> bool {
-        self.0.is_final
+    pub(crate) fn is_retryable(&self) -> bool {
+        self.0.is_retryable
     }
 
     /// Marks the error as one of a token request, after which the API has executed nothing.

@@ -299,7 +299,7 @@ impl Request<'_> {
         match (received, refusal) {
             (Ok(head), _) => Ok((head, connection)),
             (Err(ReadError::Io(cause)), Some((why, may_have_executed))) => {
-                let error = self.call.error(why).with_source(cause).finally(true);
+                let error = self.call.error(why).with_source(cause).retryable(false);
                 Err(error.executed_at_least(may_have_executed))
             }
             (Err(trouble), _) => {
@@ -324,7 +324,12 @@ impl Response {
     fn refuse_encoded(&mut self) -> Result<(), Error> {
         if is_encoded(&self.fields) && self.content.read_ahead(1)? > 0 {
             let message = "the content is encoded (Content-Encoding), which was not asked for";
-            return Err(self.content.call().error(message).executed_at_least(true).finally(true));
+            return Err(self
+                .content
+                .call()
+                .error(message)
+                .executed_at_least(true)
+                .retryable(false));
         }
         Ok(())
     }

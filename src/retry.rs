@@ -67,7 +67,7 @@ pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Ne
     let may_retry = match error.kind() {
         ErrorKind::Status => attempt.is_idempotent && response.is_some_and(Received::is_transient),
         ErrorKind::Timeout | ErrorKind::Exchange => {
-            !error.is_final() && (attempt.is_idempotent || !error.may_have_executed())
+            error.is_retryable() && (attempt.is_idempotent || !error.may_have_executed())
         }
         _ => false,
     };
@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn broken(was_sent: bool, is_final: bool) -> Error {
-        Error::new(ErrorKind::Exchange, "no").executed_at_least(was_sent).finally(is_final)
+        Error::new(ErrorKind::Exchange, "no").executed_at_least(was_sent).retryable(!is_final)
     }
 
     #[test]

@@ -426,7 +426,7 @@ mod tests {
 
     fn failure(kind: ErrorKind, status: u16) -> Error {
         let received = Received::new(status, vec![], vec![]);
-        Error::new(kind, "no").with_received(received).finally(true)
+        Error::new(kind, "no").with_received(received).retryable(false)
     }
 
     /// The results of eight callers that are in the queue when a request has this result.

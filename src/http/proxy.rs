@@ -131,7 +131,7 @@ impl Proxy {
             _ => String::new(),
         };
         let message = format!("the proxy {self} responded with status {status}{advice}");
-        call.error(message).finally(status < 500)
+        call.error(message).retryable(status >= 500)
     }
 }
 

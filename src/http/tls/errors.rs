@@ -58,7 +58,7 @@ pub(super) fn handshake_error(call: &CallContext, cause: io::Error) -> Error {
     let refusal = refusal(&cause);
     let why = refusal.map_or("the connection was lost in the TLS handshake".into(), reason);
     let is_final = refusal.is_some_and(|refusal| *refusal != OUT_OF_ORDER);
-    call.error(why).with_source(cause).finally(is_final)
+    call.error(why).with_source(cause).retryable(!is_final)
 }
 
 /// Returns why a server sends this alert in place of a response, and whether it may have executed the

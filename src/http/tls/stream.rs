@@ -38,12 +38,12 @@ impl Stream {
         connect: impl Fn() -> Result<BufferedSocket, Error>,
     ) -> Result<Box<Stream>, Error> {
         let client = trust.client().map_err(|cause| {
-            let other = || call.error(NOT_SET_UP).with_source(cause).finally(true);
+            let other = || call.error(NOT_SET_UP).with_source(cause).retryable(false);
             call.refused_files().unwrap_or_else(other)
         })?;
         let server = ServerName::try_from(host.to_owned());
         let server =
-            server.map_err(|cause| call.error(NO_NAME).with_source(cause).finally(true))?;
+            server.map_err(|cause| call.error(NO_NAME).with_source(cause).retryable(false))?;
         let offer = Arc::new(Offer { client, server, was_made: AtomicBool::new(false) });
         loop {
             // A failed connection is closed before the next one: the server may have one worker only.
