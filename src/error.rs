@@ -169,7 +169,7 @@ impl Error {
     }
 
     /// Appends `more` to the message.
-    pub(crate) fn and(mut self, more: &str) -> Error {
+    pub(crate) fn append(mut self, more: &str) -> Error {
         self.0.message.push_str(more);
         self
     }

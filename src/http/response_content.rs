@@ -209,7 +209,7 @@ impl Content {
             Framing::Length(length) => format!(" ({} of {length} bytes came)", self.received),
             _ => String::new(),
         };
-        self.call.incomplete("the content", trouble).and(&received).executed_at_least(true)
+        self.call.incomplete("the content", trouble).append(&received).executed_at_least(true)
     }
 }
 

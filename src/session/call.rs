@@ -76,7 +76,7 @@ impl Session {
                         was_replaced = true;
                         Ok(token)
                     }
-                    Ok(None) => Err(error.and(TOO_SOON)),
+                    Ok(None) => Err(error.append(TOO_SOON)),
                     Err(error) => Err(error),
                 },
                 Next::Retry(pause) => {
@@ -90,7 +90,7 @@ impl Session {
             token = next.map_err(|error| {
                 let error = error.executed_at_least(may_have_executed);
                 if may_have_executed && !is_idempotent {
-                    error.and(LOOK_FIRST)
+                    error.append(LOOK_FIRST)
                 } else {
                     error
                 }

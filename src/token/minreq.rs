@@ -100,7 +100,7 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
 /// Starts minreq and waits until it has connected and written its head. All calls are nonblocking:
 /// a signal could restart a blocking wait for ever.
 fn meet(mut port: Port, fields: &[(&str, &str)], call: &CallContext) -> Result<Minreq, Error> {
-    let timed_out = || call.timed_out("before the request was sent").and(proxy_advice());
+    let timed_out = || call.timed_out("before the request was sent").append(proxy_advice());
     let start = |port: &Port| port.start(fields, call).map_err(|cause| call.refused_thread(cause));
     let mut thread = start(&port)?;
     let mut pauses = iter::repeat_n(SHORT_PAUSE, SHORT_PAUSES);
@@ -199,7 +199,7 @@ impl Port {
 fn failure(ended: Option<thread::Result<MinreqResult>>, call: &CallContext) -> Error {
     let unusable = call.error(format_args!("minreq can't be used{PROXY_ADVICE}"));
     match ended {
-        Some(Ok(Err(IoError(cause)))) => call.refused_by_host(cause).and(proxy_advice()),
+        Some(Ok(Err(IoError(cause)))) => call.refused_by_host(cause).append(proxy_advice()),
         Some(Ok(Err(cause))) => unusable.with_source(cause),
         _ => unusable,
     }
