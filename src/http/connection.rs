@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::proxy::Proxy;
-use super::socket::{is_passing, Stream};
+use super::socket::{is_transient, Stream};
 use super::tls::Trust;
 use super::{CallContext, Network};
 use crate::error::Error;
@@ -76,10 +76,10 @@ impl Connection {
 
     /// Whether the connection is open with no unread data.
     pub(super) fn is_open(&mut self) -> bool {
-        self.stream.socket().waits = false;
+        self.stream.socket().blocking = false;
         let input = self.stream.reader().fill_buf().map(drop);
-        self.stream.socket().waits = true;
-        matches!(input, Err(error) if is_passing(&error)) && !self.stream.has_unread_data()
+        self.stream.socket().blocking = true;
+        matches!(input, Err(error) if is_transient(&error)) && !self.stream.has_unread_data()
     }
 
     /// Notes that it is idle from now on.

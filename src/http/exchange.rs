@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::response_head::{read_head, Head, ReadError, HEAD_LIMIT};
-use super::socket::{is_passing, write_all, WRITE_PART};
+use super::socket::{is_transient, write_all, WRITE_PART};
 
 /// Content up to this size is sent together with the head. Longer content is sent in parts of this
 /// size.
@@ -86,12 +86,12 @@ impl Exchange<'_> {
     /// stopped reading.
     fn is_refused(&mut self, blocked: Duration) -> bool {
         if self.early.is_none() {
-            self.connection.stream.socket().waits = false;
+            self.connection.stream.socket().blocking = false;
             self.early = match self.final_head() {
-                Err(ReadError::Io(error)) if is_passing(&error) => None,
+                Err(ReadError::Io(error)) if is_transient(&error) => None,
                 received => Some(received),
             };
-            self.connection.stream.socket().waits = true;
+            self.connection.stream.socket().blocking = true;
         }
         let patience = self.connection.stream.socket().deadline.left() / 4;
         match &self.early {

@@ -59,7 +59,7 @@ pub(super) struct Socket {
     tcp: TcpStream,
     pub(super) deadline: Deadline,
     /// Whether reads and writes may wait. If not, they fail with `WouldBlock`.
-    pub(super) waits: bool,
+    pub(super) blocking: bool,
     /// Removed by the first byte, or by the first byte of the response.
     pub(super) on_silence: Option<OnSilence>,
     /// The current read timeout. Setting it costs a system call.
@@ -122,7 +122,7 @@ impl Socket {
         let socket = Socket {
             tcp,
             deadline,
-            waits: true,
+            blocking: true,
             on_silence: None,
             counted: None,
             timeout: Duration::MAX,
@@ -173,7 +173,7 @@ impl Socket {
     /// Does the same with a pause before that failure. Only Windows needs it: see [`POLLED`].
     fn poll<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
         let result = self.nonblocking(act);
-        if result.as_ref().is_err_and(is_passing) {
+        if result.as_ref().is_err_and(is_transient) {
             std::thread::sleep(Duration::from_millis(1));
         }
         result
@@ -207,12 +207,12 @@ impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let result = loop {
             let left = self.time_left()?;
-            if !self.waits {
+            if !self.blocking {
                 break self.nonblocking(|tcp| tcp.read(buffer));
             }
             let next = self.on_silence.as_ref().map_or(left, |silence| silence.next.left());
             match self.read_part(left, next, buffer) {
-                Err(error) if is_passing(&error) => self.note_silence(),
+                Err(error) if is_transient(&error) => self.note_silence(),
                 result => break result,
             }
         };
@@ -225,13 +225,13 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.waits {
+        if !self.blocking {
             return self.nonblocking(|tcp| tcp.write(bytes));
         }
         self.time_left()?;
         match self.write_part(bytes) {
             // Windows reports a write timeout as `TimedOut`.
-            Err(error) if is_passing(&error) => {
+            Err(error) if is_transient(&error) => {
                 self.note_silence();
                 Err(io::ErrorKind::WouldBlock.into())
             }
@@ -258,7 +258,7 @@ pub(super) fn write_all(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<
 }
 
 /// Whether a read or a write has only reached the limit of a single wait, and may be tried again.
-pub(super) fn is_passing(error: &io::Error) -> bool {
+pub(super) fn is_transient(error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => true,
         // On other systems the peer has gone.

@@ -72,7 +72,7 @@ impl Stream {
             let Err(cause) = stream.tls.complete_io(&mut stream.socket) else { continue };
             if cause.kind() != io::ErrorKind::WouldBlock {
                 // The server may have sent an alert before it closed.
-                stream.socket().waits = false;
+                stream.socket().blocking = false;
                 let _ = stream.tls.read_tls(&mut stream.socket);
                 stream.tls.process_new_packets().map_err(invalid)?;
                 return Err(cause);
@@ -85,9 +85,9 @@ impl Stream {
     /// the response may still be readable.
     fn flush_nonblocking(&mut self) {
         if self.tls.wants_write() {
-            let waits = std::mem::replace(&mut self.socket().waits, false);
+            let blocking = std::mem::replace(&mut self.socket().blocking, false);
             let _ = self.flush();
-            self.socket().waits = waits;
+            self.socket().blocking = blocking;
         }
     }
 }
@@ -140,8 +140,8 @@ impl BufRead for Stream {
     /// Returns content that has come, or nothing at an end that the server has announced
     /// (`close_notify`). A connection that ends without is an error.
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let waits = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        while self.tls.reader().fill_buf().is_err_and(waits) {
+        let blocking = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        while self.tls.reader().fill_buf().is_err_and(blocking) {
             // Fails again if it failed below, now that the content before the failure was read.
             let state = self.tls.process_new_packets().map(drop);
             self.flush_nonblocking();
