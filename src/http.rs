@@ -102,10 +102,10 @@ impl Deadline {
 
     /// Returns the earlier of this deadline and one after `part`.
     pub(crate) fn within(self, part: Duration) -> Deadline {
-        Deadline::after(part.min(self.left()))
+        Deadline::after(part.min(self.remaining()))
     }
 
-    pub(crate) fn left(self) -> Duration {
+    pub(crate) fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 }
@@ -148,7 +148,7 @@ impl CallContext {
     /// The error if `what` is missing or incomplete.
     fn incomplete(&self, what: &str, trouble: ReadError) -> Error {
         let cause = match trouble {
-            _ if self.deadline.left().is_zero() => {
+            _ if self.deadline.remaining().is_zero() => {
                 return self.timed_out(&format!("before {what} was complete"));
             }
             ReadError::Malformed(why) => return self.error(format_args!("{what} {why}")),
@@ -185,7 +185,7 @@ impl Network {
 /// Sends a request and reads the head of the response.
 pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let (call, network) = (&request.call, request.network);
-    if call.deadline.left().is_zero() {
+    if call.deadline.remaining().is_zero() {
         return Err(call.timed_out("before anything was sent"));
     }
     let origin = Arc::clone(&request.url.origin);
@@ -222,7 +222,7 @@ impl Request<'_> {
                 // The other idle connections of the route may be broken, too.
                 drop(self.network.idle.close(Some(route)));
             }
-            if !is_stale || self.call.deadline.left().is_zero() {
+            if !is_stale || self.call.deadline.remaining().is_zero() {
                 return self.outcome(received, connection, false);
             }
         }
@@ -278,7 +278,7 @@ impl Request<'_> {
                 opened => break opened?,
             }
         };
-        if self.call.deadline.left().is_zero() {
+        if self.call.deadline.remaining().is_zero() {
             return Err(self.call.timed_out("before the request was sent"));
         }
         Ok(connection)

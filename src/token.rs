@@ -174,7 +174,7 @@ impl Tokens {
                 Ok(token) => return Ok(token),
                 Err(error) => error,
             };
-            attempt.time_left = deadline.left();
+            attempt.time_left = deadline.remaining();
             attempt.jitter = random();
             let Next::Retry(pause) = decide(attempt, &error, false) else { return Err(error) };
             attempt.retried += 1;
@@ -196,7 +196,7 @@ impl Tokens {
                 return outcome;
             }
             let is_first = state.queue[0] == slot.number;
-            let left = deadline.left();
+            let left = deadline.remaining();
             let has_failed = state.last.as_ref().is_some_and(|(at, ..)| at > since);
             if left.is_zero() || has_failed && left < SHORTEST {
                 let when = if is_first {
@@ -241,7 +241,7 @@ impl Tokens {
         let Some(held) = state.valid().filter(is_due) else {
             return;
         };
-        let part = (deadline.left() / 4).min(LONGEST_RENEWAL);
+        let part = (deadline.remaining() / 4).min(LONGEST_RENEWAL);
         let part = part.min(held.expiry.saturating_duration_since(now));
         let is_cooling_down =
             state.failed_early.is_some_and(|(at, most)| at.elapsed() < COOLDOWN && part <= most);

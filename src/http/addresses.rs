@@ -81,7 +81,7 @@ fn look_up(origin: &Origin, peer: &str, call: &CallContext) -> Result<Vec<Socket
         let _ = found.send((host.as_str(), port).to_socket_addrs());
     });
     spawned.map_err(|cause| call.refused_thread(cause))?;
-    match addresses.recv_timeout(call.deadline.left()) {
+    match addresses.recv_timeout(call.deadline.remaining()) {
         Ok(Ok(addresses)) => Ok(addresses.collect()),
         Ok(Err(cause)) => Err(call.refused_files().unwrap_or_else(|| {
             call.error(format_args!(
@@ -107,7 +107,7 @@ fn connect(
     while !silent.is_empty() {
         let is_alone = silent.len() == 1;
         for address in std::mem::take(&mut silent) {
-            let left = call.deadline.left();
+            let left = call.deadline.remaining();
             if left.is_zero() {
                 return Err(call.timed_out(&format!("before a connection to {to} was made")));
             }

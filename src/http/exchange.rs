@@ -93,7 +93,7 @@ impl Exchange<'_> {
             };
             self.connection.stream.socket().blocking = true;
         }
-        let patience = self.connection.stream.socket().deadline.left() / 4;
+        let patience = self.connection.stream.socket().deadline.remaining() / 4;
         match &self.early {
             Some(Ok(head)) => !(200..300).contains(&head.status) || blocked > patience,
             Some(Err(_)) => true,

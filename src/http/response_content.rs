@@ -86,7 +86,7 @@ impl Content {
     /// Returns up to `most` bytes that arrive within a quarter of the remaining time.
     pub(crate) fn beginning(mut self, most: u64) -> Vec<u8> {
         let deadline = self.call.deadline;
-        self.call.deadline = deadline.within(deadline.left() / 4);
+        self.call.deadline = deadline.within(deadline.remaining() / 4);
         if let Some(connection) = &mut self.connection {
             connection.stream.socket().deadline = self.call.deadline;
         }
@@ -166,7 +166,7 @@ impl Content {
             return Ok(0);
         };
         // Data received in time may still be buffered, but we can't tell how much.
-        let result = if self.call.deadline.left().is_zero() {
+        let result = if self.call.deadline.remaining().is_zero() {
             Err(ReadError::Io(io::ErrorKind::TimedOut.into()))
         } else {
             let reader = connection.stream.reader();

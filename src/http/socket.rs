@@ -85,7 +85,7 @@ impl OnSilence {
     }
 
     fn act_if_due(&mut self) {
-        if self.next.left().is_zero() {
+        if self.next.remaining().is_zero() {
             let waited = self.start.elapsed();
             (self.act)();
             self.next = Deadline::after(waited);
@@ -140,7 +140,7 @@ impl Socket {
     }
 
     fn time_left(&self) -> io::Result<Duration> {
-        match self.deadline.left() {
+        match self.deadline.remaining() {
             Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
             left => Ok(left),
         }
@@ -210,7 +210,7 @@ impl Read for Socket {
             if !self.blocking {
                 break self.nonblocking(|tcp| tcp.read(buffer));
             }
-            let next = self.on_silence.as_ref().map_or(left, |silence| silence.next.left());
+            let next = self.on_silence.as_ref().map_or(left, |silence| silence.next.remaining());
             match self.read_part(left, next, buffer) {
                 Err(error) if is_transient(&error) => self.note_silence(),
                 result => break result,

@@ -133,7 +133,7 @@ impl Client {
 
     fn may_resume(&self, server: &ServerName<'_>) -> bool {
         let failed: &HashMap<_, _> = &self.failed();
-        failed.get(server).is_none_or(|end| end.left().is_zero())
+        failed.get(server).is_none_or(|end| end.remaining().is_zero())
     }
 
     fn failed(&self) -> MutexGuard<'_, HashMap<ServerName<'static>, Deadline>> {
@@ -229,7 +229,7 @@ mod tests {
         for (period, least) in [(REFUSED, 3590), (BROKEN, 360 * 24 * 3600)] {
             client.offer_no_session(&server, period);
             assert!(!client.may_resume(&server));
-            let left = client.failed()[&server].left();
+            let left = client.failed()[&server].remaining();
             assert!(left > Duration::from_secs(least) && left <= period, "{left:?}");
         }
         client.offer_no_session(&server, Duration::ZERO);

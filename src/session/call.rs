@@ -64,7 +64,7 @@ impl Session {
             };
             self.rate_limit.note(&error);
             may_have_executed |= error.may_have_executed();
-            attempt.time_left = deadline.left();
+            attempt.time_left = deadline.remaining();
             attempt.jitter = random();
             let token_refused = error.response().is_some_and(Received::is_token_refused);
             let next = match decide(attempt, &error, token_refused) {
@@ -104,9 +104,9 @@ impl Session {
         if self.rate_limit.is_none() {
             return;
         }
-        let deadline = deadline.within(deadline.left() / 2);
+        let deadline = deadline.within(deadline.remaining() / 2);
         loop {
-            let wait = self.rate_limit.wait(deadline.left(), was_refused);
+            let wait = self.rate_limit.wait(deadline.remaining(), was_refused);
             if wait.is_zero() {
                 return;
             }

@@ -108,7 +108,7 @@ fn meet(mut port: Port, fields: &[(&str, &str)], call: &CallContext) -> Result<M
         match port.poll() {
             Ok(Some((socket, head))) => return Ok((socket, head, thread)),
             Err(cause) => break Some(call.refused_by_host(cause)),
-            Ok(None) if call.deadline.left().is_zero() => break Some(timed_out()),
+            Ok(None) if call.deadline.remaining().is_zero() => break Some(timed_out()),
             Ok(None) if !thread.is_finished() => {}
             Ok(None) if mem::take(&mut port.has_closed_some) => thread = start(&port)?,
             Ok(None) => break None,
@@ -129,7 +129,7 @@ impl Port {
         let password = format!("{:016x}{:016x}", random(), random());
         // If the loopback interface is down, this fails in time. minreq would wait for as long as
         // the system does.
-        TcpStream::connect_timeout(&listener.local_addr()?, call.deadline.left().max(PAUSE))?;
+        TcpStream::connect_timeout(&listener.local_addr()?, call.deadline.remaining().max(PAUSE))?;
         Ok(Port { listener, password, callers: Vec::new(), is_full: false, has_closed_some: false })
     }
 
@@ -149,7 +149,7 @@ impl Port {
         if !proxy_advice().is_empty() || env::var_os("MINREQ_TIMEOUT").is_some() {
             // For a timeout minreq starts a thread, and panics if that fails.
             thread::Builder::new().spawn(|| ())?;
-            request = request.with_timeout(call.deadline.left().as_secs() + 1);
+            request = request.with_timeout(call.deadline.remaining().as_secs() + 1);
         }
         let thread = thread::Builder::new().stack_size(STACK);
         thread.spawn(|| request.send_lazy().map(|read| (read.status_code, read.headers)))

@@ -55,7 +55,7 @@ impl Stream {
             if was_made {
                 offer.client.offer_no_session(&offer.server, REFUSED);
             }
-            if !was_made || call.deadline.left().is_zero() {
+            if !was_made || call.deadline.remaining().is_zero() {
                 return Err(handshake_error(call, cause));
             }
         }
