@@ -5,7 +5,7 @@
 mod addresses;
 mod connection;
 mod exchange;
-mod idle;
+mod pool;
 mod proxy;
 mod response_content;
 mod response_head;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub(crate) use addresses::{is_out_of_files, Addresses};
 use connection::{Connection, Route};
 use exchange::PART;
-pub(crate) use idle::Idle;
+pub(crate) use pool::Pool;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, ERROR_CONTENT_LIMIT};
 use response_head::{is_encoded, Head, ReadError};
@@ -70,7 +70,7 @@ pub(crate) struct Network {
     pub(crate) proxy: Option<Arc<Proxy>>,
     pub(crate) trust: Trust,
     pub(crate) addresses: Addresses,
-    pub(crate) idle: Idle,
+    pub(crate) pool: Pool,
     /// Maximum number of idle connections.
     pub(crate) idle_connections: usize,
 }
@@ -171,14 +171,14 @@ impl Network {
 
     /// Watches for silence on a new connection; connecting took the time `took`.
     fn watch(&self, socket: &mut BufferedSocket, to: &Arc<Origin>, took: Duration) {
-        self.idle.watch(socket.get_mut(), to, SILENCE + took * 4);
+        self.pool.watch(socket.get_mut(), to, SILENCE + took * 4);
     }
 
     /// If the system has refused a file descriptor, closes the idle connections. Returns whether any
     /// were closed, so that another attempt may succeed.
     pub(crate) fn makes_room(&self, error: &Error) -> bool {
         let cause = error.source().and_then(|source| source.downcast_ref());
-        cause.is_some_and(is_out_of_files) && !self.idle.close(None).is_empty()
+        cause.is_some_and(is_out_of_files) && !self.pool.close(None).is_empty()
     }
 }
 
@@ -194,7 +194,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let (head, connection) = request.exchange(&route)?;
     let most = if head.is_persistent { network.idle_connections } else { 0 };
     let is_repeatable = request.is_repeatable;
-    let content = Content::new(request.call, head.framing, connection, network.idle.clone(), most);
+    let content = Content::new(request.call, head.framing, connection, network.pool.clone(), most);
     let mut response = Response { status: head.status, fields: head.fields, content };
     if response.is_success() {
         response.refuse_encoded()?;
@@ -220,7 +220,7 @@ impl Request<'_> {
             let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
             if is_stale || received.is_err() {
                 // The other idle connections of the route may be broken, too.
-                drop(self.network.idle.close(Some(route)));
+                drop(self.network.pool.close(Some(route)));
             }
             if !is_stale || self.call.deadline.remaining().is_zero() {
                 return self.outcome(received, connection, false);
@@ -260,7 +260,7 @@ impl Request<'_> {
             return None;
         }
         loop {
-            let mut connection = self.network.idle.take(route).0?;
+            let mut connection = self.network.pool.take(route).0?;
             connection.stream.socket().deadline = self.call.deadline;
             if connection.is_open() {
                 return Some(connection);
@@ -271,7 +271,7 @@ impl Request<'_> {
     /// Closes an idle connection, then opens a new one: a server may have a single worker, which the
     /// idle connection occupies.
     fn open(&self, route: &Route) -> Result<Connection, Error> {
-        drop(self.network.idle.close_one(route));
+        drop(self.network.pool.close_one(route));
         let connection = loop {
             match Connection::open(route, self.network, &self.call) {
                 Err(error) if self.network.makes_room(&error) => {}

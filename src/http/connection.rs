@@ -63,7 +63,7 @@ impl Connection {
             true => {
                 let mut stream =
                     super::tls::Stream::open(&origin.host, &route.trust, call, connect)?;
-                network.idle.watch_response(stream.socket(), route.first_hop());
+                network.pool.watch_response(stream.socket(), route.first_hop());
                 stream
             }
             _ => Box::new(connect()?),
@@ -123,7 +123,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::http::{Deadline, Idle};
+    use crate::http::{Deadline, Pool};
     use crate::url::Url;
 
     fn call() -> CallContext {
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn an_expired_or_foreign_connection_is_not_used_again() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let idle = Idle::default();
+        let idle = Pool::default();
         let fresh = connection(&server);
         let route = fresh.route.clone();
         assert!(idle.keep(fresh, 8).is_empty());
@@ -181,11 +181,11 @@ mod tests {
     #[test]
     fn expired_connections_are_closed_whatever_is_called_next() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let idle = Idle::default();
+        let idle = Pool::default();
         let route = connection(&server).route.clone();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let others = connection(&other).route.clone();
-        for close in [|idle: &Idle, route: &Route| idle.take(route).1, Idle::close_one] {
+        for close in [|idle: &Pool, route: &Route| idle.take(route).1, Pool::close_one] {
             // The one that was used last is too old.
             for aged in [false, true] {
                 let mut expired = connection(&server);

@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, Cursor};
 
 use super::connection::Connection;
-use super::idle::Idle;
+use super::pool::Pool;
 use super::response_head::{read_fields, read_line, Framing, ReadError, HEAD_LIMIT};
 use super::CallContext;
 use crate::error::{Error, ErrorKind};
@@ -28,7 +28,7 @@ pub(crate) struct Content {
     /// `None` after the end of the content, or an error.
     connection: Option<Connection>,
     /// Takes the connection at the end of the content.
-    idle: Idle,
+    pool: Pool,
     /// Maximum number of idle connections, or 0 if this one must not be used again.
     most_idle: usize,
 }
@@ -44,7 +44,7 @@ struct Chunks {
 
 impl Content {
     pub(super) fn new(
-        call: CallContext, framing: Framing, connection: Connection, idle: Idle, most_idle: usize,
+        call: CallContext, framing: Framing, connection: Connection, pool: Pool, most_idle: usize,
     ) -> Content {
         let mut content = Content {
             call,
@@ -54,7 +54,7 @@ impl Content {
             chunks: Chunks::default(),
             is_truncated: false,
             connection: Some(connection),
-            idle,
+            pool,
             most_idle,
         };
         if framing == Framing::Length(0) {
@@ -190,7 +190,7 @@ impl Content {
                 self.is_truncated = true;
                 if let Some(connection) = self.connection.take().filter(|c| c.was_idle) {
                     // The other idle connections of the route may be broken, too.
-                    drop(self.idle.close(Some(&connection.route)));
+                    drop(self.pool.close(Some(&connection.route)));
                 }
                 Err(self.error(trouble))
             }
@@ -200,7 +200,7 @@ impl Content {
     /// Gives the connection back after all content has been read.
     fn end(&mut self) {
         if let Some(connection) = self.connection.take() {
-            drop(self.idle.keep(connection, self.most_idle));
+            drop(self.pool.keep(connection, self.most_idle));
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::idle::Hop;
+use super::pool::Hop;
 use super::Deadline;
 
 /// How long a write may block before it fails with `WouldBlock`. Then the writer can look for an early

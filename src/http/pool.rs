@@ -18,7 +18,7 @@ const SLOW_RESPONSE: Duration = Duration::from_secs(1);
 /// Closing a connection takes system calls. So methods return the connections that they remove, and
 /// the caller drops them without the lock.
 #[derive(Clone, Default)]
-pub(crate) struct Idle(Arc<Mutex<State>>);
+pub(crate) struct Pool(Arc<Mutex<State>>);
 
 #[derive(Default)]
 pub(super) struct State {
@@ -37,7 +37,7 @@ pub(super) type Hop = Arc<Origin>;
 
 type Closed = Vec<Connection>;
 
-impl Idle {
+impl Pool {
     /// Removes the most recently used connection of this route. The server may have closed it: check
     /// [`Connection::is_open`].
     pub(super) fn take(&self, route: &Route) -> (Option<Connection>, Closed) {
