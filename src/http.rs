@@ -28,7 +28,7 @@ pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, ERROR_CONTENT_LIMIT};
 use response_head::{is_encoded, Head, ReadError};
 use socket::BufferedSocket;
-pub(crate) use tls::Trust;
+pub(crate) use tls::Roots;
 
 use crate::error::{Error, ErrorKind, Received};
 use crate::url::{Origin, Url};
@@ -68,7 +68,7 @@ pub(crate) struct CallContext {
 #[derive(Clone, Default)]
 pub(crate) struct Network {
     pub(crate) proxy: Option<Arc<Proxy>>,
-    pub(crate) trust: Trust,
+    pub(crate) roots: Roots,
     pub(crate) addresses: Addresses,
     pub(crate) pool: Pool,
     /// Maximum number of idle connections.
@@ -190,7 +190,7 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     }
     let origin = Arc::clone(&request.url.origin);
     let proxy = network.proxy.clone().filter(|proxy| origin.https && !proxy.exempts(&origin));
-    let route = Route { origin, proxy, trust: network.trust.clone() };
+    let route = Route { origin, proxy, roots: network.roots.clone() };
     let (head, connection) = request.exchange(&route)?;
     let most = if head.is_persistent { network.idle_connections } else { 0 };
     let is_repeatable = request.is_repeatable;

@@ -217,7 +217,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A proxy that decrypts TLS sends a certificate of your company. Trust its issuer with
+//! A proxy that decrypts TLS sends a certificate of your company. Roots its issuer with
 //! [`Session::root_certificates`]. If your system trusts the issuer already, turn on the feature
 //! `system-roots` instead.
 //!

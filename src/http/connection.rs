@@ -1,12 +1,12 @@
 //! A connection to a server, directly or through a proxy, with TLS or without.
-//! Called by `http`, and kept by `idle`. Knows nothing of requests.
+//! Called by `http`, and kept by `pool`. Knows nothing of requests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::proxy::Proxy;
 use super::socket::{is_transient, Stream};
-use super::tls::Trust;
+use super::tls::Roots;
 use super::{CallContext, Network};
 use crate::error::Error;
 use crate::url::Origin;
@@ -23,7 +23,7 @@ pub(super) struct Route {
     pub(super) origin: Arc<Origin>,
     /// Only for `https`: `http` stays on this machine.
     pub(super) proxy: Option<Arc<Proxy>>,
-    pub(super) trust: Trust,
+    pub(super) roots: Roots,
 }
 
 /// An open connection. Dropping it closes it.
@@ -62,7 +62,7 @@ impl Connection {
             #[cfg(feature = "tls")]
             true => {
                 let mut stream =
-                    super::tls::Stream::open(&origin.host, &route.trust, call, connect)?;
+                    super::tls::Stream::open(&origin.host, &route.roots, call, connect)?;
                 network.pool.watch_response(stream.socket(), route.first_hop());
                 stream
             }
@@ -138,7 +138,7 @@ mod tests {
         let route = Route {
             origin: Url::base("base URL", &url).unwrap().origin,
             proxy: None,
-            trust: Trust::default(),
+            roots: Roots::default(),
         };
         Connection::open(&route, &Network::default(), &call()).unwrap()
     }

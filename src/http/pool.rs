@@ -75,12 +75,12 @@ impl Pool {
     /// Watches a new connection. As long as it is silent, other connections to the same hop are closed,
     /// one at a time: they may occupy all workers of a small server.
     pub(super) fn watch(&self, socket: &mut Socket, hop: &Hop, patience: Duration) {
-        let (idle, this) = (self.clone(), Arc::new(Arc::clone(hop)));
+        let (pool, this) = (self.clone(), Arc::new(Arc::clone(hop)));
         let open = &mut self.state().open;
         open.retain(|other| other.strong_count() > 0);
         open.push(Arc::downgrade(&this));
         socket.counted = Some(Arc::clone(&this));
-        let act = move || drop(idle.make_way(&this));
+        let act = move || drop(pool.make_way(&this));
         socket.on_silence = Some(OnSilence::new(patience, false, act));
     }
 
@@ -88,8 +88,8 @@ impl Pool {
     /// or may wait for a worker itself. So only idle connections are closed.
     #[cfg(feature = "tls")]
     pub(super) fn watch_response(&self, socket: &mut Socket, hop: &Hop) {
-        let (idle, hop) = (self.clone(), Arc::clone(hop));
-        let act = move || drop(idle.remove_idle(&hop));
+        let (pool, hop) = (self.clone(), Arc::clone(hop));
+        let act = move || drop(pool.remove_idle(&hop));
         socket.on_silence = Some(OnSilence::new(SLOW_RESPONSE, true, act));
     }
 

@@ -40,7 +40,7 @@ const BROKEN: Duration = Duration::MAX;
 
 /// The accepted issuers of certificates: the built-in ones, and optionally more.
 #[derive(Clone, Default)]
-pub(crate) struct Trust(Option<Arc<Client>>);
+pub(crate) struct Roots(Option<Arc<Client>>);
 
 /// rustls's configuration, and the sessions that it may resume.
 struct Client {
@@ -52,9 +52,9 @@ struct Client {
     failed: Mutex<HashMap<ServerName<'static>, Deadline>>,
 }
 
-impl Trust {
+impl Roots {
     /// Trusts these certificates in PEM as well; the error says what is wrong with them.
-    pub(crate) fn extended(&self, pem: &[u8]) -> Result<Trust, String> {
+    pub(crate) fn extended(&self, pem: &[u8]) -> Result<Roots, String> {
         let mut roots = self.0.as_ref().map_or(Vec::new(), |client| client.roots.clone());
         let before = roots.len();
         // The byte order mark of an editor on Windows would hide the first line.
@@ -66,7 +66,7 @@ impl Trust {
             return Err("hold no certificate (-----BEGIN CERTIFICATE-----)".to_owned());
         }
         let client = Client::trusting(roots).map_err(|cause| format!("can't be used: {cause}"))?;
-        Ok(Trust(Some(Arc::new(client))))
+        Ok(Roots(Some(Arc::new(client))))
     }
 
     fn client(&self) -> Result<Arc<Client>, rustls::Error> {
@@ -84,8 +84,8 @@ impl Trust {
     }
 }
 
-impl PartialEq for Trust {
-    fn eq(&self, other: &Trust) -> bool {
+impl PartialEq for Roots {
+    fn eq(&self, other: &Roots) -> bool {
         self.0.as_ref().map(Arc::as_ptr) == other.0.as_ref().map(Arc::as_ptr)
     }
 }
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn refused_session_is_offered_after_an_hour_a_broken_one_never() {
-        let client = Trust::default().client().unwrap();
+        let client = Roots::default().client().unwrap();
         let server = ServerName::try_from("unresumed.example").unwrap();
         assert!(client.may_resume(&server));
         for (period, least) in [(REFUSED, 3590), (BROKEN, 360 * 24 * 3600)] {

@@ -249,11 +249,11 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if it contains no certificate, or one that can't be
     /// read, or if the crate was built without TLS.
     pub fn root_certificates(mut self, pem: &[u8]) -> Result<Session, Error> {
-        let trust = self.settings.common.network.trust.extended(pem);
+        let trust = self.settings.common.network.roots.extended(pem);
         let trust =
             trust.map_err(|why| Error::invalid_input(format!("the root certificates {why}")))?;
         self.own_tokens();
-        self.change().common.network.trust = trust;
+        self.change().common.network.roots = trust;
         Ok(self)
     }
 

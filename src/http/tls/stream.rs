@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, HandshakeKind};
 
 use super::errors::{alert_meaning, handshake_error, invalid, refusal, NOT_SET_UP, NO_NAME};
-use super::{Offer, Trust, BROKEN, REFUSED};
+use super::{Offer, Roots, BROKEN, REFUSED};
 use crate::error::Error;
 use crate::http::socket::{self, BufferedSocket, Socket, Stream as _};
 use crate::http::CallContext;
@@ -34,10 +34,10 @@ impl Stream {
     /// Connects to this host and does the handshake. If the handshake fails, and an earlier session
     /// was offered, a second connection does a full handshake.
     pub(in crate::http) fn open(
-        host: &str, trust: &Trust, call: &CallContext,
+        host: &str, roots: &Roots, call: &CallContext,
         connect: impl Fn() -> Result<BufferedSocket, Error>,
     ) -> Result<Box<Stream>, Error> {
-        let client = trust.client().map_err(|cause| {
+        let client = roots.client().map_err(|cause| {
             let other = || call.error(NOT_SET_UP).with_source(cause).retryable(false);
             call.refused_files().unwrap_or_else(other)
         })?;
