@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use response::Received;
+pub(crate) use response::ErrorResponse;
 
 /// Why a call failed.
 ///
@@ -50,7 +50,7 @@ pub enum ErrorKind {
 struct Inner {
     kind: ErrorKind,
     message: String,
-    received: Option<Arc<Received>>,
+    received: Option<Arc<ErrorResponse>>,
     may_have_executed: bool,
     is_retryable: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
@@ -163,7 +163,7 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_received(mut self, received: Received) -> Error {
+    pub(crate) fn with_received(mut self, received: ErrorResponse) -> Error {
         self.0.received = Some(Arc::new(received));
         self
     }
@@ -187,7 +187,7 @@ impl Error {
         self
     }
 
-    pub(crate) fn response(&self) -> Option<&Received> {
+    pub(crate) fn response(&self) -> Option<&ErrorResponse> {
         self.0.received.as_deref()
     }
 

@@ -30,7 +30,7 @@ use response_head::{is_encoded, Head, ReadError};
 use socket::BufferedSocket;
 pub(crate) use tls::Roots;
 
-use crate::error::{Error, ErrorKind, Received};
+use crate::error::{Error, ErrorKind, ErrorResponse};
 use crate::url::{Origin, Url};
 
 /// The `User-Agent` of requests, unless `Session::header` replaces it.
@@ -312,8 +312,8 @@ impl Request<'_> {
 impl Response {
     /// Reads what an error keeps of a response: its content up to 64 KiB, as far as it arrives in a
     /// quarter of the remaining time. The status says enough if it is truncated.
-    pub(crate) fn received(self) -> Received {
-        Received::new(self.status, self.fields, self.content.beginning(ERROR_CONTENT_LIMIT))
+    pub(crate) fn received(self) -> ErrorResponse {
+        ErrorResponse::new(self.status, self.fields, self.content.beginning(ERROR_CONTENT_LIMIT))
     }
 
     pub(crate) fn is_success(&self) -> bool {

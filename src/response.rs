@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Read};
 
 use crate::error::remote_text::beginning;
-use crate::error::{field, Error, ErrorKind, Received};
+use crate::error::{field, Error, ErrorKind, ErrorResponse};
 use crate::http;
 use crate::json::{self, BYTE_ORDER_MARK};
 
@@ -151,8 +151,9 @@ impl Response {
                 (Error::new(ErrorKind::Content, message).executed_at_least(true), content)
             })
         });
-        result
-            .map_err(|(error, content)| error.with_received(Received::new(status, fields, content)))
+        result.map_err(|(error, content)| {
+            error.with_received(ErrorResponse::new(status, fields, content))
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, ErrorKind, Received};
+use crate::error::{Error, ErrorKind, ErrorResponse};
 
 /// The pause before the first retry; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -65,13 +65,15 @@ pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Ne
     }
     let response = error.response();
     let may_retry = match error.kind() {
-        ErrorKind::Status => attempt.is_idempotent && response.is_some_and(Received::is_transient),
+        ErrorKind::Status => {
+            attempt.is_idempotent && response.is_some_and(ErrorResponse::is_transient)
+        }
         ErrorKind::Timeout | ErrorKind::Exchange => {
             error.is_retryable() && (attempt.is_idempotent || !error.may_have_executed())
         }
         _ => false,
     };
-    let pause = response.and_then(Received::requested_pause).unwrap_or_else(|| {
+    let pause = response.and_then(ErrorResponse::requested_pause).unwrap_or_else(|| {
         let factor = if error.status() == Some(429) { RATE_LIMIT_FACTOR } else { 1 };
         back_off(attempt.retried, attempt.jitter).saturating_mul(factor)
     });
@@ -146,7 +148,7 @@ mod tests {
 
     fn status(status: u16, retry_after: Option<u64>) -> Error {
         let field = retry_after.map(|wait| ("retry-after".to_owned(), wait.to_string()));
-        let received = Received::new(status, field.into_iter().collect(), Vec::new());
+        let received = ErrorResponse::new(status, field.into_iter().collect(), Vec::new());
         Error::new(ErrorKind::Status, "no").with_received(received)
     }
 

@@ -378,7 +378,7 @@ fn is_denied(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Received;
+    use crate::error::ErrorResponse;
     use crate::url::Url;
 
     /// Tokens of an endpoint that refuses connections: one end of a connection has its port.
@@ -425,7 +425,7 @@ mod tests {
     }
 
     fn failure(kind: ErrorKind, status: u16) -> Error {
-        let received = Received::new(status, vec![], vec![]);
+        let received = ErrorResponse::new(status, vec![], vec![]);
         Error::new(kind, "no").with_received(received).retryable(false)
     }
 

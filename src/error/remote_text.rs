@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-use super::{field, Received};
+use super::{field, ErrorResponse};
 
 /// The maximum number of characters of remote text in a message.
 const EXCERPT: usize = 200;
@@ -40,7 +40,7 @@ const MARKUP: [(&str, &str); 5] = [("<![cdata[", "]]>"), ("<!--", "-->"),
 /// Returns the reason that a response gives, for the end of a message: from the usual members of
 /// JSON, or else the text of a page or plain text. `shows_text` is false where that may hold a
 /// token.
-pub(crate) fn reason(received: &Received, secrets: &[String], shows_text: bool) -> String {
+pub(crate) fn reason(received: &ErrorResponse, secrets: &[String], shows_text: bool) -> String {
     let wait = received.retry_after.filter(|wait| !wait.is_zero());
     let mut detail = wait.map_or_else(String::new, |wait| format!("; it asks to wait {wait:?}"));
     if let (300..=399, Some(location)) = (received.status, field(&received.fields, "location")) {

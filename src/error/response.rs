@@ -13,16 +13,18 @@ const NO_ENDPOINT: &str = ": no token endpoint is there: check the base URL, or 
     endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT";
 
 /// A response that refused the request, or that could not be used.
-pub(crate) struct Received {
+pub(crate) struct ErrorResponse {
     pub(crate) status: u16,
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) content: Vec<u8>,
     pub(crate) retry_after: Option<Duration>,
 }
 
-impl Received {
-    pub(crate) fn new(status: u16, fields: Vec<(String, String)>, content: Vec<u8>) -> Received {
-        Received { status, retry_after: retry_after(&fields), fields, content }
+impl ErrorResponse {
+    pub(crate) fn new(
+        status: u16, fields: Vec<(String, String)>, content: Vec<u8>,
+    ) -> ErrorResponse {
+        ErrorResponse { status, retry_after: retry_after(&fields), fields, content }
     }
 
     /// What the caller of the API can do about the status, for the end of a message.
@@ -196,7 +198,7 @@ mod tests {
     fn which_responses_refuse_the_token() {
         let refused = |status, challenge: &str, content: &str| {
             let fields = fields(&[("www-authenticate", challenge)]);
-            Received::new(status, fields, content.into()).is_token_refused()
+            ErrorResponse::new(status, fields, content.into()).is_token_refused()
         };
         assert!(refused(401, "", ""));
         assert!(refused(401, "Basic realm=\"x\"", ""));

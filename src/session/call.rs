@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Session, Settings};
 use crate::error::remote_text::reason;
-use crate::error::{field, Error, ErrorKind, Received};
+use crate::error::{field, Error, ErrorKind, ErrorResponse};
 use crate::http::{self, CallContext, Deadline, Request, USER_AGENT};
 use crate::response::Response;
 use crate::retry::{decide, random, Attempt, Next};
@@ -66,7 +66,7 @@ impl Session {
             may_have_executed |= error.may_have_executed();
             attempt.time_left = deadline.remaining();
             attempt.jitter = random();
-            let token_refused = error.response().is_some_and(Received::is_token_refused);
+            let token_refused = error.response().is_some_and(ErrorResponse::is_token_refused);
             let next = match decide(attempt, &error, token_refused) {
                 Next::Return => Err(error),
                 Next::Renew => match self.tokens.replace(&token, &self.settings.common, deadline) {

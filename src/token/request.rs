@@ -8,7 +8,7 @@ use miniserde::json::{from_str, Number, Value};
 
 use super::{minreq, Token};
 use crate::error::remote_text::{excerpt, members, reason, text};
-use crate::error::{Error, ErrorKind, Received};
+use crate::error::{Error, ErrorKind, ErrorResponse};
 use crate::http::{CallContext, Deadline, Network, Request, ERROR_CONTENT_LIMIT, USER_AGENT};
 use crate::json;
 use crate::url::{check_visible, form_encoded, Url};
@@ -72,7 +72,7 @@ impl Client {
                 Ok(Token::new(&value, lifetime, start))
             }
             Err(_) if is_refusal(&content) => {
-                let received = Received::new(response.status, response.fields, content);
+                let received = ErrorResponse::new(response.status, response.fields, content);
                 Err(self.refused(received, secrets))
             }
             Err(why) => Err(self.unusable(&why)),
@@ -90,7 +90,7 @@ impl Client {
 
     /// Returns the error for a refusal ([RFC 6749, section
     /// 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
-    fn refused(&self, received: Received, secrets: &[String]) -> Error {
+    fn refused(&self, received: ErrorResponse, secrets: &[String]) -> Error {
         let status = received.status;
         let (kind, advice) = received.token_advice();
         let detail = reason(&received, secrets, false);

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::{remote_text, Error, Received};
+use crate::error::{remote_text, Error, ErrorResponse};
 use crate::url::Url;
 use crate::{retry, token, url};
 
-/// Received header fields: names and values.
+/// ErrorResponse header fields: names and values.
 pub type Fields<'a> = &'a [(String, String)];
 
 /// A parsed URL: its origin and the request target.
@@ -74,7 +74,7 @@ pub fn retry_after(fields: Fields<'_>) -> Option<Duration> {
 /// Returns whether a response refuses the token.
 #[must_use]
 pub fn is_token_refused(status: u16, fields: Fields<'_>, content: &[u8]) -> bool {
-    retry::is_token_refused(&Received::new(status, fields.to_vec(), content.to_vec()))
+    retry::is_token_refused(&ErrorResponse::new(status, fields.to_vec(), content.to_vec()))
 }
 
 /// Reads the token and its lifetime from the content of a token endpoint's 2xx response.
@@ -91,7 +91,7 @@ pub fn excerpt(text: &str, secrets: &[String]) -> String {
 /// Returns the reason that a refusal gives, for a message.
 #[must_use]
 pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[String]) -> String {
-    let received = Received::new(status, fields.to_vec(), content.to_vec());
+    let received = ErrorResponse::new(status, fields.to_vec(), content.to_vec());
     remote_text::reason(&received, secrets, true)
 }
 
