@@ -50,7 +50,7 @@ pub enum ErrorKind {
 struct Inner {
     kind: ErrorKind,
     message: String,
-    received: Option<Arc<ErrorResponse>>,
+    response: Option<Arc<ErrorResponse>>,
     may_have_executed: bool,
     is_retryable: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
@@ -147,7 +147,7 @@ impl Error {
         Error(Box::new(Inner {
             kind,
             message: message.into(),
-            received: None,
+            response: None,
             may_have_executed: false,
             is_retryable: true,
             source: None,
@@ -163,8 +163,8 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_received(mut self, received: ErrorResponse) -> Error {
-        self.0.received = Some(Arc::new(received));
+    pub(crate) fn with_response(mut self, response: ErrorResponse) -> Error {
+        self.0.response = Some(Arc::new(response));
         self
     }
 
@@ -188,7 +188,7 @@ impl Error {
     }
 
     pub(crate) fn response(&self) -> Option<&ErrorResponse> {
-        self.0.received.as_deref()
+        self.0.response.as_deref()
     }
 
     pub(crate) fn is_retryable(&self) -> bool {

@@ -312,7 +312,7 @@ impl Request<'_> {
 impl Response {
     /// Reads what an error keeps of a response: its content up to 64 KiB, as far as it arrives in a
     /// quarter of the remaining time. The status says enough if it is truncated.
-    pub(crate) fn received(self) -> ErrorResponse {
+    pub(crate) fn into_error_response(self) -> ErrorResponse {
         ErrorResponse::new(self.status, self.fields, self.content.beginning(ERROR_CONTENT_LIMIT))
     }
 

@@ -152,7 +152,7 @@ impl Response {
             })
         });
         result.map_err(|(error, content)| {
-            error.with_received(ErrorResponse::new(status, fields, content))
+            error.with_response(ErrorResponse::new(status, fields, content))
         })
     }
 }

@@ -148,8 +148,8 @@ mod tests {
 
     fn status(status: u16, retry_after: Option<u64>) -> Error {
         let field = retry_after.map(|wait| ("retry-after".to_owned(), wait.to_string()));
-        let received = ErrorResponse::new(status, field.into_iter().collect(), Vec::new());
-        Error::new(ErrorKind::Status, "no").with_received(received)
+        let response = ErrorResponse::new(status, field.into_iter().collect(), Vec::new());
+        Error::new(ErrorKind::Status, "no").with_response(response)
     }
 
     fn broken(was_sent: bool, is_final: bool) -> Error {

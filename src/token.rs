@@ -426,7 +426,7 @@ mod tests {
 
     fn failure(kind: ErrorKind, status: u16) -> Error {
         let received = ErrorResponse::new(status, vec![], vec![]);
-        Error::new(kind, "no").with_received(received).retryable(false)
+        Error::new(kind, "no").with_response(received).retryable(false)
     }
 
     /// The results of eight callers that are in the queue when a request has this result.

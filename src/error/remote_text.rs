@@ -40,15 +40,15 @@ const MARKUP: [(&str, &str); 5] = [("<![cdata[", "]]>"), ("<!--", "-->"),
 /// Returns the reason that a response gives, for the end of a message: from the usual members of
 /// JSON, or else the text of a page or plain text. `shows_text` is false where that may hold a
 /// token.
-pub(crate) fn reason(received: &ErrorResponse, secrets: &[String], shows_text: bool) -> String {
-    let wait = received.retry_after.filter(|wait| !wait.is_zero());
+pub(crate) fn reason(response: &ErrorResponse, secrets: &[String], shows_text: bool) -> String {
+    let wait = response.retry_after.filter(|wait| !wait.is_zero());
     let mut detail = wait.map_or_else(String::new, |wait| format!("; it asks to wait {wait:?}"));
-    if let (300..=399, Some(location)) = (received.status, field(&received.fields, "location")) {
+    if let (300..=399, Some(location)) = (response.status, field(&response.fields, "location")) {
         let location = excerpt(&without_query(&replace_secrets(location, secrets)), secrets);
         return detail + "; it redirects to " + &location + ", which is never followed";
     }
     // First, because a part of a secret may look like markup or an escape.
-    let text = replace_secrets(&text(&received.content), secrets);
+    let text = replace_secrets(&text(&response.content), secrets);
     let mut reason = members(&text).join(": ");
     if reason.is_empty() && shows_text {
         reason = page(&text);

@@ -146,20 +146,20 @@ impl Session {
     /// Returns the error for a response whose status is not 2xx.
     fn status_error(&self, response: http::Response, token: &Token, was_renewed: bool) -> Error {
         let label = response.content.call().label.clone();
-        let received = response.received();
-        let advice = match received.is_token_refused() {
+        let response = response.into_error_response();
+        let advice = match response.is_token_refused() {
             true if was_renewed => {
                 ": a new access token was refused as well: check the application's subscription to \
                  this API, and that the token endpoint is this API's"
             }
             true => ": the access token was refused",
-            false => received.advice(self.settings.api_key.is_some()),
+            false => response.advice(self.settings.api_key.is_some()),
         };
-        let detail = reason(&received, &self.secrets(token), true);
-        let message = format!("{label}: status {}{advice}{detail}", received.status);
+        let detail = reason(&response, &self.secrets(token), true);
+        let message = format!("{label}: status {}{advice}{detail}", response.status);
         Error::new(ErrorKind::Status, message)
-            .executed_at_least(received.may_have_executed())
-            .with_received(received)
+            .executed_at_least(response.may_have_executed())
+            .with_response(response)
     }
 
     /// Returns what the response to a call may echo, and no message may show.

@@ -59,7 +59,7 @@ impl Client {
         // The API has executed nothing.
         let response = response.map_err(Error::not_executed)?;
         if !response.is_success() {
-            return Err(self.refused(response.received(), secrets));
+            return Err(self.refused(response.into_error_response(), secrets));
         }
         let content = response.content.whole(ERROR_CONTENT_LIMIT);
         let content = content.map_err(|(error, _)| match error.kind() {
@@ -72,8 +72,8 @@ impl Client {
                 Ok(Token::new(&value, lifetime, start))
             }
             Err(_) if is_refusal(&content) => {
-                let received = ErrorResponse::new(response.status, response.fields, content);
-                Err(self.refused(received, secrets))
+                let response = ErrorResponse::new(response.status, response.fields, content);
+                Err(self.refused(response, secrets))
             }
             Err(why) => Err(self.unusable(&why)),
         }
@@ -90,13 +90,13 @@ impl Client {
 
     /// Returns the error for a refusal ([RFC 6749, section
     /// 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2)).
-    fn refused(&self, received: ErrorResponse, secrets: &[String]) -> Error {
-        let status = received.status;
-        let (kind, advice) = received.token_advice();
-        let detail = reason(&received, secrets, false);
+    fn refused(&self, response: ErrorResponse, secrets: &[String]) -> Error {
+        let status = response.status;
+        let (kind, advice) = response.token_advice();
+        let detail = reason(&response, secrets, false);
         let with = if status < 300 { " with an error in it" } else { "" };
         let what = format!("status {status}{with}{advice}{detail}");
-        self.error(kind, &what).with_received(received)
+        self.error(kind, &what).with_response(response)
     }
 }
 

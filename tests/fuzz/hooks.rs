@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{remote_text, Error, ErrorResponse};
 use crate::url::Url;
-use crate::{retry, token, url};
+use crate::{token, url};
 
 /// ErrorResponse header fields: names and values.
 pub type Fields<'a> = &'a [(String, String)];
@@ -68,13 +68,13 @@ pub fn check_media_type(text: &str) -> Result<(), Error> {
 /// Parses `Retry-After`.
 #[must_use]
 pub fn retry_after(fields: Fields<'_>) -> Option<Duration> {
-    retry::retry_after(fields)
+    ErrorResponse::new(0, fields.to_vec(), Vec::new()).retry_after
 }
 
 /// Returns whether a response refuses the token.
 #[must_use]
 pub fn is_token_refused(status: u16, fields: Fields<'_>, content: &[u8]) -> bool {
-    retry::is_token_refused(&ErrorResponse::new(status, fields.to_vec(), content.to_vec()))
+    ErrorResponse::new(status, fields.to_vec(), content.to_vec()).is_token_refused()
 }
 
 /// Reads the token and its lifetime from the content of a token endpoint's 2xx response.
@@ -91,8 +91,8 @@ pub fn excerpt(text: &str, secrets: &[String]) -> String {
 /// Returns the reason that a refusal gives, for a message.
 #[must_use]
 pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[String]) -> String {
-    let received = ErrorResponse::new(status, fields.to_vec(), content.to_vec());
-    remote_text::reason(&received, secrets, true)
+    let response = ErrorResponse::new(status, fields.to_vec(), content.to_vec());
+    remote_text::reason(&response, secrets, true)
 }
 
 impl From<Url> for Target {
