@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alert_in_place_of_a_response_says_what_it_means() {
+    fn alert_in_place_of_a_response_is_explained() {
         let [tls12, tls13] = [ProtocolVersion::TLSv1_2, ProtocolVersion::TLSv1_3].map(Some);
         for (alert, version, expected) in [
             (Alert::CertificateRequired, tls13, Some((CERTIFICATE_REQUIRED, false))),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_windows_says_of_an_unknown_issuer_is_known() {
+    fn unknown_issuer_is_recognized_on_windows() {
         let refusal = |code| {
             let why = OtherError(Arc::new(io::Error::from_raw_os_error(code)));
             reason(&CertificateError::Other(why).into())
