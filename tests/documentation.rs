@@ -140,7 +140,7 @@ mod over_tls {
         let message = error.to_string().replace(&url, "https://api.example.com");
         let (text, time) = message.rsplit_once(" it says ").unwrap();
         let then = "Thu, 01 Jan 1970 00:00:00 GMT";
-        assert_row("the clock stands at 1970", &error, &format!("{text} it says {then}"));
+        assert_row("the clock is at 1970", &error, &format!("{text} it says {then}"));
         // The date of today has the same form.
         assert_eq!(time.len(), then.len());
         assert!(time.contains(" 20") && time.ends_with(" GMT"), "{time}");

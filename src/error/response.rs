@@ -104,15 +104,15 @@ impl ErrorResponse {
 fn advice(status: u16) -> &'static str {
     match status {
         400 => ": the server could not read the request: check its content and its media type",
-        404 => ": nothing is there: check the path and the base URL",
-        405 => ": this path does not take this method",
+        404 => ": not found: check the base URL, the path and any number in it",
+        405 => ": this path does not accept this method",
         // It speaks of this request: nothing was done now.
-        409 => ": it conflicts with what is there already, perhaps of an earlier request",
-        413 => ": the content is larger than the server takes: send less at a time",
-        415 => ": the server does not take this media type here: check it",
-        429 => ": too many requests for now: send fewer at a time",
+        409 => ": it conflicts with existing data, which an earlier request may have made",
+        413 => ": the content is too large: send less at a time",
+        415 => ": the server does not accept this media type here: check it",
+        429 => ": rate limit exceeded: send fewer requests at a time",
         500 => ": the server failed: try again later",
-        502..=504 => ": the server, or one behind it, is down or overloaded: try again later",
+        502..=504 => ": the server or its backend is down or overloaded: try again later",
         // The gateways of one maker say so.
         596 => ": no such route: check the base URL, the path, and the subscription to this API",
         _ => "",

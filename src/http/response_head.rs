@@ -144,8 +144,7 @@ fn allows_another_request(status: u16, fields: &[(String, String)]) -> bool {
     !has_close && is_unambiguous && !is_suspect
 }
 
-pub(super) const NO_HTTP: &str =
-    "is not HTTP: check the host and the port, and what stands in between";
+pub(super) const NO_HTTP: &str = "is not HTTP: check the host, the port, and any proxy in between";
 
 pub(super) const OVER_LIMIT: &str =
     "has more than 64 KiB or 1024 lines of header fields or trailers";

@@ -33,8 +33,8 @@ const ADVICE: &[(u16, &str)] = &[
     (504, FAILED),
 ];
 
-const NOT_HTTP: &str = "the response of the proxy PROXY is not HTTP: check the host and the port, \
-                        and what stands in between";
+const NOT_HTTP: &str = "the response of the proxy PROXY is not HTTP: check the host, the port, \
+                        and any proxy in between";
 const TRUNCATED: &str = "the connection ended before the response of the proxy PROXY was complete";
 const TOO_LONG: &str = "the response of the proxy PROXY has more than 64 KiB or 1024 lines of \
                         header fields or trailers";

@@ -6,7 +6,7 @@ use jas_session::ErrorKind;
 use wire::LOOK_FIRST;
 
 const NOT_HTTP: &str =
-    "the response is not HTTP: check the host and the port, and what stands in between";
+    "the response is not HTTP: check the host, the port, and any proxy in between";
 const BAD_NAME: &str = "the response has a header field without a valid name";
 const TWO_LENGTHS: &str = "the response has two different Content-Length fields";
 const BAD_LENGTH: &str = "the response has a Content-Length that is not a number of 64 bits";

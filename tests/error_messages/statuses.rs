@@ -8,8 +8,8 @@ type Fields = &'static [(&'static str, &'static str)];
 
 const CHECK_KEY: &str =
     ": check the API key (x-api-key), and the application's subscription to this API";
-const SLOW_DOWN: &str = ": too many requests for now: send fewer at a time";
-const OVERLOADED: &str = ": the server, or one behind it, is down or overloaded: try again later";
+const SLOW_DOWN: &str = ": rate limit exceeded: send fewer requests at a time";
+const OVERLOADED: &str = ": the server or its backend is down or overloaded: try again later";
 const FAILED: &str = ": the server failed: try again later";
 
 /// A status of the API, and the advice that follows it.
@@ -17,11 +17,11 @@ const ADVICE: &[(u16, &str)] = &[
     (400, ": the server could not read the request: check its content and its media type"),
     (402, ""),
     (403, CHECK_KEY),
-    (404, ": nothing is there: check the path and the base URL"),
-    (405, ": this path does not take this method"),
-    (409, ": it conflicts with what is there already, perhaps of an earlier request"),
-    (413, ": the content is larger than the server takes: send less at a time"),
-    (415, ": the server does not take this media type here: check it"),
+    (404, ": not found: check the base URL, the path and any number in it"),
+    (405, ": this path does not accept this method"),
+    (409, ": it conflicts with existing data, which an earlier request may have made"),
+    (413, ": the content is too large: send less at a time"),
+    (415, ": the server does not accept this media type here: check it"),
     (418, ""),
     (422, ""),
     (429, SLOW_DOWN),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jas_session::ErrorKind;
 
-const NO_TLS: &str = "the server does not speak TLS: check the port, and what stands in between";
+const NO_TLS: &str = "the server does not speak TLS: check the port, and any proxy in between";
 const NO_AGREEMENT: &str =
     "the server and this device don't agree on TLS: this crate speaks 1.2 and 1.3, with AES-GCM \
      or ChaCha20 and ECDHE (X25519, P-256 or P-384), and has no client certificate";

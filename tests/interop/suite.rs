@@ -373,7 +373,7 @@ impl Suite {
         );
         self.scene(
             "... is down for all of a call that needs a token",
-            "Status: status 502: the server, or one behind it, is down or overloaded: try again \
+            "Status: status 502: the server or its backend is down or overloaded: try again \
              later",
             "token 502 ×2, connection ×2",
             |auth| {
@@ -386,7 +386,7 @@ impl Suite {
         );
         self.scene(
             "... is down while the API checks the token of a create",
-            "Status, may have executed: status 503: the server, or one behind it, is down or \
+            "Status, may have executed: status 503: the server or its backend is down or \
              overloaded: try again later; the response says: tokens can't be checked now",
             "token 200, POST 503, connection ×2",
             |auth| {
@@ -603,7 +603,7 @@ impl Suite {
             (
                 "a page of nginx: 404",
                 "/nothing",
-                "Status: status 404: nothing is there: check the path and the base URL; the \
+                "Status: status 404: not found: check the base URL, the path and any number in it; the \
                  response says: 404 Not Found nginx",
                 "token 200, GET 404, connection",
             ),
@@ -617,14 +617,14 @@ impl Suite {
             (
                 "... 502: the API is down",
                 "/down",
-                "Status, may have executed: status 502: the server, or one behind it, is down or \
+                "Status, may have executed: status 502: the server or its backend is down or \
                  overloaded: try again later; the response says: 502 Bad Gateway nginx",
                 "GET 502 ×3, connection ×2",
             ),
             (
                 "... 504: the API is silent",
                 "/silent",
-                "Status, may have executed: status 504: the server, or one behind it, is down or \
+                "Status, may have executed: status 504: the server or its backend is down or \
                  overloaded: try again later; the response says: 504 Gateway Time-out nginx",
                 "GET 504 ×3, connection ×3",
             ),
@@ -660,7 +660,7 @@ impl Suite {
         ] {
             self.scene(
                 name,
-                "Status: status 413: the content is larger than the server takes: send less at a time; the response \
+                "Status: status 413: the content is too large: send less at a time; the response \
                  says: 413 Request Entity Too Large nginx",
                 "POST 413, connection",
                 |_| session.post("/small", "text/plain", content)?.text(),

@@ -14,7 +14,7 @@ use crate::http::CallContext;
 pub(super) const NO_NAME: &str =
     "the host is no name that a certificate can have: check the host in the URL";
 pub(super) const NOT_SET_UP: &str = if cfg!(feature = "system-roots") {
-    "TLS can't be set up: has this system root certificates? SSL_CERT_FILE can name a file of them"
+    "TLS can't be set up: does this system have root certificates? SSL_CERT_FILE can name a file of them"
 } else {
     "TLS can't be set up"
 };
@@ -81,7 +81,7 @@ fn reason(refusal: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(why) => return certificate_reason(why),
         rustls::Error::General(_) => "this system can't check the server's certificate",
         rustls::Error::InvalidMessage(_) => {
-            "the server does not speak TLS: check the port, and what stands in between"
+            "the server does not speak TLS: check the port, and any proxy in between"
         }
         &OUT_OF_ORDER => "the server failed in the TLS handshake: try again later",
         rustls::Error::AlertReceived(Alert::UnrecognisedName) => {
