@@ -1,7 +1,7 @@
-//! Starts real servers, one after the other, and calls each with a session: small ones, whose times
-//! it compares with curl's, larger ones, which close connections early or restart, and some that
-//! refuse a request within TLS. The script beside it runs it in /srv, with certificates and the files
-//! of `servers`.
+//! Starts real servers, one after the other, and calls each with a session: small servers, to compare
+//! the times with curl's, larger ones, which close connections early or restart, and some that refuse
+//! a request within TLS. The script `connections` runs it in /srv, with certificates and the files of
+//! `servers`.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -23,11 +23,11 @@ const SMALL: [&str; 4] =
     ["Apache, 1 process", "haproxy, 1 connection", "Python, 1 thread", "Apache, 8 processes"];
 const LARGE: [&str; 6] = ["nginx", "haproxy", "Apache", "lighttpd", "Java", "Node"];
 
-/// What the threads of a scene do, a letter a step: `G` and `P` are a GET and a POST, `W` waits
+/// The steps of each thread, one letter for each: `G` and `P` are a GET and a POST, `W` waits
 /// until the server has closed idle connections, `R` restarts the server.
 type Threads = Vec<String>;
 
-/// The times of the GETs, then those of the POSTs, each in order of length.
+/// The durations of the GETs, and those of the POSTs, both sorted.
 type Times = [Vec<Duration>; 2];
 
 /// Makes a POST, or else a GET, to a path. Returns the content of the response.
@@ -40,8 +40,8 @@ fn main() -> ExitCode {
 
 /// Returns the number of faults.
 fn small_servers() -> usize {
-    // How much longer than curl's slowest call one may take. A server that waits for a request on an
-    // idle connection delays the others by seconds.
+    // How much longer than curl's slowest call a call may take. A server that waits for a request on an
+    // idle connection would delay other calls by seconds.
     let (alone, together) = (Duration::from_millis(200), Duration::from_millis(400));
     let scenes = [
         ("GET, 3 POSTs", vec!["GPPP".to_owned()], alone),
@@ -82,8 +82,8 @@ fn small_servers() -> usize {
 /// Returns the number of faults.
 fn large_servers() -> usize {
     let alone = |steps: &str| vec![steps.to_owned()];
-    // The idle seconds and the requests after which the server closes a connection, the steps of
-    // the threads, and how many connections these need at least, as the server closes some.
+    // The idle seconds and the requests after which the server closes a connection, the steps of the
+    // threads, and the minimum number of connections, as the server closes some.
     let scenes = [
         (60, 1000, alone(&["G".repeat(50), "P".repeat(20)].concat()), 21),
         (60, 1000, vec!["GGGGGPP".repeat(2); 8], 33),
@@ -103,7 +103,9 @@ fn large_servers() -> usize {
                 let (_, result, connections) = server.run_session(threads);
                 print!("| {connections} ");
                 let outcome = match result {
-                    Ok(_) if connections < *least => Err("the server closed none".to_owned()),
+                    Ok(_) if connections < *least => {
+                        Err("the server closed no connection".to_owned())
+                    }
                     result => result,
                 };
                 match outcome {
@@ -242,7 +244,7 @@ impl Server {
         (times, result)
     }
 
-    /// Makes one call, with a path of its own.
+    /// Makes one call, with a unique path.
     fn call(&self, is_post: bool, client: Client) -> (Duration, Result<(), String>) {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let path = format!("/{}", NUMBER.fetch_add(1, Ordering::Relaxed));

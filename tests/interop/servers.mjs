@@ -1,5 +1,6 @@
-// The servers behind nginx: `node servers.mjs auth`, an authorization server (oidc-provider) that
-// keeps its tokens in memory, and `node servers.mjs api`, an API that asks it about each token.
+// The servers that nginx forwards requests to. `node servers.mjs auth` is an authorization server
+// (oidc-provider) that keeps its tokens in memory. `node servers.mjs api` is an API that introspects each
+// token there.
 import { createServer } from 'node:http';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
@@ -31,7 +32,7 @@ function authorizationServer() {
         clients.find((client) => client.client_id === clientId).lifetime,
     },
   });
-  // nginx speaks TLS for it.
+  // Clients reach it through nginx, with TLS.
   provider.proxy = true;
   provider.listen(8001, '127.0.0.1');
 }
@@ -54,7 +55,7 @@ const paths = {
     response.writeHead(200, headers).end(content);
   },
   'GET /large': (response) => response.writeHead(200, { 'content-length': large.length }).end(large),
-  // Without a length, so in chunks.
+  // Without a length, so Node sends chunks.
   'GET /chunked': (response) => { response.write(large); response.end(); },
   'GET /compressed': (response) => response.writeHead(200, { 'content-encoding': 'gzip' }).end(gzipSync(large)),
   'GET /truncated': (response) => {

@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     if suite.faults == 0 {
         return ExitCode::SUCCESS;
     }
-    eprintln!("{} scenes did not end as expected", suite.faults);
+    eprintln!("{} outcomes were unexpected", suite.faults);
     ExitCode::FAILURE
 }
 
@@ -144,7 +144,7 @@ impl Suite {
 
     /// Runs a scene, and prints its outcome and what nginx logged. The outcome has to begin with
     /// `expected`. `seen` lists what nginx has to log, separated by commas, each with a count or its
-    /// bounds after `×` unless it is 1. A connection counts when its first request comes.
+    /// bounds after `×` unless it is 1. A connection is counted at its first request.
     fn scene(
         &mut self, name: &str, expected: &str, seen: &str,
         run: impl FnOnce(&mut Server) -> Result<String, Error>,
@@ -165,9 +165,9 @@ impl Suite {
         }
     }
 
-    /// Counts what nginx has logged since the last scene. nginx has one worker, so that a request of
-    /// ours marks the end. nginx may log later what it notices when the client closes: this waits for
-    /// all that is `expected`.
+    /// Counts what nginx has logged since the last scene. nginx has one worker, so a request of this
+    /// program marks the end of the log. nginx may log later what it notices when the client closes, so
+    /// this waits for all that is `expected`.
     fn seen(&mut self, expected: &str) -> BTreeMap<String, usize> {
         self.marks += 1;
         let mark = format!("/{}", self.marks);
@@ -213,7 +213,7 @@ impl Suite {
         let odd = self.odd.clone();
         let all = format!("ok, {} clients", odd.len());
         self.scene(
-            "each character of printable ASCII in id and secret, and traps of form encoding",
+            "each printable ASCII character in id and secret, and texts that look encoded",
             &all,
             &format!("token 200 ×{0}, GET 200 ×{0}, connection ×{0}", odd.len()),
             |_| {
@@ -225,7 +225,7 @@ impl Suite {
             },
         );
         self.scene(
-            "a secret with a character beyond ASCII",
+            "a secret with a character that is not ASCII",
             "InvalidInput: the client secret",
             "",
             |_| Session::new(API, "job", "geheimni\u{df}").map(|_| String::new()),
@@ -238,7 +238,7 @@ impl Suite {
         let denied = &*format!("status 401: {check}invalid_client: ");
         for (name, id, secret) in [
             ("a wrong secret", "job", "another secret"),
-            ("a blank where the secret has a plus", "plus", "a b"),
+            ("a space where the secret has a plus", "plus", "a b"),
             ("an unknown client", "nobody", "secret"),
         ] {
             let expected = format!("Denied: {denied}client authentication failed");
@@ -287,7 +287,7 @@ impl Suite {
         );
         let session = self.briefest.session().renew_before(Duration::ZERO);
         self.scene(
-            "tokens of 2 s, used until their end, calls for 5 s",
+            "tokens of 2 s without early renewal, calls for 5 s",
             "ok, 50 calls",
             "token 200 ×3-9, GET 200 ×50, GET 401 ×0-9, connection ×3-9",
             |_| calls_for(&session, 50),
@@ -297,7 +297,7 @@ impl Suite {
         let client = self.job.clone();
         let mut booked = 0;
         self.scene(
-            "the token in use is revoked: the next call, a create",
+            "the token in use is revoked before a POST",
             "ok: booking ",
             "token 200 ×2, POST 201 ×2, POST 401, connection ×5",
             |_| {
@@ -313,7 +313,7 @@ impl Suite {
             },
         );
         self.scene(
-            "a token carried over that was revoked meanwhile",
+            "a resumed token that was revoked",
             "ok: job",
             "token 200, GET 401, GET 200, connection ×2",
             |_| {
@@ -328,7 +328,7 @@ impl Suite {
     fn restarts(&mut self) {
         let session = self.job.session().retries(6);
         self.scene(
-            "the authorization server restarts in the middle of a job of 4 threads",
+            "the authorization server restarts while 4 threads make calls",
             "ok, 120 calls",
             "token 200 ×2, GET 200 ×120, GET 401 ×1-4, GET 503 ×0-24, connection ×1-32",
             |auth| {
@@ -359,7 +359,7 @@ impl Suite {
     fn outages(&mut self, session: &Session) {
         let down = Duration::from_millis(700);
         self.scene(
-            "... is down while a token is requested",
+            "... is down during a token request",
             "ok: job",
             "token 200, token 502 ×1-6, GET 200, connection ×2-7",
             |auth| {
@@ -372,7 +372,7 @@ impl Suite {
             },
         );
         self.scene(
-            "... is down for all of a call that needs a token",
+            "... is down during a whole call that needs a token",
             "Status: status 502: the server or its backend is down or overloaded: try again \
              later",
             "token 502 ×2, connection ×2",
@@ -385,7 +385,7 @@ impl Suite {
             },
         );
         self.scene(
-            "... is down while the API checks the token of a create",
+            "... is down while the API checks the token of a POST",
             "Status, may have executed: status 503: the server or its backend is down or \
              overloaded: try again later; the response says: tokens can't be checked now",
             "token 200, POST 503, connection ×2",
@@ -446,11 +446,11 @@ impl Suite {
                  the URL",
             ),
             ("... of an unknown issuer", "https://unknown.test", issuer),
-            ("... without that of its issuer", "https://incomplete.test", issuer),
+            ("... without the certificate of its issuer", "https://incomplete.test", issuer),
         ] {
             self.scene(name, expected, "no handshake", |_| with_token(url).get("/")?.text());
         }
-        self.scene("..., and a token is needed first", issuer, "no handshake", |_| {
+        self.scene("... and a token is needed first", issuer, "no handshake", |_| {
             session("https://unknown.test", id, secret).get("/")?.text()
         });
 
@@ -471,9 +471,12 @@ impl Suite {
         };
         let (good, refused) = (("ok", "GET 200, connection"), (issuer, "no handshake"));
         let (its_own, other) = if HAS_SYSTEM_ROOTS { (good, refused) } else { (refused, good) };
-        self.scene("`SSL_CERT_FILE` names another root: its server", its_own.0, its_own.1, |_| {
-            child("https://unknown.test", &[("SSL_CERT_FILE", "stranger.pem")])
-        });
+        self.scene(
+            "`SSL_CERT_FILE` names another root: the server of that root",
+            its_own.0,
+            its_own.1,
+            |_| child("https://unknown.test", &[("SSL_CERT_FILE", "stranger.pem")]),
+        );
         self.scene("... the other server", other.0, other.1, |_| {
             child(API, &[("SSL_CERT_FILE", "stranger.pem")])
         });
@@ -538,7 +541,7 @@ impl Suite {
 
     fn compression(&mut self, session: &Session) {
         self.scene(
-            "... and the client allows that, not this crate",
+            "... and the client (curl) accepts that",
             "ok, gzip",
             "GET 200, connection",
             |_| {
@@ -557,7 +560,7 @@ impl Suite {
             },
         );
         self.scene(
-            "the API compresses what was asked for as it is",
+            "the API compresses, although not asked to",
             "Exchange, may have executed: ",
             "GET 200",
             |_| session.get("/compressed")?.text(),
@@ -567,9 +570,9 @@ impl Suite {
     fn truncated_content(&mut self, session: &Session) {
         // A call that fails closes its connection.
         for (name, path) in [
-            ("the API closes within its content", "/truncated"),
-            ("... in its chunks", "/truncated-chunks"),
-            ("... in its chunks, not buffered", "/unbuffered/truncated-chunks"),
+            ("the API closes within the content", "/truncated"),
+            ("... within chunks", "/truncated-chunks"),
+            ("... within chunks, not buffered", "/unbuffered/truncated-chunks"),
         ] {
             self.scene(
                 name,
@@ -589,7 +592,7 @@ impl Suite {
         self.refused_creates(&session);
         let long = "x".repeat(40_000);
         self.scene(
-            "... 400: a field of 40 kB",
+            "... 400: a header field of 40 kB",
             "Status: status 400: the server could not read the request: check its content and its \
              media type; the response says: 400 Bad Request Request Header Or Cookie Too Large",
             "GET 400, connection",
@@ -633,7 +636,7 @@ impl Suite {
         }
         drop(silent);
         self.scene(
-            "... 429: one call a second, and three at once",
+            "... 429: three calls without a pause, one allowed each second",
             "ok, 3 calls",
             "GET 200 ×3, GET 429 ×1-8, connection",
             |_| {
@@ -648,15 +651,15 @@ impl Suite {
 
     fn refused_creates(&mut self, session: &Session) {
         self.scene(
-            "... 502, of a create",
+            "... 502 to a POST",
             "Status, may have executed: status 502",
             "POST 502, connection",
             |_| session.post("/down", "text/plain", "x")?.text(),
         );
         let content = vec![b'x'; 8 * 1024 * 1024];
         for (name, content) in [
-            ("... 413: a create of 2 kB where 1 kB is allowed", &content[..2048]),
-            ("... 413: a create of 8 MiB", &content),
+            ("... 413: a POST of 2 kB where 1 kB is allowed", &content[..2048]),
+            ("... 413: a POST of 8 MiB", &content),
         ] {
             self.scene(
                 name,
@@ -688,20 +691,15 @@ impl Suite {
             line.method == "POST" && ["/bookings", "/down", "/small"].contains(&&*line.uri)
         };
         let creates = lines.iter().filter(is_create);
-        self.scene(
-            "each request is HTTP/1.1; no create goes out on a connection that was used",
-            "ok",
-            "",
-            |_| {
-                assert_eq!((of_http, of_1_2, of_1_2 + of_1_3), (all, 3, all));
-                assert!(creates.clone().all(|line| line.is_first));
-                Ok(format!(
-                    "ok, {} creates; {all} requests on {connections} connections, TLS 1.3 but \
-                     where only 1.2 is spoken",
-                    creates.count()
-                ))
-            },
-        );
+        self.scene("each request is HTTP/1.1; each `post` has a new connection", "ok", "", |_| {
+            assert_eq!((of_http, of_1_2, of_1_2 + of_1_3), (all, 3, all));
+            assert!(creates.clone().all(|line| line.is_first));
+            Ok(format!(
+                "ok, {} calls of `post`; {all} requests on {connections} connections; TLS \
+                     1.3, or 1.2 where the server speaks only that",
+                creates.count()
+            ))
+        });
     }
 }
 

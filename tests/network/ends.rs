@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 // The server
 
 /// Serves until it is killed: TLS on port 443, TLS on port 444 that cuts the link within the handshake,
-/// and a name server that knows no name. Writes its certificate to the file `root` when all are ready.
+/// and a name server that has no names. Writes its certificate to the file `root` when all are ready.
 fn serve(address: &str, root: &str) {
     let names = ["api.test", "two.test", address].map(str::to_owned);
     let own = rcgen::generate_simple_self_signed(names).unwrap();
@@ -61,7 +61,7 @@ fn serve(address: &str, root: &str) {
     let pem = [&b"-----BEGIN CERTIFICATE-----"[..], &lines.join(&b'\n')].join(&b'\n');
     fs::write(root, [&pem[..], b"\n-----END CERTIFICATE-----\n"].concat()).unwrap();
 
-    thread::spawn(move || know_no_name(&names));
+    thread::spawn(move || deny_names(&names));
     thread::spawn(move || {
         for stream in dying.incoming().map(Result::unwrap) {
             // The client has sent its first message.
@@ -132,7 +132,7 @@ fn cut_link() {
 
 /// Responds to each query with NXDOMAIN ([RFC 1035, section
 /// 4.1.1](https://www.rfc-editor.org/rfc/rfc1035#section-4.1.1)).
-fn know_no_name(socket: &UdpSocket) {
+fn deny_names(socket: &UdpSocket) {
     let mut message = [0; 512];
     loop {
         let (length, from) = socket.recv_from(&mut message).unwrap();
@@ -144,20 +144,20 @@ fn know_no_name(socket: &UdpSocket) {
 
 // The client
 
-/// Sends a create and prints its outcome. Fails unless the outcome contains `expected`, and time and
+/// Sends a POST and prints its outcome. Fails unless the outcome contains `expected`, and time and
 /// options match:
 ///
 /// - `executed`: the API may have acted.
 /// - `least=MS`, `most=MS`: bounds of the call's duration.
-/// - `get`: sends a GET instead.
-/// - `warm`: makes a call before, which succeeds. `then=COMMAND`: runs a command after that.
+/// - `get`: sends a GET in place of the POST.
+/// - `warm`: makes a call before, which succeeds. `then=COMMAND`: runs this command after it.
 /// - `idle=N`: the number of idle connections after the call: 1 by default if the call succeeds.
 /// - `leaves=N`: each of N calls leaves a thread and a socket until the system gives up.
 /// - `cold`: the call needs a token, and the link to the token endpoint dies.
 /// - `fresh`: the call needs a token, and gets it.
 /// - `proxy=URL`: uses this proxy. `environment`: uses the environment's proxy.
 /// - `root=FILE`: trusts this certificate, too.
-/// - `content=BYTES`: the length of the create's content.
+/// - `content=BYTES`: the length of the POST's content.
 /// - `files=N`: only N files can be opened during the call, or with `later` during an earlier call.
 /// - `fault=PART`: a known fault. Fails once it is fixed, so that the option is removed.
 fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) -> ExitCode {
@@ -201,7 +201,7 @@ fn call(name: &str, timeout: &str, expected: &str, url: &str, options: &[&str]) 
     let patience = if leaves == 0 { LATE } else { PATIENCE };
     let gone = match held_more(before, (0, 0), patience) {
         (0, 0) if leaves == 0 => String::new(),
-        (0, 0) => format!("; none after {:.1?} more", start.elapsed()),
+        (0, 0) => format!("; none {:.1?} later", start.elapsed()),
         _ => {
             faults.push("stays");
             "; they stay".to_owned()

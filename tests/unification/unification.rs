@@ -1,4 +1,4 @@
-//! Sessions in a program where another crate turns on minreq's features: with `proxy`, a proxy of the
+//! Sessions in a program in which another crate turns on minreq's features. With `proxy`, a proxy of the
 //! environment gets no secret, and the error says what to do.
 #![cfg(test)]
 
@@ -13,7 +13,7 @@ use jas_session::{ErrorKind, Session};
 const HINT: &str = "if another crate has turned on minreq's feature `proxy`, the variables \
                     http_proxy and all_proxy must not be set";
 
-/// A server that calls this with each connection and its first bytes, and sends on these bytes.
+/// A server that passes each connection to `serve`, and the first bytes of each to the receiver.
 fn server(serve: fn(TcpStream)) -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -35,9 +35,9 @@ fn session(url: &str) -> Session {
     session.retries(0).timeout(Duration::from_secs(2))
 }
 
-/// One test, because it changes the environment.
+/// There is one test, because all threads of a process share the environment.
 #[test]
-fn a_proxy_variable_stops_token_requests_alone() {
+fn proxy_variable_stops_only_token_requests() {
     let (api, at_api) = server(|mut stream| {
         let token = r#"{"access_token":"token","token_type":"Bearer","expires_in":600}"#;
         let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{token}", token.len());
@@ -48,7 +48,7 @@ fn a_proxy_variable_stops_token_requests_alone() {
     assert!(at_api.recv().unwrap().starts_with("POST /oauth2/token HTTP/1.1\r\n"));
     let call = || {
         good.post("/a%20b?c=%41", "text/plain", "create").unwrap();
-        // The feature `urlencoding` has not encoded it a second time.
+        // The feature `urlencoding` must not encode the path again.
         let request = at_api.recv().unwrap();
         assert!(request.starts_with("POST /a%20b?c=%41 HTTP/1.1\r\n"), "{request}");
     };
@@ -76,6 +76,6 @@ fn a_proxy_variable_stops_token_requests_alone() {
         assert!(seen.starts_with("CONNECT 127.0.0.1:"), "{seen}");
         assert!(!seen.contains("hush") && !seen.contains("create"), "{seen}");
     }
-    // The client connected to it and sent nothing.
+    // The client may have connected, but sent nothing.
     assert!(at_api.try_iter().all(|request| request.is_empty()));
 }

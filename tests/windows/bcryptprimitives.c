@@ -1,5 +1,5 @@
-/* wine 8 lacks the library that Rust's standard library takes random numbers from. This is that
-   library, with what it needs of it. */
+/* wine 8 lacks this library, from which Rust's standard library gets random numbers. This replacement
+   has the one function that is needed. */
 #include <windows.h>
 
 BOOLEAN NTAPI SystemFunction036(PVOID, ULONG); /* RtlGenRandom, of advapi32 */

@@ -1,4 +1,4 @@
-//! The job with `jas-session`; with a third argument, that token is carried over.
+//! The job with `jas-session`. The third argument is a token to resume, if there is one.
 
 mod job;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! `jas-session` under load. What it alone is asked for: `whole URL PATH`, `post URL LENGTH TOKEN`
-//! and `idle URL CONNECTIONS`.
+//! `jas-session` under load. Only this client has `whole URL PATH`, `post URL LENGTH TOKEN` and
+//! `idle URL CONNECTIONS`.
 
 mod job;
 mod load;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use jas_session::Session;
 use job::{check, Result, CONTENT};
 
-/// Too long to be read before it is asked for.
+/// Content that is too long to be read together with the head.
 const LONG: &str = "/content/65536";
 
 fn main() -> Result<()> {
@@ -39,7 +39,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// Has so many responses at a time, twice: the second ones come over the connections of the first.
+/// Holds this many responses at a time, twice. The second time, the idle connections are used again.
 /// Prints the resident memory, in KiB, while all connections are idle.
 fn idle(session: &Session, connections: usize) -> Result<()> {
     let at_a_time = || -> Result<()> {

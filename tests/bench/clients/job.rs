@@ -1,4 +1,4 @@
-//! What the clients have in common.
+//! Code that all clients share.
 #![allow(dead_code, reason = "each client uses a part of it")]
 
 use std::error::Error;
@@ -10,7 +10,7 @@ pub const CONTENT: &str = "/content/3700";
 pub const FORM: &str = "grant_type=client_credentials&client_id=id&client_secret=secret";
 pub const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
-/// The server's URL, and how many GETs are to follow the token request.
+/// Returns the server's URL, and the number of GETs after the token request.
 pub fn arguments() -> Result<(String, usize)> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().ok_or("arguments: URL GETS");
@@ -19,12 +19,12 @@ pub fn arguments() -> Result<(String, usize)> {
 
 pub fn check(status: u16, content: &[u8]) -> Result<()> {
     if status != 200 || content.len() != 3700 {
-        return Err("not the response asked for".into());
+        return Err("an unexpected response".into());
     }
     Ok(())
 }
 
-/// The value of `Authorization` by a token endpoint's response.
+/// Returns the value of `Authorization` for a response of the token endpoint.
 #[cfg(feature = "miniserde")]
 pub fn authorization(status: u16, content: &str) -> Result<String> {
     #[derive(miniserde::Deserialize)]

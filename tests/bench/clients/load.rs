@@ -1,4 +1,4 @@
-//! What is asked of a client under load: one long response, or many calls.
+//! Load for a client: one long response, or many calls.
 
 use std::env;
 use std::io::{self, Read};
@@ -9,13 +9,13 @@ use crate::job::{check, Result, CONTENT};
 
 /// Long enough for a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
-/// How many connections a client may keep: as many as there ever are threads.
+/// Maximum number of idle connections, which is the maximum number of threads.
 pub const IDLE: usize = 64;
 
-/// `read URL PATH`: reads a content piece by piece, keeps nothing of it, and prints its length.
+/// `read URL PATH`: reads content piece by piece, drops it, and prints its length.
 ///
 /// `calls URL THREADS SLICES MILLISECONDS`: prints calls per second in each slice of that length,
-/// after a slice that makes the connections and is not counted.
+/// after one slice that opens the connections and is not counted.
 pub fn run<R: Read>(get: impl Fn(&str) -> Result<(u16, R)> + Sync) -> Result<()> {
     let arguments: Vec<_> = env::args().skip(3).collect();
     if env::args().nth(1).as_deref() == Some("read") {
@@ -38,7 +38,7 @@ pub fn run<R: Read>(get: impl Fn(&str) -> Result<(u16, R)> + Sync) -> Result<()>
     Ok(())
 }
 
-/// Calls per second by so many threads in so much time.
+/// Returns the calls per second that this many threads make in this time.
 fn slice(threads: usize, length: Duration, call: &(impl Fn() -> Result<()> + Sync)) -> f64 {
     let start = Instant::now();
     let calls = || {

@@ -1,4 +1,4 @@
-//! The job by hand with minreq alone.
+//! The job with minreq alone, without an OAuth library.
 
 mod job;
 use job::{arguments, authorization, check, Result, CONTENT, ENDPOINT, FORM, FORM_TYPE};

@@ -1,4 +1,4 @@
-//! A blocking reqwest under load, with connections enough for all threads.
+//! A blocking reqwest under load, with enough connections for all threads.
 
 mod job;
 mod load;

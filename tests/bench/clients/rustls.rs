@@ -1,5 +1,5 @@
-//! The job by hand with rustls alone: the least that a client over TLS can do. It believes each
-//! response that is as it expects, and has no timeout.
+//! The job with rustls alone: the minimum that a client over TLS needs. It accepts only the responses of
+//! this benchmark's server, and has no timeout.
 
 mod job;
 use std::io::{Read, Write};
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Status and content of a response with a length.
+/// Makes a request. Returns the status and the content of the response, which must have a length.
 fn exchange(stream: &mut Stream, request: &str) -> Result<(u16, Vec<u8>)> {
     stream.write_all(request.as_bytes())?;
     let mut received = Vec::with_capacity(4096);

@@ -1,4 +1,4 @@
-//! ureq under load, with connections enough for all threads.
+//! ureq under load, with enough connections for all threads.
 
 mod job;
 mod load;

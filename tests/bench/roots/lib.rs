@@ -1,5 +1,5 @@
-//! The compiled-in roots that all clients trust: Mozilla's, and one more, written down by the
-//! benchmark before it builds them.
+//! The compiled-in roots that all clients trust: Mozilla's, and one more, which the benchmark creates before
+//! it builds the clients.
 #![no_std]
 
 use pki_types::{Der, TrustAnchor};

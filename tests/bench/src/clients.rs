@@ -1,4 +1,4 @@
-//! The clients: which there are, how they are built, and what they are made of.
+//! The clients: their names, builds and crates.
 
 use std::env;
 use std::fs;
@@ -9,32 +9,32 @@ use crate::measure::output;
 use crate::{progress, Bench, Result};
 
 pub struct Client {
-    /// Its name in the tables.
+    /// The name in the tables.
     pub name: &'static str,
     /// The feature of `clients/Cargo.toml` that builds it.
     feature: &'static str,
     program: &'static str,
-    /// Of the checkout that `BENCH_BEFORE` names, not of this one.
+    /// Whether it is built from the checkout that `BENCH_BEFORE` names, and not from this one.
     is_earlier: bool,
 }
 
 pub const OURS: Client = client("jas-session", "jas-session", "jas-session");
-/// What jas-session was before, if `BENCH_BEFORE` names a checkout of it: no peer.
+/// The jas-session of the checkout that `BENCH_BEFORE` names. Not a peer.
 const EARLIER: Client = Client { name: "jas-session before", is_earlier: true, ..OURS };
 const EARLIER_LOAD: Client = Client { name: EARLIER.name, is_earlier: true, ..OUR_LOAD };
-/// The floor, and no peer.
+/// The minimum that a client over TLS needs. Not a peer.
 pub const RUSTLS: Client = client("rustls alone", "rustls-alone", "rustls");
-/// What requests the tokens, by hand: no peer.
+/// The library that requests the tokens, without jas-session. Not a peer.
 pub const MINREQ: Client = client("minreq, ring installed", "minreq-ring", "minreq");
-/// Without gzip, which none of the others has.
+/// Without gzip, which no other client has.
 pub const UREQ: Client = client("ureq 3, without gzip", "ureq", "ureq");
 pub const UREQ_DEFAULT: Client = client("ureq 3", "ureq-default", "ureq");
 pub const OAUTH2_UREQ: Client = client("oauth2 + ureq 2", "oauth2-ureq", "oauth2-ureq");
 pub const OAUTH2_REQWEST: Client = client("oauth2 + reqwest", "oauth2-reqwest", "oauth2-reqwest");
 pub const ATTOHTTPC: Client = client("attohttpc (aws-lc)", "attohttpc", "attohttpc");
-pub const MINREQ_DEFAULT: Client = client("minreq as it comes (aws-lc)", "minreq", "minreq");
+pub const MINREQ_DEFAULT: Client = client("minreq with its defaults (aws-lc)", "minreq", "minreq");
 
-/// Those for many calls and long contents.
+/// The clients for many calls and long contents.
 pub const OUR_LOAD: Client = client("jas-session", "jas-session", "jas-session-load");
 pub const UREQ_LOAD: Client = client("ureq 3", "ureq", "ureq-load");
 pub const REQWEST_LOAD: Client = client("reqwest", "reqwest", "reqwest-load");
@@ -44,13 +44,13 @@ const fn client(name: &'static str, feature: &'static str, program: &'static str
     Client { name, feature, program, is_earlier: false }
 }
 
-/// This job and this load of an earlier jas-session, if one is to be measured.
+/// The clients of the earlier jas-session, if `BENCH_BEFORE` is set: for jobs, and for load.
 pub fn earlier() -> Option<[Client; 2]> {
     env::var_os("BENCH_BEFORE").map(|_| [EARLIER, EARLIER_LOAD])
 }
 
 impl Client {
-    /// Where its program is once it is built.
+    /// Path of the program after it was built.
     pub fn path(&self, directory: &Path) -> PathBuf {
         let before = if self.is_earlier { "before" } else { "" };
         let programs = directory.join("programs").join(before).join(self.feature);
@@ -91,7 +91,7 @@ fn of_checkout(own: &Path, bench: &Bench, checkout: &Path) -> Result<PathBuf> {
 }
 
 impl Bench {
-    /// Builds a client's program and puts it aside: another feature may make another program of
+    /// Builds a client's program and copies it, because another feature may build another program of
     /// the same name.
     pub fn build(&self, client: &Client) -> Result<PathBuf> {
         progress(format_args!("building {} ({})", client.program, client.feature));
@@ -104,13 +104,13 @@ impl Bench {
         Ok(program)
     }
 
-    /// The crates that a client is linked from, without itself, each with its version.
+    /// The crates of a client, without the client itself, with their versions.
     pub fn crates(&self, client: &Client) -> Result<Vec<String>> {
         let mut cargo = client.cargo(self, "tree")?;
         let tree = output(cargo.args(["--edges=normal", "--prefix=none"]))?.0;
         let mut crates: Vec<String> = tree
             .lines()
-            .skip(1) // itself
+            .skip(1) // the client itself
             .map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" "))
             .collect();
         crates.sort();

@@ -1,4 +1,4 @@
-//! What a further call costs: the difference of a long job and a shorter one, for each call.
+//! The cost of a further call: the difference between a long job and a short one, for each call.
 
 use std::process::Command;
 
@@ -7,15 +7,15 @@ use crate::measure::{has, instructions, median, output};
 use crate::{command, progress, Bench, Result};
 
 const PEERS: [Client; 3] = [UREQ_DEFAULT, OAUTH2_UREQ, OAUTH2_REQWEST];
-/// The GETs of the two jobs.
+/// GETs of the two jobs.
 const GETS: [u32; 2] = [10, 110];
 /// How often instructions are counted.
 const COUNTS: usize = 3;
-/// What the system is asked, by name.
+/// Names of system calls.
 const THREADS: [&str; 2] = ["clone(", "clone3("];
 const LISTENERS: [&str; 1] = ["listen("];
 
-/// What one call costs.
+/// The cost of one call.
 struct Further {
     instructions: f64,
     system_calls: f64,
@@ -25,7 +25,7 @@ struct Further {
 
 pub fn measure(bench: &mut Bench) -> Result<()> {
     if !has("valgrind") || !has("strace") {
-        println!("\nNo further calls are measured: that needs valgrind and strace.");
+        println!("\nFurther calls are not measured: that needs valgrind and strace.");
         return Ok(());
     }
     let mut clients = vec![OURS, RUSTLS];
@@ -69,15 +69,15 @@ impl Further {
         let counts: Result<Vec<f64>> = (0..COUNTS).map(|_| each(&instructions)).collect();
         Ok(Further {
             instructions: median(counts?),
-            system_calls: each(&|job| asked(job, &[""]))?,
-            threads: each(&|job| asked(job, &THREADS))?,
-            listeners: each(&|job| asked(job, &LISTENERS))?,
+            system_calls: each(&|job| system_calls(job, &[""]))?,
+            threads: each(&|job| system_calls(job, &THREADS))?,
+            listeners: each(&|job| system_calls(job, &LISTENERS))?,
         })
     }
 }
 
-/// How often the system is asked for one of these; for anything, if the name is empty.
-fn asked(job: &Command, names: &[&str]) -> Result<f64> {
+/// Counts the system calls with one of these names, or all, if the name is empty.
+fn system_calls(job: &Command, names: &[&str]) -> Result<f64> {
     let mut strace = command("strace", &["-f", "-qq", "-o", "/dev/stderr", "-e", "signal=none"]);
     let trace = output(strace.arg(job.get_program()).args(job.get_args()))?.1;
     let calls = trace.lines().filter_map(|line| {

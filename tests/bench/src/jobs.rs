@@ -1,4 +1,4 @@
-//! One-shot jobs: size, memory, instructions and time of a token request and a few GETs.
+//! Short jobs: size, memory, instructions and time of a token request and a few GETs.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -15,18 +15,18 @@ pub const PEERS: [Client; 6] =
     [UREQ, UREQ_DEFAULT, OAUTH2_UREQ, OAUTH2_REQWEST, ATTOHTTPC, MINREQ_DEFAULT];
 /// How many GETs follow the token request.
 const GETS: [&str; 2] = ["1", "10"];
-/// How often each job is measured, turn by turn with the others.
+/// Runs of each job. The jobs take turns.
 const ROUNDS: usize = 31;
-/// How often its instructions are counted; once if they are many, because that takes long.
+/// How often the instructions of a job are counted: only once if there are many, because counting is slow.
 const COUNTS: usize = 5;
 const MANY: f64 = 100e6;
 
-/// A client and what its jobs took.
+/// A client and the numbers of its jobs.
 struct Row {
     name: &'static str,
-    /// Of its program, in kB.
+    /// Size of the program, in kB.
     size: f64,
-    /// How many it is made of.
+    /// Number of crates that the program is built from.
     crates: usize,
     /// One for each of `GETS`.
     jobs: [Job; 2],
@@ -40,7 +40,7 @@ struct Job {
 
 pub fn measure(bench: &mut Bench) -> Result<()> {
     let mut rows = vec![row(bench, &OURS, OURS.name, &[])?];
-    let name = "the same, token carried over";
+    let name = "the same, with a resumed token";
     rows.push(row(bench, &OURS, name, &[server::TOKEN])?);
     let others: Vec<Client> = earlier().into_iter().map(|[job, _]| job).collect();
     for client in others.iter().chain(&[RUSTLS, MINREQ]).chain(&PEERS) {
@@ -50,7 +50,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     if has("valgrind") {
         count_instructions(&mut rows)?;
     } else {
-        println!("\nNo instructions are counted: valgrind is not installed.");
+        println!("\nInstructions are not counted: valgrind is not installed.");
     }
     run_jobs(&mut rows)?;
     print(&rows);
@@ -58,7 +58,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     set_goals_of_crates(bench)
 }
 
-/// Builds a client.
+/// Builds a client, and prepares its jobs.
 fn row(bench: &Bench, client: &Client, name: &'static str, last: &[&str]) -> Result<Row> {
     let program = bench.build(client)?;
     let size = fs::metadata(&program)?.len() as f64 / 1e3;
@@ -70,7 +70,7 @@ fn row(bench: &Bench, client: &Client, name: &'static str, last: &[&str]) -> Res
     Ok(Row { name, size, crates: bench.crates(client)?.len(), jobs })
 }
 
-/// Sends each client to a server whose certificate is of an issuer that none of them trusts.
+/// Checks that each client refuses a server whose certificate issuer it does not trust.
 fn check_trust(bench: &Bench, rows: &[Row]) -> Result<()> {
     let stranger = Server::start(&bench.directory.join("stranger"), Ipv4Addr::LOCALHOST)?;
     for row in rows {
@@ -112,7 +112,7 @@ impl Job {
         median(self.used.iter().map(|used| used.memory))
     }
 
-    /// In millions; NaN if they were not counted.
+    /// Instructions in millions, or NaN if they were not counted.
     fn instructions(&self) -> f64 {
         median(self.instructions.iter().copied()) / 1e6
     }
@@ -128,7 +128,7 @@ impl Job {
 
 fn print(rows: &[Row]) {
     println!(
-        "\nEach: the number, and its ratio to ours. N is the number of GETs.\n\n| client \
+        "\nEach number is followed by its ratio to that of jas-session. N is the number of GETs.\n\n| client \
          | binary, kB | peak RSS, KiB, N = 1 | N = 10 | instructions, M, N = 1 | N = 10 \
          | CPU, ms, N = 1 | N = 10 | time, ms, N = 1 | N = 10 | crates |\n|---{}|",
         "|---".repeat(10)
@@ -173,7 +173,7 @@ fn set_goals(bench: &mut Bench, rows: &[Row]) {
 fn set_goals_of_crates(bench: &mut Bench) -> Result<()> {
     let crates = bench.crates(&OURS)?;
     // One of them is jas-session.
-    bench.at_most("crates besides jas-session", crates.len() as f64 - 1.0, 24.0);
+    bench.at_most("crates without jas-session", crates.len() as f64 - 1.0, 24.0);
     let aws_lc = crates.iter().filter(|name| name.starts_with("aws-lc"));
     bench.at_most("crates of aws-lc", aws_lc.count() as f64, 0.0);
     Ok(())

@@ -1,8 +1,8 @@
-//! A link on which a round trip takes a fixed time. Needs a network namespace of its own.
+//! A link on which a round trip takes a fixed time. Needs its own network namespace.
 //!
-//! This side is `HERE`, and there is no other: each packet to `THERE` comes back after the delay,
-//! with its addresses swapped, so that a server on this side serves the far address. The checksums
-//! of IP and TCP don't change by that. The kernel itself may have no delay to offer.
+//! Only this side, `HERE`, exists. Each packet to `THERE` comes back after the delay, with its addresses
+//! swapped, so a server on this side serves the address `THERE`. The swap does not change the checksums
+//! of IP and TCP. (A kernel may be built without a delay of its own.)
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -23,13 +23,13 @@ const DELAY: Duration = Duration::from_millis(25);
 
 const NAME: &str = "delayed";
 
-/// Opens the file that links are made of.
+/// Opens the device that creates links.
 pub fn device() -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).open("/dev/net/tun")
 }
 
-/// Makes the link, and keeps it up for as long as this process lives.
+/// Creates the link, which exists until this process ends.
 pub fn start() -> Result<()> {
     let device = Arc::new(attach(device()?)?);
     for line in [
@@ -63,15 +63,15 @@ pub fn start() -> Result<()> {
     Ok(())
 }
 
-/// Makes an interface whose packets are read from this file and written to it.
+/// Creates an interface. Its packets are read from this file and written to it.
 fn attach(device: File) -> io::Result<File> {
-    // SAFETY: a structure of numbers only.
+    // SAFETY: the structure has only numbers.
     let mut interface: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in interface.ifr_name.iter_mut().zip(NAME.bytes()) {
         *to = from as libc::c_char;
     }
     interface.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-    // SAFETY: the file is open, and the structure is what this request takes.
+    // SAFETY: the file is open, and this request takes a structure of this type.
     if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &interface) } != 0 {
         return Err(io::Error::last_os_error());
     }

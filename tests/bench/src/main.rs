@@ -1,5 +1,5 @@
-//! Measures `jas-session` beside its peers, and prints tables and whether the goals hold.
-//! `README.md` tells what and how.
+//! Compares `jas-session` with its peers, and prints tables and whether the goals are met. `README.md`
+//! says what is measured, and how.
 
 mod clients;
 mod further;
@@ -20,10 +20,10 @@ use std::process::{Child, Command, Stdio};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Measures, prints, and notes whether goals hold.
+/// Measures, prints, and records whether goals are met.
 type Part = fn(&mut Bench) -> Result<()>;
 
-/// What can be asked for by name.
+/// The parts by name.
 const PARTS: [(&str, Part); 6] = [
     ("jobs", jobs::measure),
     ("further", further::measure),
@@ -33,9 +33,9 @@ const PARTS: [(&str, Part); 6] = [
     ("round-trips", round_trips::measure),
 ];
 
-/// What every part needs.
+/// Used by every part.
 struct Bench {
-    /// The target directory of the clients. Holds the root that they trust, too.
+    /// The target directory of the clients, which also contains the root that they trust.
     directory: PathBuf,
     server: Server,
     goals: Vec<Goal>,
@@ -51,7 +51,7 @@ struct Goal {
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    // The first three are what this program starts of itself.
+    // This program starts itself with the first three.
     match arguments[..] {
         ["serve", directory, address] => server::run(directory.as_ref(), address.parse()?),
         ["run", program, ref arguments @ ..] => measure::print_usage(program, arguments),
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// Measures these parts, or all if none is named.
+/// Measures these parts, or all parts if there are none.
 fn run(parts: &[&str]) -> Result<()> {
     let names = PARTS.map(|(name, _)| name);
     if let Some(unknown) = parts.iter().find(|part| !names.contains(part)) {
@@ -103,7 +103,7 @@ impl Bench {
     }
 
     fn print_goals(&self) {
-        println!("\n| measured | | goal | holds |\n|---|---|---|---|");
+        println!("\n| measured | | goal | met |\n|---|---|---|---|");
         for goal in &self.goals {
             let holds = if goal.holds { "yes" } else { "**no**" };
             println!("| {} | {:.3} | {} | {holds} |", goal.what, goal.number, goal.goal);
@@ -111,17 +111,17 @@ impl Bench {
     }
 }
 
-/// The server in a process of its own, which ends with this value.
+/// The server in a child process. Dropping this stops it.
 struct Server {
     process: Child,
-    /// Its base URL over TLS.
+    /// The base URL over TLS.
     tls: String,
-    /// Its base URL over plain HTTP.
+    /// The base URL over plain HTTP.
     plain: String,
 }
 
 impl Server {
-    /// Starts one on this address, whose certificate is issued by the root in this directory.
+    /// Starts a server on this address, with a certificate that the root in this directory issues.
     fn start(root: &Path, address: Ipv4Addr) -> Result<Server> {
         server::root(root)?;
         let mut process = Command::new(env::current_exe()?)
@@ -154,7 +154,7 @@ fn command(program: impl AsRef<Path>, arguments: &[&str]) -> Command {
     command
 }
 
-/// Says on one line what is going on.
+/// Shows the progress on one line.
 fn progress(what: std::fmt::Arguments<'_>) {
     eprint!("\r\x1b[K{what} ...");
 }

@@ -1,4 +1,4 @@
-//! What a program uses, and what is made of many such numbers.
+//! Measures time, memory and instructions of a program, and computes medians.
 
 use std::env;
 use std::os::unix::process::ExitStatusExt;
@@ -7,23 +7,23 @@ use std::time::Instant;
 
 use crate::Result;
 
-/// Keeps glibc from copying by `rep movsb`. On some AMD processors its speed depends on where
-/// source and target lie: the same program streams at half the speed if its heap is unlucky.
+/// Keeps glibc from copying by `rep movsb`. On some AMD processors, its speed depends on the addresses:
+/// the same program may stream at half the speed because of its heap.
 const COPYING: &str = "glibc.cpu.x86_rep_movsb_threshold=1000000000";
 
-/// What one run of a program used.
+/// Resources that one run of a program used, and its output.
 pub struct Usage {
     /// Peak of the resident memory, in KiB.
     pub memory: f64,
-    /// Seconds of all processors.
+    /// Seconds on all processors.
     pub cpu: f64,
     pub wall: f64,
-    /// What it printed.
+    /// The numbers that it printed.
     pub printed: Vec<f64>,
 }
 
-/// Runs a program, by a process between this one and it: a process's peak begins with that of the
-/// one that starts it, and this one's is larger than a client's.
+/// Runs a program, started by a process in between: the peak of a process begins with that of the
+/// process that started it, and the peak of this process is larger than a client's.
 pub fn usage(program: &Command) -> Result<Usage> {
     let mut between = Command::new(env::current_exe()?);
     between.arg("run").arg(program.get_program());
@@ -37,14 +37,14 @@ pub fn usage(program: &Command) -> Result<Usage> {
     Ok(Usage { memory, cpu, wall, printed })
 }
 
-/// The process between: runs a program and prints what it used.
+/// The process in between: runs a program and prints what it used.
 pub fn print_usage(program: &str, arguments: &[&str]) -> Result<()> {
     let start = Instant::now();
     let child = Command::new(program).args(arguments).spawn()?;
     let mut status = 0;
-    // SAFETY: a structure of numbers only.
+    // SAFETY: the structure has only numbers.
     let mut used: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are valid for the call, and nobody else waits for this child.
+    // SAFETY: both pointers are valid for the call, and no other code waits for this child.
     unsafe { libc::wait4(child.id().try_into()?, &mut status, 0, &mut used) };
     let wall = start.elapsed().as_secs_f64();
     if !ExitStatus::from_raw(status).success() {
@@ -60,7 +60,7 @@ pub fn has(tool: &str) -> bool {
     Command::new(tool).arg("--version").output().is_ok()
 }
 
-/// The user-space instructions of a run, by callgrind.
+/// Counts the user-space instructions of a run, by callgrind.
 pub fn instructions(program: &Command) -> Result<f64> {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
@@ -70,7 +70,7 @@ pub fn instructions(program: &Command) -> Result<f64> {
     Ok(collected.ok_or("callgrind counted nothing")?.1.parse()?)
 }
 
-/// What a command prints, on both streams; its failure is an error that shows it.
+/// Returns what a command prints on both streams. If it fails, the error contains that.
 pub fn output(command: &mut Command) -> Result<(String, String)> {
     let output = command.output()?;
     let [printed, errors] = [&output.stdout, &output.stderr].map(|b| String::from_utf8_lossy(b));

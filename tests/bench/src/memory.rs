@@ -1,4 +1,4 @@
-//! What long contents in memory and idle connections cost.
+//! The memory that long contents and idle connections take.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::{command, progress, Bench, Result};
 
 const READ: usize = 64 << 20;
 const SENT: usize = 32 << 20;
-/// How many connections are idle at a time.
+/// Idle connections at a time.
 const IDLE: usize = 64;
 const ROUNDS: usize = 5;
 
@@ -28,12 +28,12 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
         peak(&program, &["post", &url, &length, TOKEN])
     });
     let more = long? - tiny? - SENT as f64 / 1024.0;
-    let what = "KiB more than its content, POST of 32 MiB over one of 1 byte";
+    let what = "KiB more than its content, POST of 32 MiB compared with 1 byte";
     bench.at_most(what, more, 256.0);
     idle_connections(bench, &program)
 }
 
-/// The peak of the resident memory, in KiB.
+/// Returns the peak of the resident memory, in KiB.
 fn peak(program: &Path, arguments: &[&str]) -> Result<f64> {
     let command = command(program, arguments);
     let peaks: Result<Vec<f64>> = (0..ROUNDS).map(|_| Ok(usage(&command)?.memory)).collect();

@@ -1,4 +1,4 @@
-//! How many round trips a call takes, over a link where they are slow.
+//! Round trips of a call, counted over a slow link.
 
 use std::env;
 use std::net::TcpStream;
@@ -12,14 +12,14 @@ use crate::server::TOKEN;
 use crate::{command, link, progress, Bench, Result, Server};
 
 const CLIENTS: [Client; 4] = [OURS, UREQ, OAUTH2_REQWEST, MINREQ];
-/// How often each job is done; the least time counts.
+/// Runs of each job. The shortest counts.
 const ROUNDS: usize = 5;
-/// The calls of the longer job beyond those of the shorter one.
+/// How many more calls the longer job makes than the shorter one.
 const FURTHER: f64 = 4.0;
-/// What starting a program and computing may take, as a share of a round trip.
+/// How long starting a program and computing may take, in round trips.
 const SLACK: f64 = 0.3;
 
-/// Measures in a process with a network of its own, which prints what it measured.
+/// Measures in a child process with its own network namespace, which prints the numbers.
 pub fn measure(bench: &mut Bench) -> Result<()> {
     for client in CLIENTS.iter().chain([&OUR_LOAD]) {
         bench.build(client)?;
@@ -27,7 +27,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     let alone = || command("unshare", &["--map-root-user", "--net"]);
     let is_possible = alone().arg("true").output().is_ok_and(|o| o.status.success());
     if !is_possible || link::device().is_err() {
-        println!("\nNo round trips are measured: that needs `unshare --net` and /dev/net/tun.");
+        println!("\nRound trips are not measured: that needs `unshare --net` and /dev/net/tun.");
         return Ok(());
     }
     progress(format_args!("round trips"));
@@ -37,7 +37,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     let numbers: std::result::Result<Vec<f64>, _> = printed.lines().map(str::parse).collect();
     let numbers = numbers?;
     let (clients, ours) = numbers.split_at(2 * CLIENTS.len());
-    println!("\n| round trips | first job | each further call | job, token carried over | POST |");
+    println!("\n| round trips | first job | each further call | job with a resumed token | POST |");
     println!("|---|---|---|---|---|");
     for (i, (client, trips)) in CLIENTS.iter().zip(clients.chunks(2)).enumerate() {
         let mut cells = vec![trips[0], (trips[1] - trips[0]) / FURTHER];
@@ -50,7 +50,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     for (what, trips, limit) in [
         ("first job", clients[0], 4.0),
         ("each further call", (clients[1] - clients[0]) / FURTHER, 1.0),
-        ("job, token carried over", ours[0], 3.0),
+        ("job with a resumed token", ours[0], 3.0),
         ("POST", ours[1], 3.0),
     ] {
         bench.at_most(&format!("round trips, {what}"), trips, limit + SLACK);
@@ -58,8 +58,8 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Prints how many round trips each job takes: each client's with one GET and with more, then ours
-/// with a token carried over, and a POST.
+/// Prints the round trips of each job: of each client with one GET and with more, then of jas-session
+/// with a resumed token, and of its POST.
 pub fn print(directory: &Path) -> Result<()> {
     link::start()?;
     let server = Server::start(directory, link::HERE)?;

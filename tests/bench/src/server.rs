@@ -19,12 +19,12 @@ use crate::{link, Result, Server};
 
 pub const TOKEN: &str = "a-token-of-common-length-0123456789abcdef0123456789abcdef";
 
-/// How many tokens were requested, and connections over TLS made.
+/// Token requests, and connections over TLS.
 static TOKENS: AtomicUsize = AtomicUsize::new(0);
 static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// Serves until the standard input ends, with a certificate of the root in this directory. Prints
-/// its ports, for TLS and for plain HTTP.
+/// Serves until the standard input ends, with a certificate that the root in this directory issues.
+/// Prints the ports for TLS and for plain HTTP.
 pub fn run(root: &Path, address: Ipv4Addr) -> Result<()> {
     let config = config(root)?;
     let tls = listen(address, move |mut stream| {
@@ -45,11 +45,11 @@ pub fn run(root: &Path, address: Ipv4Addr) -> Result<()> {
     Ok(())
 }
 
-/// What a server has counted since it started.
+/// The counts of a server since it started.
 pub struct Counts {
-    /// Requested ones.
+    /// Token requests.
     pub tokens: usize,
-    /// Those over TLS.
+    /// Connections over TLS.
     pub connections: usize,
 }
 
@@ -66,8 +66,8 @@ impl Counts {
     }
 }
 
-/// The root whose key lies in this directory, beside `roots.rs` with what the clients are to trust.
-/// It is made if there is none yet; clients that were built with it go on trusting it.
+/// Returns the root whose key is in this directory. The file `roots.rs` there has all roots that the
+/// clients trust. Both files are created only once, because built clients trust this root.
 pub fn root(directory: &Path) -> Result<Issuer<'static, KeyPair>> {
     let file = directory.join("key.der");
     let key = match fs::read(&file) {
@@ -113,7 +113,7 @@ fn config(root: &Path) -> Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Listens on a free port, and serves each connection in a thread of its own.
+/// Listens on a free port, and serves each connection in its own thread.
 fn listen(
     address: Ipv4Addr, serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
 ) -> Result<u16> {
@@ -125,7 +125,7 @@ fn listen(
             let serve = Arc::clone(&serve);
             thread::spawn(move || {
                 let _ = stream.set_nodelay(true);
-                // A client that fails reports that itself.
+                // A client that fails reports its error itself.
                 let _ = serve(stream);
             });
         }
@@ -133,7 +133,7 @@ fn listen(
     Ok(port)
 }
 
-/// Responds to requests until the client closes, or asks for that.
+/// Responds to requests until the client closes the connection or sends `Connection: close`.
 fn respond_to_all(stream: &mut (impl Read + Write)) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
@@ -202,7 +202,7 @@ fn respond(head: &str, stream: &mut impl Write) -> io::Result<()> {
     }
 }
 
-/// Hands over so many bytes, in pieces.
+/// Passes this many bytes to `send`, in pieces.
 fn pieces(length: usize, mut send: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     const PIECE: [u8; 16 * 1024] = [b'x'; 16 * 1024];
     let mut left = length;
@@ -220,7 +220,7 @@ fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     Some(value.trim())
 }
 
-/// Closes in order: what the client has not read yet is not lost.
+/// Closes in order, so that the client can still read what it has not read yet.
 fn finish(stream: &mut TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     io::copy(stream, &mut io::sink()).map(drop)

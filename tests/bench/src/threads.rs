@@ -5,10 +5,10 @@ use crate::measure::{median, usage};
 use crate::server::Counts;
 use crate::{command, progress, Bench, Result};
 
-/// How many threads, and how many times as many calls as ureq 3 makes are the goal.
+/// Numbers of threads, each with the goal: the ratio to the calls of ureq 3.
 const THREADS: [(usize, f64); 3] = [(1, 1.5), (8, 3.0), (64, 3.0)];
-/// How often each client runs, turn by turn with the others, and for how long: many short slices
-/// are disturbed alike.
+/// How often each client runs, and for how long. The clients take turns, in many short slices, so that
+/// disturbances affect all of them.
 const ROUNDS: usize = 15;
 const MILLISECONDS: usize = 250;
 
@@ -18,7 +18,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     for client in &clients {
         bench.build(client)?;
     }
-    println!("\nCalls per second over TLS, and ours as a ratio to them:\n");
+    println!("\nCalls per second over TLS, and the ratio of ours to them:\n");
     let names: Vec<_> = clients.iter().map(|client| client.name).collect();
     let columns = "---|".repeat(clients.len());
     println!("| threads | {} | our token requests |\n|---|{columns}---|", names.join(" | "));
@@ -54,7 +54,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
     without_pause(bench)
 }
 
-/// Ports and memory must not run out.
+/// Checks that neither ports nor memory run out.
 fn without_pause(bench: &mut Bench) -> Result<()> {
     progress(format_args!("10 s without a pause"));
     let speeds = slices(bench, &OUR_LOAD, &bench.server.plain, 8, 10, 1000)?;
@@ -67,7 +67,7 @@ fn without_pause(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Calls per second in each of so many slices of time.
+/// Returns the calls per second in each slice of time.
 fn slices(
     bench: &Bench, client: &Client, url: &str, threads: usize, slices: usize, milliseconds: usize,
 ) -> Result<Vec<f64>> {

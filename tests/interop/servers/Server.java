@@ -6,7 +6,7 @@ import java.util.Map;
 import java.util.concurrent.*;
 import javax.net.ssl.*;
 
-/** Java's own server. System properties set when it closes idle connections. */
+/** Java's own server. System properties set how long connections may be idle. */
 class Server {
     public static void main(String[] arguments) throws Exception {
         var password = "password".toCharArray();
@@ -25,7 +25,7 @@ class Server {
                 parameters.setSSLParameters(own);
             }
         });
-        // Without threads of its own it serves one connection at a time.
+        // By default, it serves one connection at a time.
         server.setExecutor(Executors.newCachedThreadPool());
         int most = Integer.parseInt(System.getenv("REQUESTS"));
         Map<InetSocketAddress, Integer> requests = new ConcurrentHashMap<>();

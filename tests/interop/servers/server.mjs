@@ -7,7 +7,7 @@ const options = {
   cert: readFileSync('server.pem'),
   minVersion: TLS,
   maxVersion: TLS,
-  // Node waits for a second more.
+  // Node adds a second.
   keepAliveTimeout: IDLE * 1000 - 999,
 };
 const server = createServer(options, (request, response) => {

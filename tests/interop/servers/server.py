@@ -1,4 +1,4 @@
-"""Python's own server, which serves one connection until that is closed, then the next."""
+"""Python's own server, which serves one connection until it is closed, and then the next."""
 
 import http.server
 import os
@@ -20,7 +20,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_GET
 
 
-# With the usual 5 the system would drop further connections for a second.
+# With the default, 5, the system would drop further connections for a second.
 http.server.HTTPServer.request_queue_size = 128
 server = http.server.HTTPServer(("", 443), Handler)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
