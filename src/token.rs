@@ -168,15 +168,16 @@ impl Tokens {
         }
         // Requests that end after this point count for this caller, too.
         let mut since = Instant::now();
-        let mut attempt = Attempt::first(settings.retries);
+        let retries = settings.retries;
+        let mut attempt = Attempt { is_idempotent: true, retries, ..Attempt::default() };
         loop {
-            let error = match self.next_token(settings, deadline, &mut since) {
+            let error = match self.next_token(settings, deadline, since) {
                 Ok(token) => return Ok(token),
                 Err(error) => error,
             };
-            attempt.time_left = deadline.remaining();
-            attempt.jitter = random();
-            let Next::Retry(pause) = decide(attempt, &error, false) else { return Err(error) };
+            since = Instant::now();
+            let next = decide(attempt, &error, deadline.remaining(), random());
+            let Next::Retry(pause) = next else { return Err(error) };
             attempt.retried += 1;
             // Pause outside the queue, so that no other caller waits for this one.
             let is_open = |state: &mut State| state.outcome(since).is_none();
@@ -186,38 +187,30 @@ impl Tokens {
 
     /// Returns the token held, or the result of the next request: this caller's or another's.
     fn next_token(
-        &self, settings: &Settings, deadline: Deadline, since: &mut Instant,
+        &self, settings: &Settings, deadline: Deadline, since: Instant,
     ) -> Result<Token, Error> {
         let slot = self.queue_up(&mut self.state());
-        loop {
-            let state = self.state();
-            if let Some(outcome) = state.outcome(*since) {
-                *since = Instant::now();
-                return outcome;
-            }
-            let is_first = state.queue[0] == slot.number;
-            let left = deadline.remaining();
-            let has_failed = state.last.as_ref().is_some_and(|(at, ..)| at > since);
-            if left.is_zero() || has_failed && left < SHORTEST {
-                let when = if is_first {
-                    "before a token was requested"
-                } else {
-                    "while another thread requested the token"
-                };
-                return Err(self.client.call(deadline).timed_out(when));
-            }
-            if is_first {
-                drop(state);
-                return self.request(settings, deadline, since);
-            }
-            drop(self.changed.wait_timeout(state, left));
+        let mut outcome = None;
+        let state = self.changed.wait_timeout_while(self.state(), deadline.remaining(), |state| {
+            outcome = state.outcome(since);
+            outcome.is_none() && state.queue[0] != slot.number
+        });
+        if let Some(outcome) = outcome {
+            return outcome;
         }
-    }
-
-    /// Requests a token for all callers in the queue. Sets `ended` to when that ended.
-    fn request(
-        &self, settings: &Settings, deadline: Deadline, ended: &mut Instant,
-    ) -> Result<Token, Error> {
+        let (state, _) = state.unwrap_or_else(PoisonError::into_inner);
+        let is_first = state.queue[0] == slot.number;
+        let has_failed = state.last.as_ref().is_some_and(|(at, ..)| *at > since);
+        drop(state);
+        let left = deadline.remaining();
+        if !is_first || left.is_zero() || has_failed && left < SHORTEST {
+            let when = if is_first {
+                "before a token was requested"
+            } else {
+                "while another thread requested the token"
+            };
+            return Err(self.client.call(deadline).timed_out(when));
+        }
         let result = self.load_or_request(settings, deadline, |_| true);
         if let Err(error) = &result {
             log_event!(warn, "{error}");
@@ -226,9 +219,7 @@ impl Tokens {
         if let Ok(token) = &result {
             state.hold(token.clone());
         }
-        *ended = Instant::now();
-        state.last = Some((*ended, result.clone()));
-        self.changed.notify_all();
+        state.last = Some((Instant::now(), result.clone()));
         result
     }
 

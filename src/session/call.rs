@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Session, Settings};
 use crate::error::remote_text::reason;
-use crate::error::{field, Error, ErrorKind, ErrorResponse};
+use crate::error::{field, Error, ErrorKind};
 use crate::http::{self, CallContext, Deadline, Request, USER_AGENT};
 use crate::response::Response;
 use crate::retry::{decide, random, Attempt, Next};
@@ -46,7 +46,8 @@ impl Session {
     /// Sends the request until there is a response, or an error that [`decide`] returns.
     fn attempts(&self, request: &ApiRequest<'_>) -> Result<Response, Error> {
         let ApiRequest { is_idempotent, deadline, .. } = *request;
-        let mut attempt = Attempt { is_idempotent, ..Attempt::first(self.settings.common.retries) };
+        let retries = self.settings.common.retries;
+        let mut attempt = Attempt { is_idempotent, retries, ..Attempt::default() };
         // Of all attempts: a later attempt does not undo what an earlier one may have done.
         let mut may_have_executed = false;
         let mut was_replaced = false;
@@ -64,10 +65,7 @@ impl Session {
             };
             self.rate_limit.note(&error);
             may_have_executed |= error.may_have_executed();
-            attempt.time_left = deadline.remaining();
-            attempt.jitter = random();
-            let token_refused = error.response().is_some_and(ErrorResponse::is_token_refused);
-            let next = match decide(attempt, &error, token_refused) {
+            let next = match decide(attempt, &error, deadline.remaining(), random()) {
                 Next::Return => Err(error),
                 Next::Renew => match self.tokens.replace(&token, &self.settings.common, deadline) {
                     Ok(Some((token, is_new))) => {
