@@ -234,20 +234,17 @@ impl StdError for Error {
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
-        let kind = match error.kind() {
-            ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
-            ErrorKind::Denied => io::ErrorKind::PermissionDenied,
-            ErrorKind::Timeout => io::ErrorKind::TimedOut,
-            ErrorKind::InvalidToken | ErrorKind::Content => io::ErrorKind::InvalidData,
-            ErrorKind::Exchange | ErrorKind::Status => error
-                .source()
-                .and_then(|source| source.downcast_ref::<io::Error>())
-                .map(io::Error::kind)
-                // Readers would repeat the call without end.
-                .filter(|kind| {
-                    !matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-                })
-                .unwrap_or(io::ErrorKind::Other),
+        let cause = error.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
+        let kind = match (error.kind(), cause) {
+            (ErrorKind::InvalidInput, _) => io::ErrorKind::InvalidInput,
+            (ErrorKind::Denied, _) => io::ErrorKind::PermissionDenied,
+            (ErrorKind::Timeout, _) => io::ErrorKind::TimedOut,
+            (ErrorKind::InvalidToken | ErrorKind::Content, _) => io::ErrorKind::InvalidData,
+            // Readers would repeat the call without end.
+            (_, Some(io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)) => {
+                io::ErrorKind::Other
+            }
+            (_, cause) => cause.unwrap_or(io::ErrorKind::Other),
         };
         io::Error::new(kind, error)
     }
@@ -255,10 +252,8 @@ impl From<Error> for io::Error {
 
 /// Returns the first value of the field `name`, compared without case.
 pub(crate) fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    fields
-        .iter()
-        .find(|(field, _)| field.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.as_str())
+    let found = fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| &**value)
 }
 
 #[cfg(test)]
