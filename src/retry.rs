@@ -104,19 +104,13 @@ impl RateLimit {
     }
 
     /// Returns how long a call has to wait before it sends: until the end of the limit, and a quarter
-    /// longer if it was not refused itself, so that refused calls go first. Zero if the wait would
-    /// take longer than `time`.
-    pub(crate) fn wait(&self, time: Duration, was_refused: bool) -> Duration {
-        let limit = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((end, length)) = limit else {
-            return Duration::ZERO;
-        };
+    /// longer if it was not refused itself, so that refused calls go first. `None` if the limit has
+    /// ended, or if the wait would take longer than `time`.
+    pub(crate) fn wait(&self, time: Duration, was_refused: bool) -> Option<Duration> {
+        let (end, length) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let wait = end.saturating_duration_since(Instant::now());
-        if wait.is_zero() || wait > time {
-            return Duration::ZERO;
-        }
         let longer = if was_refused { Duration::ZERO } else { length / 4 };
-        (wait + longer).min(time)
+        (!wait.is_zero() && wait <= time).then(|| (wait + longer).min(time))
     }
 }
 
@@ -215,7 +209,7 @@ mod tests {
         let wait = |code, asked: Option<u64>, was_refused, time: u64| {
             let limit = RateLimit::default();
             limit.note(&status(code, asked));
-            let wait = limit.wait(Duration::from_secs(time), was_refused);
+            let wait = limit.wait(Duration::from_secs(time), was_refused).unwrap_or_default();
             // Whole seconds, of which a moment has passed.
             wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
         };

@@ -60,7 +60,7 @@ pub(crate) struct Settings {
 pub(crate) struct Tokens {
     pub(crate) client: Client,
     /// Tokens received from token endpoints, counted for all clones of the session.
-    received: Arc<AtomicUsize>,
+    pub(crate) received: Arc<AtomicUsize>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -294,10 +294,6 @@ impl Tokens {
 
     pub(crate) fn hold(&self, value: &str, lifetime: Duration) {
         self.state().hold(Token::new(value, lifetime, Instant::now()));
-    }
-
-    pub(crate) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed) as u64
     }
 
     pub(crate) fn invalidate(&self, refused: &str) {

@@ -103,23 +103,18 @@ impl Session {
             return;
         }
         let deadline = deadline.within(deadline.remaining() / 2);
-        loop {
-            let wait = self.rate_limit.wait(deadline.remaining(), was_refused);
-            if wait.is_zero() {
-                return;
-            }
-            // Another call may be refused during this pause, and extend the limit.
+        // Another call may be refused during this pause, and extend the limit.
+        while let Some(wait) = self.rate_limit.wait(deadline.remaining(), was_refused) {
             std::thread::sleep(wait);
         }
     }
 
     fn send(&self, request: &ApiRequest<'_>, token: &Token) -> Result<http::Response, Error> {
         let ApiRequest { url, content, is_idempotent, deadline } = request;
-        let Settings { fields: own, api_key, common, .. } = &*self.settings;
+        let Settings { fields: own, common, .. } = &*self.settings;
         let authorization = ["Bearer ", token.value()].concat();
         let mut fields = Vec::with_capacity(8 + own.len());
         fields.push(("Authorization", &*authorization));
-        fields.extend(api_key.as_deref().map(|key| ("x-api-key", key)));
         fields.extend(own.iter().map(|(name, value)| (&**name, &**value)));
         // Without `Accept-Encoding` the server may use any coding.
         fields.push(("Accept-Encoding", "identity"));
@@ -151,7 +146,7 @@ impl Session {
                  this API, and that the token endpoint is this API's"
             }
             true => ": the access token was refused",
-            false => response.advice(self.settings.api_key.is_some()),
+            false => response.advice(field(&self.settings.fields, "x-api-key").is_some()),
         };
         let detail = reason(&response, &self.secrets(token), true);
         let message = format!("{label}: status {}{advice}{detail}", response.status);

@@ -25,7 +25,7 @@ const PUBLIC: &str = "Accept Accept-Language User-Agent";
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) base: Url,
-    pub(super) api_key: Option<String>,
+    /// The fields of every API call, the API key among them.
     pub(super) fields: Vec<(String, String)>,
     pub(super) timeout: Duration,
     /// The settings that token requests obey, too.
@@ -41,7 +41,7 @@ impl Settings {
             secrets: Vec::new(),
         };
         let timeout = Duration::from_secs(60);
-        Settings { base, api_key: None, fields: Vec::new(), timeout, common }
+        Settings { base, fields: Vec::new(), timeout, common }
     }
 }
 
@@ -124,9 +124,7 @@ impl Session {
     /// Sets the API key, which errors call `name`.
     pub(super) fn named_api_key(mut self, name: &str, key: &str) -> Result<Session, Error> {
         check_visible(name, key)?;
-        let settings = self.change();
-        settings.api_key = Some(key.to_owned());
-        settings.common.secrets.push(key.to_owned());
+        self.set_field("x-api-key", key, true);
         Ok(self)
     }
 
@@ -153,13 +151,9 @@ impl Session {
             return Err(Error::invalid_input(message));
         }
         check_field_value(&format!("value of the field {name}"), value)?;
-        let settings = self.change();
-        settings.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
-        settings.fields.push((name.to_owned(), value.to_owned()));
         // Some gateways take a key in a field of their own.
-        if value.len() >= KEY_LENGTH && find(PUBLIC, name).is_none() {
-            settings.common.secrets.push(value.to_owned());
-        }
+        let is_secret = value.len() >= KEY_LENGTH && find(PUBLIC, name).is_none();
+        self.set_field(name, value, is_secret);
         Ok(self)
     }
 
@@ -314,6 +308,13 @@ impl Session {
         self
     }
 
+    fn set_field(&mut self, name: &str, value: &str, is_secret: bool) {
+        let settings = self.change();
+        settings.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
+        settings.fields.push((name.to_owned(), value.to_owned()));
+        settings.common.secrets.extend(is_secret.then(|| value.to_owned()));
+    }
+
     /// Gives a clone its own token, since the other clones reach the token endpoint in another way.
     /// A session without clones keeps its token.
     fn own_tokens(&mut self) {
@@ -340,6 +341,6 @@ pub(super) fn check_tls(url: &Url) -> Result<(), Error> {
     Err(Error::invalid_input(format!(
         "{} needs TLS, and jas-session was built without it: turn on its feature tls (or \
          system-roots)",
-        url.origin
+        url.origin.text
     )))
 }

@@ -130,7 +130,7 @@ impl TokenFile {
 
 /// Returns the whole URL, since a query may select whose tokens the endpoint issues.
 fn endpoint(client: &Client) -> String {
-    format!("{}{}", client.endpoint.origin, client.endpoint.path)
+    format!("{}{}", client.endpoint.origin.text, client.endpoint.path)
 }
 
 fn now() -> u64 {

@@ -26,7 +26,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(super) fn call(&self, deadline: Deadline) -> CallContext {
-        let label = format!("token request to {}", self.endpoint);
+        let label = format!("token request to {}", self.endpoint.text());
         CallContext { label, deadline }
     }
 
@@ -46,7 +46,7 @@ impl Client {
         ];
         // The lifetime is counted from before the request, so that it never ends too late.
         let start = Instant::now();
-        log_event!(debug, "requesting a token from {}", self.endpoint);
+        log_event!(debug, "requesting a token from {}", self.endpoint.text());
         let response = minreq::send(Request {
             call: self.call(deadline),
             url: &self.endpoint,
@@ -80,7 +80,7 @@ impl Client {
     }
 
     fn error(&self, kind: ErrorKind, what: &str) -> Error {
-        Error::new(kind, format!("token request to {}: {what}", self.endpoint))
+        Error::new(kind, format!("token request to {}: {what}", self.endpoint.text()))
     }
 
     fn unusable(&self, why: &str) -> Error {
