@@ -229,7 +229,7 @@ impl Session {
         // Now, because the other client can't renew it after its request.
         self.tokens.renew_if_due(&self.settings.common, deadline);
         let held = self.tokens.held().map(|(held, _)| held);
-        Ok(held.unwrap_or_else(|| token.value().to_owned()))
+        Ok(held.unwrap_or_else(|| token.value.to_string()))
     }
 
     /// Returns the valid token held, if there is one, and how long it is valid. Requests none.

@@ -39,7 +39,7 @@ const RECENT: usize = 8;
 /// An access token and its expiry.
 #[derive(Clone)]
 pub(crate) struct Token {
-    value: Arc<str>,
+    pub(crate) value: Arc<str>,
     lifetime: Duration,
     expiry: Instant,
     /// An earlier run stored it. It may have been refused since.
@@ -100,10 +100,6 @@ impl Token {
     fn new(value: &str, lifetime: Duration, start: Instant) -> Token {
         let lifetime = lifetime.min(LONGEST_LIFETIME);
         Token { value: value.into(), lifetime, expiry: start + lifetime, from_file: false }
-    }
-
-    pub(crate) fn value(&self) -> &str {
-        &self.value
     }
 
     fn is_due(&self, now: Instant, renew_before: Duration) -> bool {
@@ -249,7 +245,7 @@ impl Tokens {
         }
         let mut state = self.state();
         // If the old token was refused in between, the new one may have been revoked as well.
-        if state.held.as_ref().map(Token::value) != Some(held.value()) {
+        if state.held.as_ref().map(|token| &token.value) != Some(&held.value) {
             return;
         }
         match result {
@@ -280,7 +276,7 @@ impl Tokens {
         drop(state);
         if dropped.is_some() {
             log_event!(warn, "the token was refused; requesting another");
-            self.remove_stored(old.value());
+            self.remove_stored(&old.value);
         }
         let token = self.token(settings, deadline)?;
         let is_new = dropped.is_some() && !token.from_file;
@@ -289,7 +285,7 @@ impl Tokens {
 
     pub(crate) fn held(&self) -> Option<(String, Duration)> {
         let token = self.state().valid()?;
-        Some((token.value().to_owned(), token.expiry - Instant::now()))
+        Some((token.value.to_string(), token.expiry - Instant::now()))
     }
 
     pub(crate) fn hold(&self, value: &str, lifetime: Duration) {
@@ -297,7 +293,7 @@ impl Tokens {
     }
 
     pub(crate) fn invalidate(&self, refused: &str) {
-        self.state().held.take_if(|held| held.value() == refused);
+        self.state().held.take_if(|held| *held.value == *refused);
         self.remove_stored(refused);
     }
 
@@ -322,7 +318,9 @@ impl Tokens {
                 return Ok(token);
             }
         }
-        let token = self.client.request(&settings.network, deadline, &self.secrets(settings))?;
+        let token = self.client.request(&settings.network, deadline, &self.secrets(settings));
+        // The API has executed nothing.
+        let token = token.map_err(Error::not_executed)?;
         self.received.fetch_add(1, Ordering::Relaxed);
         if let Some(store) = store {
             store.write(&self.client, &token);
@@ -437,7 +435,7 @@ mod tests {
     fn queued_callers_share_a_token_without_a_lifetime() {
         let token = Token::new("a", Duration::ZERO, Instant::now());
         for result in results_of_queued_callers(Ok(token)) {
-            assert_eq!(result.ok().unwrap().value(), "a");
+            assert_eq!(&*result.ok().unwrap().value, "a");
         }
     }
 
@@ -445,7 +443,7 @@ mod tests {
     fn caller_does_not_queue_for_a_valid_token() {
         let tokens = tokens();
         tokens.hold("a", Duration::from_secs(60));
-        assert_eq!(token(&tokens, Duration::ZERO).ok().unwrap().value(), "a");
+        assert_eq!(&*token(&tokens, Duration::ZERO).ok().unwrap().value, "a");
         assert_eq!(tokens.state().last_number, 0);
     }
 
@@ -475,7 +473,7 @@ mod tests {
         // A token that has already been replaced is not replaced again.
         let other = replace(&first).ok().flatten();
         let (other, is_new) = other.unwrap();
-        assert_eq!((other.value(), is_new), ("second", false));
+        assert_eq!((&*other.value, is_new), ("second", false));
         assert!(matches!(replace(&second), Ok(None)));
         assert!(tokens.held().is_some(), "it may be good for other paths");
         tokens.state().replaced = Instant::now().checked_sub(COOLDOWN);

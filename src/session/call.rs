@@ -112,7 +112,7 @@ impl Session {
     fn send(&self, request: &ApiRequest<'_>, token: &Token) -> Result<http::Response, Error> {
         let ApiRequest { url, content, is_idempotent, deadline } = request;
         let Settings { fields: own, common, .. } = &*self.settings;
-        let authorization = ["Bearer ", token.value()].concat();
+        let authorization = ["Bearer ", &token.value].concat();
         let mut fields = Vec::with_capacity(8 + own.len());
         fields.push(("Authorization", &*authorization));
         fields.extend(own.iter().map(|(name, value)| (&**name, &**value)));
@@ -158,7 +158,7 @@ impl Session {
     /// Returns what the response to a call may echo, and no message may show.
     fn secrets(&self, token: &Token) -> Vec<String> {
         let mut secrets = self.tokens.secrets(&self.settings.common);
-        secrets.push(token.value().to_owned());
+        secrets.push(token.value.to_string());
         secrets
     }
 }

@@ -55,16 +55,14 @@ impl Client {
             // On a new connection, so that no other request gets the response with the token.
             is_repeatable: false,
             network,
-        });
-        // The API has executed nothing.
-        let response = response.map_err(Error::not_executed)?;
+        })?;
         if !response.is_success() {
             return Err(self.refused(response.into_error_response(), secrets));
         }
         let content = response.content.whole(ERROR_CONTENT_LIMIT);
         let content = content.map_err(|(error, _)| match error.kind() {
             ErrorKind::Content => self.unusable("it is longer than 64 KiB"),
-            _ => error.not_executed(),
+            _ => error,
         })?;
         match read(&content, secrets) {
             Ok((value, lifetime)) => {
