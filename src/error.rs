@@ -7,6 +7,7 @@ mod response;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,18 +130,14 @@ impl Error {
     /// ```
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref() {
-                return Some(found);
-            }
+        let cause = |&error: &&'a (dyn StdError + 'static)| {
             // An `io::Error` does not return the error inside it as its source.
-            next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-                Some(inner) => Some(inner),
+            match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+                Some(inner) => Some(inner as _),
                 None => error.source(),
-            };
-        }
-        None
+            }
+        };
+        iter::successors(Some(error), cause).find_map(|error| error.downcast_ref())
     }
 
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
@@ -205,12 +202,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)?;
-        let mut cause = self.source().filter(|_| f.alternate());
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        let cause = self.source().filter(|_| f.alternate());
+        iter::successors(cause, |&error| error.source())
+            .try_for_each(|error| write!(f, ": {error}"))
     }
 }
 
