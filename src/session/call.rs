@@ -86,12 +86,8 @@ impl Session {
                 }
             };
             token = next.map_err(|error| {
-                let error = error.executed_at_least(may_have_executed);
-                if may_have_executed && !is_idempotent {
-                    error.append(LOOK_FIRST)
-                } else {
-                    error
-                }
+                let advice = if may_have_executed && !is_idempotent { LOOK_FIRST } else { "" };
+                error.executed_at_least(may_have_executed).append(advice)
             })?;
             self.retried.fetch_add(1, Ordering::Relaxed);
         }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::http::{Network, Proxy};
 use crate::token;
-use crate::url::{check_field_name, check_field_value, check_visible, Url};
+use crate::url::{check_field_name, check_field_value, check_visible, refused, Url};
 
 /// The header fields that the session sets itself.
 const OWNED: &str = "Authorization Host Content-Length Content-Type Transfer-Encoding Connection \
@@ -102,9 +102,8 @@ impl Session {
         let path = path.into();
         let is_other = path.metadata().is_ok_and(|found| !found.is_file());
         if path.file_name().is_none() || is_other {
-            let path = path.display();
-            let message = format!("the token file's path is not that of a file: \"{path}\"");
-            return Err(Error::invalid_input(message));
+            let why = format_args!("is not that of a file: \"{}\"", path.display());
+            return Err(refused("token file's path", why));
         }
         // The components leave out a slash at the end.
         self.tokens.store_in(path.components().collect());
@@ -147,8 +146,7 @@ impl Session {
                 "Content-Type" => ": give it to Session::post",
                 _ => "",
             };
-            let message = format!("the field {owned} is the session's own{advice}");
-            return Err(Error::invalid_input(message));
+            return Err(refused("field", format_args!("{owned} is the session's own{advice}")));
         }
         check_field_value(&format!("value of the field {name}"), value)?;
         // Some gateways take a key in a field of their own.
@@ -187,8 +185,7 @@ impl Session {
     /// [`Timeout`](ErrorKind::Timeout), and the message names the proxy. Nothing has reached the
     /// API, so a plain POST is retried, too, unless the proxy refused (a status below 500).
     pub fn proxy(self, url: &str) -> Result<Session, Error> {
-        let proxy = Proxy::parse("proxy's URL", url)?;
-        Ok(self.through(Some(proxy)))
+        Ok(self.through(Some(Proxy::parse("proxy's URL", url)?)))
     }
 
     fn through(mut self, proxy: Option<Proxy>) -> Session {
@@ -243,11 +240,10 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if it contains no certificate, or one that can't be
     /// read, or if the crate was built without TLS.
     pub fn root_certificates(mut self, pem: &[u8]) -> Result<Session, Error> {
-        let trust = self.settings.common.network.roots.extended(pem);
-        let trust =
-            trust.map_err(|why| Error::invalid_input(format!("the root certificates {why}")))?;
+        let roots = self.settings.common.network.roots.extended(pem);
+        let roots = roots.map_err(|why| refused("root certificates", why))?;
         self.own_tokens();
-        self.change().common.network.roots = trust;
+        self.change().common.network.roots = roots;
         Ok(self)
     }
 
