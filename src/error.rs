@@ -7,6 +7,7 @@ mod response;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,18 +130,14 @@ impl Error {
     /// ```
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref() {
-                return Some(found);
-            }
+        let cause = |&error: &&'a (dyn StdError + 'static)| {
             // An `io::Error` does not return the error inside it as its source.
-            next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-                Some(inner) => Some(inner),
+            match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+                Some(inner) => Some(inner as _),
                 None => error.source(),
-            };
-        }
-        None
+            }
+        };
+        iter::successors(Some(error), cause).find_map(|error| error.downcast_ref())
     }
 
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
@@ -205,12 +202,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)?;
-        let mut cause = self.source().filter(|_| f.alternate());
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        let cause = self.source().filter(|_| f.alternate());
+        iter::successors(cause, |&error| error.source())
+            .try_for_each(|error| write!(f, ": {error}"))
     }
 }
 
@@ -234,20 +228,17 @@ impl StdError for Error {
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
-        let kind = match error.kind() {
-            ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
-            ErrorKind::Denied => io::ErrorKind::PermissionDenied,
-            ErrorKind::Timeout => io::ErrorKind::TimedOut,
-            ErrorKind::InvalidToken | ErrorKind::Content => io::ErrorKind::InvalidData,
-            ErrorKind::Exchange | ErrorKind::Status => error
-                .source()
-                .and_then(|source| source.downcast_ref::<io::Error>())
-                .map(io::Error::kind)
-                // Readers would repeat the call without end.
-                .filter(|kind| {
-                    !matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-                })
-                .unwrap_or(io::ErrorKind::Other),
+        let cause = error.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
+        let kind = match (error.kind(), cause) {
+            (ErrorKind::InvalidInput, _) => io::ErrorKind::InvalidInput,
+            (ErrorKind::Denied, _) => io::ErrorKind::PermissionDenied,
+            (ErrorKind::Timeout, _) => io::ErrorKind::TimedOut,
+            (ErrorKind::InvalidToken | ErrorKind::Content, _) => io::ErrorKind::InvalidData,
+            // Readers would repeat the call without end.
+            (_, Some(io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)) => {
+                io::ErrorKind::Other
+            }
+            (_, cause) => cause.unwrap_or(io::ErrorKind::Other),
         };
         io::Error::new(kind, error)
     }
@@ -255,10 +246,8 @@ impl From<Error> for io::Error {
 
 /// Returns the first value of the field `name`, compared without case.
 pub(crate) fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    fields
-        .iter()
-        .find(|(field, _)| field.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.as_str())
+    let found = fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| &**value)
 }
 
 #[cfg(test)]

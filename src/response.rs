@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use crate::error::remote_text::beginning;
+use crate::error::remote_text::{self, excerpt};
 use crate::error::{field, Error, ErrorKind, ErrorResponse};
 use crate::http;
 use crate::json::{self, BYTE_ORDER_MARK};
@@ -129,7 +129,7 @@ impl Response {
                 let wanted = std::any::type_name::<T>();
                 let mut why =
                     format!("({} bytes) is not JSON of the shape of {wanted}", text.len());
-                let start = beginning(&text, &secrets());
+                let start = excerpt(&remote_text::text(text.as_bytes()), &secrets());
                 if !start.is_empty() {
                     why = why + "; it begins with: " + &start;
                 }

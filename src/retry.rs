@@ -18,7 +18,7 @@ const RATE_LIMIT_FACTOR: u32 = 4;
 const LONGEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// The attempts of one call so far.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Attempt {
     /// The request only reads, or may be executed more than once ([RFC 9110, section
     /// 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)).
@@ -29,23 +29,6 @@ pub(crate) struct Attempt {
     pub(crate) retries: u32,
     /// A token was refused during this call, and another was requested since.
     pub(crate) was_renewed: bool,
-    pub(crate) time_left: Duration,
-    /// A random number, which spreads the pauses of callers that failed at the same time.
-    pub(crate) jitter: u64,
-}
-
-impl Attempt {
-    /// The first attempt of a request that only reads and needs no token.
-    pub(crate) fn first(retries: u32) -> Attempt {
-        Attempt {
-            is_idempotent: true,
-            retried: 0,
-            retries,
-            was_renewed: false,
-            time_left: Duration::MAX,
-            jitter: 0,
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,12 +41,13 @@ pub(crate) enum Next {
     Retry(Duration),
 }
 
-/// Decides what follows an attempt that failed with this error.
-pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Next {
-    if token_refused {
+/// Decides what follows an attempt that failed with this error. `jitter` is a random number, which
+/// spreads the pauses of callers that failed at the same time.
+pub(crate) fn decide(attempt: Attempt, error: &Error, time_left: Duration, jitter: u64) -> Next {
+    let response = error.response();
+    if response.is_some_and(ErrorResponse::is_token_refused) {
         return if attempt.was_renewed { Next::Return } else { Next::Renew };
     }
-    let response = error.response();
     let may_retry = match error.kind() {
         ErrorKind::Status => {
             attempt.is_idempotent && response.is_some_and(ErrorResponse::is_transient)
@@ -75,9 +59,9 @@ pub(crate) fn decide(attempt: Attempt, error: &Error, token_refused: bool) -> Ne
     };
     let pause = response.and_then(ErrorResponse::requested_pause).unwrap_or_else(|| {
         let factor = if error.status() == Some(429) { RATE_LIMIT_FACTOR } else { 1 };
-        back_off(attempt.retried, attempt.jitter).saturating_mul(factor)
+        back_off(attempt.retried, jitter).saturating_mul(factor)
     });
-    if may_retry && attempt.retried < attempt.retries && pause < attempt.time_left {
+    if may_retry && attempt.retried < attempt.retries && pause < time_left {
         Next::Retry(pause)
     } else {
         Next::Return
@@ -120,19 +104,13 @@ impl RateLimit {
     }
 
     /// Returns how long a call has to wait before it sends: until the end of the limit, and a quarter
-    /// longer if it was not refused itself, so that refused calls go first. Zero if the wait would
-    /// take longer than `time`.
-    pub(crate) fn wait(&self, time: Duration, was_refused: bool) -> Duration {
-        let limit = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((end, length)) = limit else {
-            return Duration::ZERO;
-        };
+    /// longer if it was not refused itself, so that refused calls go first. `None` if the limit has
+    /// ended, or if the wait would take longer than `time`.
+    pub(crate) fn wait(&self, time: Duration, was_refused: bool) -> Option<Duration> {
+        let (end, length) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let wait = end.saturating_duration_since(Instant::now());
-        if wait.is_zero() || wait > time {
-            return Duration::ZERO;
-        }
         let longer = if was_refused { Duration::ZERO } else { length / 4 };
-        (wait + longer).min(time)
+        (!wait.is_zero() && wait <= time).then(|| (wait + longer).min(time))
     }
 }
 
@@ -143,7 +121,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn attempt(is_idempotent: bool) -> Attempt {
-        Attempt { is_idempotent, time_left: LONG, jitter: 256, ..Attempt::first(2) }
+        Attempt { is_idempotent, retries: 2, ..Attempt::default() }
     }
 
     fn status(status: u16, retry_after: Option<u64>) -> Error {
@@ -165,7 +143,6 @@ mod tests {
         for (error, idempotent, plain) in [
             (status(300, None), Next::Return, Next::Return),
             (status(400, Some(7)), Next::Return, Next::Return),
-            (status(401, None), Next::Return, Next::Return),
             (status(403, None), Next::Return, Next::Return),
             (status(403, Some(7)), asked, Next::Return),
             (status(404, None), Next::Return, Next::Return),
@@ -186,8 +163,8 @@ mod tests {
             (broken(false, true), Next::Return, Next::Return),
             (Error::new(ErrorKind::Denied, "no"), Next::Return, Next::Return),
         ] {
-            assert_eq!(decide(attempt(true), &error, false), idempotent, "{error:?}");
-            assert_eq!(decide(attempt(false), &error, false), plain, "{error:?}");
+            assert_eq!(decide(attempt(true), &error, LONG, 256), idempotent, "{error:?}");
+            assert_eq!(decide(attempt(false), &error, LONG, 256), plain, "{error:?}");
         }
     }
 
@@ -195,9 +172,9 @@ mod tests {
     fn a_token_that_was_refused_is_renewed_once() {
         for (is_idempotent, wait) in [(true, None), (false, None), (false, Some(7))] {
             let attempt = attempt(is_idempotent);
-            assert_eq!(decide(attempt, &status(401, wait), true), Next::Renew);
+            assert_eq!(decide(attempt, &status(401, wait), LONG, 256), Next::Renew);
             let again = Attempt { was_renewed: true, ..attempt };
-            assert_eq!(decide(again, &status(401, wait), true), Next::Return);
+            assert_eq!(decide(again, &status(401, wait), LONG, 256), Next::Return);
         }
     }
 
@@ -205,13 +182,13 @@ mod tests {
     fn retries_end_with_their_number_and_with_the_time() {
         let unsent = broken(false, false);
         let spent = Attempt { retried: 2, ..attempt(true) };
-        assert_eq!(decide(spent, &unsent, false), Next::Return);
+        assert_eq!(decide(spent, &unsent, LONG, 256), Next::Return);
         let none = Attempt { retries: 0, ..attempt(true) };
-        assert_eq!(decide(none, &unsent, false), Next::Return);
-        let timed_out = Attempt { time_left: Duration::from_millis(180), ..attempt(true) };
-        assert_eq!(decide(timed_out, &unsent, false), Next::Return);
-        let over = Attempt { time_left: Duration::ZERO, ..attempt(true) };
-        assert_eq!(decide(over, &status(503, Some(0)), false), Next::Return);
+        assert_eq!(decide(none, &unsent, LONG, 256), Next::Return);
+        let short = Duration::from_millis(180);
+        assert_eq!(decide(attempt(true), &unsent, short, 256), Next::Return);
+        let at_once = status(503, Some(0));
+        assert_eq!(decide(attempt(true), &at_once, Duration::ZERO, 256), Next::Return);
     }
 
     #[test]
@@ -232,7 +209,7 @@ mod tests {
         let wait = |code, asked: Option<u64>, was_refused, time: u64| {
             let limit = RateLimit::default();
             limit.note(&status(code, asked));
-            let wait = limit.wait(Duration::from_secs(time), was_refused);
+            let wait = limit.wait(Duration::from_secs(time), was_refused).unwrap_or_default();
             // Whole seconds, of which a moment has passed.
             wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
         };

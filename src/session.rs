@@ -229,7 +229,7 @@ impl Session {
         // Now, because the other client can't renew it after its request.
         self.tokens.renew_if_due(&self.settings.common, deadline);
         let held = self.tokens.held().map(|(held, _)| held);
-        Ok(held.unwrap_or_else(|| token.value().to_owned()))
+        Ok(held.unwrap_or_else(|| token.value.to_string()))
     }
 
     /// Returns the valid token held, if there is one, and how long it is valid. Requests none.
@@ -270,7 +270,7 @@ impl Session {
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
-            tokens: self.tokens.received(),
+            tokens: self.tokens.received.load(Ordering::Relaxed) as u64,
             connections: self.settings.common.network.addresses.connected(),
             retries: self.retried.load(Ordering::Relaxed) as u64,
         }
@@ -288,8 +288,8 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { base, timeout, common, .. } = &*self.settings;
         f.debug_struct("Session")
-            .field("base_url", &base.to_string())
-            .field("token_endpoint", &self.tokens.client.endpoint.to_string())
+            .field("base_url", &base.text())
+            .field("token_endpoint", &self.tokens.client.endpoint.text())
             .field("proxy", &common.network.proxy.as_ref().map(ToString::to_string))
             .field("timeout", timeout)
             .field("renew_before", &common.renew_before)

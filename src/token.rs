@@ -39,7 +39,7 @@ const RECENT: usize = 8;
 /// An access token and its expiry.
 #[derive(Clone)]
 pub(crate) struct Token {
-    value: Arc<str>,
+    pub(crate) value: Arc<str>,
     lifetime: Duration,
     expiry: Instant,
     /// An earlier run stored it. It may have been refused since.
@@ -60,7 +60,7 @@ pub(crate) struct Settings {
 pub(crate) struct Tokens {
     pub(crate) client: Client,
     /// Tokens received from token endpoints, counted for all clones of the session.
-    received: Arc<AtomicUsize>,
+    pub(crate) received: Arc<AtomicUsize>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -100,10 +100,6 @@ impl Token {
     fn new(value: &str, lifetime: Duration, start: Instant) -> Token {
         let lifetime = lifetime.min(LONGEST_LIFETIME);
         Token { value: value.into(), lifetime, expiry: start + lifetime, from_file: false }
-    }
-
-    pub(crate) fn value(&self) -> &str {
-        &self.value
     }
 
     fn is_due(&self, now: Instant, renew_before: Duration) -> bool {
@@ -168,15 +164,16 @@ impl Tokens {
         }
         // Requests that end after this point count for this caller, too.
         let mut since = Instant::now();
-        let mut attempt = Attempt::first(settings.retries);
+        let retries = settings.retries;
+        let mut attempt = Attempt { is_idempotent: true, retries, ..Attempt::default() };
         loop {
-            let error = match self.next_token(settings, deadline, &mut since) {
+            let error = match self.next_token(settings, deadline, since) {
                 Ok(token) => return Ok(token),
                 Err(error) => error,
             };
-            attempt.time_left = deadline.remaining();
-            attempt.jitter = random();
-            let Next::Retry(pause) = decide(attempt, &error, false) else { return Err(error) };
+            since = Instant::now();
+            let next = decide(attempt, &error, deadline.remaining(), random());
+            let Next::Retry(pause) = next else { return Err(error) };
             attempt.retried += 1;
             // Pause outside the queue, so that no other caller waits for this one.
             let is_open = |state: &mut State| state.outcome(since).is_none();
@@ -186,38 +183,30 @@ impl Tokens {
 
     /// Returns the token held, or the result of the next request: this caller's or another's.
     fn next_token(
-        &self, settings: &Settings, deadline: Deadline, since: &mut Instant,
+        &self, settings: &Settings, deadline: Deadline, since: Instant,
     ) -> Result<Token, Error> {
         let slot = self.queue_up(&mut self.state());
-        loop {
-            let state = self.state();
-            if let Some(outcome) = state.outcome(*since) {
-                *since = Instant::now();
-                return outcome;
-            }
-            let is_first = state.queue[0] == slot.number;
-            let left = deadline.remaining();
-            let has_failed = state.last.as_ref().is_some_and(|(at, ..)| at > since);
-            if left.is_zero() || has_failed && left < SHORTEST {
-                let when = if is_first {
-                    "before a token was requested"
-                } else {
-                    "while another thread requested the token"
-                };
-                return Err(self.client.call(deadline).timed_out(when));
-            }
-            if is_first {
-                drop(state);
-                return self.request(settings, deadline, since);
-            }
-            drop(self.changed.wait_timeout(state, left));
+        let mut outcome = None;
+        let state = self.changed.wait_timeout_while(self.state(), deadline.remaining(), |state| {
+            outcome = state.outcome(since);
+            outcome.is_none() && state.queue[0] != slot.number
+        });
+        if let Some(outcome) = outcome {
+            return outcome;
         }
-    }
-
-    /// Requests a token for all callers in the queue. Sets `ended` to when that ended.
-    fn request(
-        &self, settings: &Settings, deadline: Deadline, ended: &mut Instant,
-    ) -> Result<Token, Error> {
+        let (state, _) = state.unwrap_or_else(PoisonError::into_inner);
+        let is_first = state.queue[0] == slot.number;
+        let has_failed = state.last.as_ref().is_some_and(|(at, ..)| *at > since);
+        drop(state);
+        let left = deadline.remaining();
+        if !is_first || left.is_zero() || has_failed && left < SHORTEST {
+            let when = if is_first {
+                "before a token was requested"
+            } else {
+                "while another thread requested the token"
+            };
+            return Err(self.client.call(deadline).timed_out(when));
+        }
         let result = self.load_or_request(settings, deadline, |_| true);
         if let Err(error) = &result {
             log_event!(warn, "{error}");
@@ -226,9 +215,7 @@ impl Tokens {
         if let Ok(token) = &result {
             state.hold(token.clone());
         }
-        *ended = Instant::now();
-        state.last = Some((*ended, result.clone()));
-        self.changed.notify_all();
+        state.last = Some((Instant::now(), result.clone()));
         result
     }
 
@@ -258,7 +245,7 @@ impl Tokens {
         }
         let mut state = self.state();
         // If the old token was refused in between, the new one may have been revoked as well.
-        if state.held.as_ref().map(Token::value) != Some(held.value()) {
+        if state.held.as_ref().map(|token| &token.value) != Some(&held.value) {
             return;
         }
         match result {
@@ -289,7 +276,7 @@ impl Tokens {
         drop(state);
         if dropped.is_some() {
             log_event!(warn, "the token was refused; requesting another");
-            self.remove_stored(old.value());
+            self.remove_stored(&old.value);
         }
         let token = self.token(settings, deadline)?;
         let is_new = dropped.is_some() && !token.from_file;
@@ -298,19 +285,15 @@ impl Tokens {
 
     pub(crate) fn held(&self) -> Option<(String, Duration)> {
         let token = self.state().valid()?;
-        Some((token.value().to_owned(), token.expiry - Instant::now()))
+        Some((token.value.to_string(), token.expiry - Instant::now()))
     }
 
     pub(crate) fn hold(&self, value: &str, lifetime: Duration) {
         self.state().hold(Token::new(value, lifetime, Instant::now()));
     }
 
-    pub(crate) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed) as u64
-    }
-
     pub(crate) fn invalidate(&self, refused: &str) {
-        self.state().held.take_if(|held| held.value() == refused);
+        self.state().held.take_if(|held| *held.value == *refused);
         self.remove_stored(refused);
     }
 
@@ -335,7 +318,9 @@ impl Tokens {
                 return Ok(token);
             }
         }
-        let token = self.client.request(&settings.network, deadline, &self.secrets(settings))?;
+        let token = self.client.request(&settings.network, deadline, &self.secrets(settings));
+        // The API has executed nothing.
+        let token = token.map_err(Error::not_executed)?;
         self.received.fetch_add(1, Ordering::Relaxed);
         if let Some(store) = store {
             store.write(&self.client, &token);
@@ -450,7 +435,7 @@ mod tests {
     fn queued_callers_share_a_token_without_a_lifetime() {
         let token = Token::new("a", Duration::ZERO, Instant::now());
         for result in results_of_queued_callers(Ok(token)) {
-            assert_eq!(result.ok().unwrap().value(), "a");
+            assert_eq!(&*result.ok().unwrap().value, "a");
         }
     }
 
@@ -458,7 +443,7 @@ mod tests {
     fn caller_does_not_queue_for_a_valid_token() {
         let tokens = tokens();
         tokens.hold("a", Duration::from_secs(60));
-        assert_eq!(token(&tokens, Duration::ZERO).ok().unwrap().value(), "a");
+        assert_eq!(&*token(&tokens, Duration::ZERO).ok().unwrap().value, "a");
         assert_eq!(tokens.state().last_number, 0);
     }
 
@@ -488,7 +473,7 @@ mod tests {
         // A token that has already been replaced is not replaced again.
         let other = replace(&first).ok().flatten();
         let (other, is_new) = other.unwrap();
-        assert_eq!((other.value(), is_new), ("second", false));
+        assert_eq!((&*other.value, is_new), ("second", false));
         assert!(matches!(replace(&second), Ok(None)));
         assert!(tokens.held().is_some(), "it may be good for other paths");
         tokens.state().replaced = Instant::now().checked_sub(COOLDOWN);

@@ -20,7 +20,7 @@ pub(crate) struct Origin {
     pub(crate) host: String,
     pub(crate) port: u16,
     /// The origin as a URL, without the port if that is the scheme's default.
-    text: String,
+    pub(crate) text: String,
 }
 
 /// An origin and a path, which starts with `/` (or is empty in a base URL) and may have a query.
@@ -43,8 +43,9 @@ impl Origin {
             (address.to_string(), port)
         } else {
             let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-            check_host(what, host)?;
-            (host.to_ascii_lowercase(), port)
+            let host = host.to_ascii_lowercase();
+            check_host(what, &host)?;
+            (host, port)
         };
         let port = match (port, port.strip_prefix(':').map(str::parse)) {
             ("", _) => default_port,
@@ -82,21 +83,8 @@ impl Origin {
     }
 }
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl fmt::Display for Url {
-    /// Writes it for messages: without the query, which may hold private data.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text())
-    }
-}
-
 impl Url {
-    /// Returns what `Display` writes, faster.
+    /// Returns the URL for messages: without the query, which may hold private data.
     pub(crate) fn text(&self) -> String {
         [&self.origin.text, self.path.split('?').next().unwrap_or_default()].concat()
     }
@@ -110,7 +98,7 @@ impl Url {
         url.path.truncate(url.path.trim_end_matches('/').len());
         if let Some(base) = url.path.strip_suffix("/oauth2/token") {
             let why = "is that of the token endpoint: leave its path out";
-            return Err(refused(what, format_args!("{why} ({}{base})", url.origin)));
+            return Err(refused(what, format_args!("{why} ({}{base})", url.origin.text)));
         }
         Ok(url)
     }
@@ -154,19 +142,18 @@ impl Url {
 
     /// Joins like [`join`](Url::join). Errors call the path `what`.
     fn join_named(&self, what: &str, path: &str) -> Result<Url, Error> {
+        check_uri(what, path)?;
         if path.starts_with('/') {
-            check_uri(what, path)?;
             return Ok(Url { origin: self.origin.clone(), path: [&self.path, path].concat() });
         }
         if !path.contains("://") {
-            check_uri(what, path)?;
             return Err(refused(what, "starts neither with `/` nor with the base URL's origin"));
         }
         let url = Url::parse(what, path)?;
         if url.origin == self.origin {
             return Ok(url);
         }
-        let (own, other) = (&self.origin, &url.origin);
+        let (own, other) = (&self.origin.text, &url.origin.text);
         let why = format_args!(
             "is a URL of another origin ({other}) than the base URL's ({own}), where neither token \
              nor API key may go"
@@ -261,8 +248,7 @@ fn check_host(what: &str, host: &str) -> Result<(), Error> {
     }
     // Resolvers read `127.1`, `0x7f.0.0.1` and `2130706433` as addresses, too.
     let last = host.rsplit('.').next().unwrap_or_default();
-    let is_hexadecimal = last.starts_with("0x") || last.starts_with("0X");
-    let is_number = is_hexadecimal || last.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = last.starts_with("0x") || last.bytes().all(|byte| byte.is_ascii_digit());
     if is_number && host.parse::<Ipv4Addr>().is_err() {
         let why = "has a host that is neither a name nor an IPv4 address in four decimal parts";
         return Err(refused(what, why));
@@ -330,7 +316,7 @@ mod tests {
             ("http://[::1]:8080", "http://[::1]:8080", ""),
         ] {
             let url = Url::base("base URL", text).expect(text);
-            assert_eq!((url.origin.to_string().as_str(), url.path.as_str()), (origin, path));
+            assert_eq!((&*url.origin.text, &*url.path), (origin, path));
         }
     }
 

@@ -80,11 +80,6 @@ pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     clean(if secrets.any(may_be_in) { HIDDEN } else { &text })
 }
 
-/// Returns the beginning of content that could not be used.
-pub(crate) fn beginning(content: &str, secrets: &[String]) -> String {
-    excerpt(&text(content.as_bytes()), secrets)
-}
-
 /// Returns the values of the [`MEMBERS`] of JSON, at any depth, of the first error only. No parser
 /// is used, so truncated or malformed JSON is searched, too.
 pub(crate) fn members(text: &str) -> Vec<String> {

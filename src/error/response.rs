@@ -62,15 +62,11 @@ impl ErrorResponse {
 
     /// Whether the same request may succeed a little later.
     pub(crate) fn is_transient(&self) -> bool {
-        match self.status {
-            429 | 502..=504 => true,
-            // Some gateways report a rate limit so. Without the field it is a refusal.
-            403 => self.retry_after.is_some(),
-            _ => false,
-        }
+        self.is_rate_limit() || matches!(self.status, 502..=504)
     }
 
     /// Whether the status limits the rate of all requests. A 429 does even without a `Retry-After`.
+    /// Some gateways send a 403 with the field instead. Without it, a 403 is a refusal.
     pub(crate) fn is_rate_limit(&self) -> bool {
         self.status == 429 || matches!(self.status, 403 | 503) && self.retry_after.is_some()
     }

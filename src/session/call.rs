@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Session, Settings};
 use crate::error::remote_text::reason;
-use crate::error::{field, Error, ErrorKind, ErrorResponse};
+use crate::error::{field, Error, ErrorKind};
 use crate::http::{self, CallContext, Deadline, Request, USER_AGENT};
 use crate::response::Response;
 use crate::retry::{decide, random, Attempt, Next};
@@ -46,7 +46,8 @@ impl Session {
     /// Sends the request until there is a response, or an error that [`decide`] returns.
     fn attempts(&self, request: &ApiRequest<'_>) -> Result<Response, Error> {
         let ApiRequest { is_idempotent, deadline, .. } = *request;
-        let mut attempt = Attempt { is_idempotent, ..Attempt::first(self.settings.common.retries) };
+        let retries = self.settings.common.retries;
+        let mut attempt = Attempt { is_idempotent, retries, ..Attempt::default() };
         // Of all attempts: a later attempt does not undo what an earlier one may have done.
         let mut may_have_executed = false;
         let mut was_replaced = false;
@@ -64,10 +65,7 @@ impl Session {
             };
             self.rate_limit.note(&error);
             may_have_executed |= error.may_have_executed();
-            attempt.time_left = deadline.remaining();
-            attempt.jitter = random();
-            let token_refused = error.response().is_some_and(ErrorResponse::is_token_refused);
-            let next = match decide(attempt, &error, token_refused) {
+            let next = match decide(attempt, &error, deadline.remaining(), random()) {
                 Next::Return => Err(error),
                 Next::Renew => match self.tokens.replace(&token, &self.settings.common, deadline) {
                     Ok(Some((token, is_new))) => {
@@ -88,12 +86,8 @@ impl Session {
                 }
             };
             token = next.map_err(|error| {
-                let error = error.executed_at_least(may_have_executed);
-                if may_have_executed && !is_idempotent {
-                    error.append(LOOK_FIRST)
-                } else {
-                    error
-                }
+                let advice = if may_have_executed && !is_idempotent { LOOK_FIRST } else { "" };
+                error.executed_at_least(may_have_executed).append(advice)
             })?;
             self.retried.fetch_add(1, Ordering::Relaxed);
         }
@@ -105,23 +99,18 @@ impl Session {
             return;
         }
         let deadline = deadline.within(deadline.remaining() / 2);
-        loop {
-            let wait = self.rate_limit.wait(deadline.remaining(), was_refused);
-            if wait.is_zero() {
-                return;
-            }
-            // Another call may be refused during this pause, and extend the limit.
+        // Another call may be refused during this pause, and extend the limit.
+        while let Some(wait) = self.rate_limit.wait(deadline.remaining(), was_refused) {
             std::thread::sleep(wait);
         }
     }
 
     fn send(&self, request: &ApiRequest<'_>, token: &Token) -> Result<http::Response, Error> {
         let ApiRequest { url, content, is_idempotent, deadline } = request;
-        let Settings { fields: own, api_key, common, .. } = &*self.settings;
-        let authorization = ["Bearer ", token.value()].concat();
+        let Settings { fields: own, common, .. } = &*self.settings;
+        let authorization = ["Bearer ", &token.value].concat();
         let mut fields = Vec::with_capacity(8 + own.len());
         fields.push(("Authorization", &*authorization));
-        fields.extend(api_key.as_deref().map(|key| ("x-api-key", key)));
         fields.extend(own.iter().map(|(name, value)| (&**name, &**value)));
         // Without `Accept-Encoding` the server may use any coding.
         fields.push(("Accept-Encoding", "identity"));
@@ -153,7 +142,7 @@ impl Session {
                  this API, and that the token endpoint is this API's"
             }
             true => ": the access token was refused",
-            false => response.advice(self.settings.api_key.is_some()),
+            false => response.advice(field(&self.settings.fields, "x-api-key").is_some()),
         };
         let detail = reason(&response, &self.secrets(token), true);
         let message = format!("{label}: status {}{advice}{detail}", response.status);
@@ -165,7 +154,7 @@ impl Session {
     /// Returns what the response to a call may echo, and no message may show.
     fn secrets(&self, token: &Token) -> Vec<String> {
         let mut secrets = self.tokens.secrets(&self.settings.common);
-        secrets.push(token.value().to_owned());
+        secrets.push(token.value.to_string());
         secrets
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::http::{Network, Proxy};
 use crate::token;
-use crate::url::{check_field_name, check_field_value, check_visible, Url};
+use crate::url::{check_field_name, check_field_value, check_visible, refused, Url};
 
 /// The header fields that the session sets itself.
 const OWNED: &str = "Authorization Host Content-Length Content-Type Transfer-Encoding Connection \
@@ -25,7 +25,7 @@ const PUBLIC: &str = "Accept Accept-Language User-Agent";
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) base: Url,
-    pub(super) api_key: Option<String>,
+    /// The fields of every API call, the API key among them.
     pub(super) fields: Vec<(String, String)>,
     pub(super) timeout: Duration,
     /// The settings that token requests obey, too.
@@ -41,7 +41,7 @@ impl Settings {
             secrets: Vec::new(),
         };
         let timeout = Duration::from_secs(60);
-        Settings { base, api_key: None, fields: Vec::new(), timeout, common }
+        Settings { base, fields: Vec::new(), timeout, common }
     }
 }
 
@@ -102,9 +102,8 @@ impl Session {
         let path = path.into();
         let is_other = path.metadata().is_ok_and(|found| !found.is_file());
         if path.file_name().is_none() || is_other {
-            let path = path.display();
-            let message = format!("the token file's path is not that of a file: \"{path}\"");
-            return Err(Error::invalid_input(message));
+            let why = format_args!("is not that of a file: \"{}\"", path.display());
+            return Err(refused("token file's path", why));
         }
         // The components leave out a slash at the end.
         self.tokens.store_in(path.components().collect());
@@ -124,9 +123,7 @@ impl Session {
     /// Sets the API key, which errors call `name`.
     pub(super) fn named_api_key(mut self, name: &str, key: &str) -> Result<Session, Error> {
         check_visible(name, key)?;
-        let settings = self.change();
-        settings.api_key = Some(key.to_owned());
-        settings.common.secrets.push(key.to_owned());
+        self.set_field("x-api-key", key, true);
         Ok(self)
     }
 
@@ -149,17 +146,12 @@ impl Session {
                 "Content-Type" => ": give it to Session::post",
                 _ => "",
             };
-            let message = format!("the field {owned} is the session's own{advice}");
-            return Err(Error::invalid_input(message));
+            return Err(refused("field", format_args!("{owned} is the session's own{advice}")));
         }
         check_field_value(&format!("value of the field {name}"), value)?;
-        let settings = self.change();
-        settings.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
-        settings.fields.push((name.to_owned(), value.to_owned()));
         // Some gateways take a key in a field of their own.
-        if value.len() >= KEY_LENGTH && find(PUBLIC, name).is_none() {
-            settings.common.secrets.push(value.to_owned());
-        }
+        let is_secret = value.len() >= KEY_LENGTH && find(PUBLIC, name).is_none();
+        self.set_field(name, value, is_secret);
         Ok(self)
     }
 
@@ -193,8 +185,7 @@ impl Session {
     /// [`Timeout`](ErrorKind::Timeout), and the message names the proxy. Nothing has reached the
     /// API, so a plain POST is retried, too, unless the proxy refused (a status below 500).
     pub fn proxy(self, url: &str) -> Result<Session, Error> {
-        let proxy = Proxy::parse("proxy's URL", url)?;
-        Ok(self.through(Some(proxy)))
+        Ok(self.through(Some(Proxy::parse("proxy's URL", url)?)))
     }
 
     fn through(mut self, proxy: Option<Proxy>) -> Session {
@@ -249,11 +240,10 @@ impl Session {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if it contains no certificate, or one that can't be
     /// read, or if the crate was built without TLS.
     pub fn root_certificates(mut self, pem: &[u8]) -> Result<Session, Error> {
-        let trust = self.settings.common.network.roots.extended(pem);
-        let trust =
-            trust.map_err(|why| Error::invalid_input(format!("the root certificates {why}")))?;
+        let roots = self.settings.common.network.roots.extended(pem);
+        let roots = roots.map_err(|why| refused("root certificates", why))?;
         self.own_tokens();
-        self.change().common.network.roots = trust;
+        self.change().common.network.roots = roots;
         Ok(self)
     }
 
@@ -314,6 +304,13 @@ impl Session {
         self
     }
 
+    fn set_field(&mut self, name: &str, value: &str, is_secret: bool) {
+        let settings = self.change();
+        settings.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
+        settings.fields.push((name.to_owned(), value.to_owned()));
+        settings.common.secrets.extend(is_secret.then(|| value.to_owned()));
+    }
+
     /// Gives a clone its own token, since the other clones reach the token endpoint in another way.
     /// A session without clones keeps its token.
     fn own_tokens(&mut self) {
@@ -340,6 +337,6 @@ pub(super) fn check_tls(url: &Url) -> Result<(), Error> {
     Err(Error::invalid_input(format!(
         "{} needs TLS, and jas-session was built without it: turn on its feature tls (or \
          system-roots)",
-        url.origin
+        url.origin.text
     )))
 }

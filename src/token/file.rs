@@ -1,6 +1,7 @@
 //! The token file, which keeps the token from one run of a job to the next. Called by `token`. Knows
 //! nothing of token requests. Whatever is wrong with the file is only logged.
 
+use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
@@ -59,15 +60,14 @@ impl TokenStore for TokenFile {
     }
 
     fn remove(&self, client: &Client, refused: &str) {
-        let read = self.try_read(client, now());
-        if matches!(read, Ok(Some(token)) if token.value() == refused) {
+        if self.read(client).is_some_and(|token| *token.value == *refused) {
             let _ = fs::remove_file(&self.0);
         }
     }
 }
 
 impl TokenFile {
-    fn try_read(&self, client: &Client, now: u64) -> io::Result<Option<Token>> {
+    fn try_read(&self, client: &Client, now: u64) -> Result<Option<Token>, Box<dyn Error>> {
         // Opening a FIFO read-only would block until there is a writer.
         let file = match OpenOptions::new().read(true).write(true).open(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -75,23 +75,20 @@ impl TokenFile {
         };
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::other("it is not a file"));
+            return Err("it is not a file".into());
         }
         #[cfg(unix)]
         check_private(&metadata)?;
         let mut text = String::new();
         file.take(MAX_SIZE).read_to_string(&mut text)?;
-        let stored = json::read(&text).filter(|stored: &StoredToken| {
-            // Only a damaged file holds a token that no header field can carry.
-            check_visible("access token", &stored.access_token).is_ok()
-        });
-        let stored = stored.ok_or_else(|| io::Error::other("it is damaged"))?;
+        let stored: StoredToken = json::read(&text).ok_or("it is damaged")?;
+        // Only a damaged file holds a token that no header field can carry.
+        check_visible("access token", &stored.access_token).map_err(|_| "it is damaged")?;
         if (&stored.token_endpoint, &stored.client_id) != (&endpoint(client), &client.id) {
-            return Err(io::Error::other("it is another client's"));
+            return Err("it is another client's".into());
         }
         // A clock that was set back would make an old token look new.
-        let age = now.checked_sub(stored.written_at);
-        let age = age.ok_or_else(|| io::Error::other("it was written in the future"))?;
+        let age = now.checked_sub(stored.written_at).ok_or("it was written in the future")?;
         let lifetime = Duration::from_secs(stored.expires_in).min(LONGEST_LIFETIME);
         let left = lifetime.saturating_sub(Duration::from_secs(age));
         let (value, expiry) = (stored.access_token.into(), Instant::now() + left);
@@ -105,7 +102,7 @@ impl TokenFile {
         let stored = StoredToken {
             token_endpoint: endpoint(client),
             client_id: client.id.clone(),
-            access_token: token.value().to_owned(),
+            access_token: token.value.to_string(),
             written_at: now,
             expires_in: left.as_secs(),
         };
@@ -130,7 +127,7 @@ impl TokenFile {
 
 /// Returns the whole URL, since a query may select whose tokens the endpoint issues.
 fn endpoint(client: &Client) -> String {
-    format!("{}{}", client.endpoint.origin, client.endpoint.path)
+    format!("{}{}", client.endpoint.origin.text, client.endpoint.path)
 }
 
 fn now() -> u64 {
@@ -207,7 +204,7 @@ mod tests {
         file.0.try_write(&client("id", ""), &token, NOW).unwrap();
         let left = |now| {
             let token = file.read(now).unwrap()?;
-            assert_eq!(token.value(), "a\\b\"c");
+            assert_eq!(&*token.value, "a\\b\"c");
             let left = token.expiry.saturating_duration_since(Instant::now());
             Some((token.lifetime.as_secs(), left.as_secs()))
         };

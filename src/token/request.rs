@@ -26,7 +26,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(super) fn call(&self, deadline: Deadline) -> CallContext {
-        let label = format!("token request to {}", self.endpoint);
+        let label = format!("token request to {}", self.endpoint.text());
         CallContext { label, deadline }
     }
 
@@ -46,7 +46,7 @@ impl Client {
         ];
         // The lifetime is counted from before the request, so that it never ends too late.
         let start = Instant::now();
-        log_event!(debug, "requesting a token from {}", self.endpoint);
+        log_event!(debug, "requesting a token from {}", self.endpoint.text());
         let response = minreq::send(Request {
             call: self.call(deadline),
             url: &self.endpoint,
@@ -55,16 +55,14 @@ impl Client {
             // On a new connection, so that no other request gets the response with the token.
             is_repeatable: false,
             network,
-        });
-        // The API has executed nothing.
-        let response = response.map_err(Error::not_executed)?;
+        })?;
         if !response.is_success() {
             return Err(self.refused(response.into_error_response(), secrets));
         }
         let content = response.content.whole(ERROR_CONTENT_LIMIT);
         let content = content.map_err(|(error, _)| match error.kind() {
             ErrorKind::Content => self.unusable("it is longer than 64 KiB"),
-            _ => error.not_executed(),
+            _ => error,
         })?;
         match read(&content, secrets) {
             Ok((value, lifetime)) => {
@@ -80,7 +78,7 @@ impl Client {
     }
 
     fn error(&self, kind: ErrorKind, what: &str) -> Error {
-        Error::new(kind, format!("token request to {}: {what}", self.endpoint))
+        Error::new(kind, format!("token request to {}: {what}", self.endpoint.text()))
     }
 
     fn unusable(&self, why: &str) -> Error {

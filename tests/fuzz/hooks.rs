@@ -97,7 +97,7 @@ pub fn reason(status: u16, fields: Fields<'_>, content: &[u8], secrets: &[String
 
 impl From<Url> for Target {
     fn from(url: Url) -> Target {
-        Target { origin: url.origin.to_string(), path: url.path }
+        Target { origin: url.origin.text.clone(), path: url.path }
     }
 }
 
