@@ -186,7 +186,7 @@ fn stop_at(over: Over, moment: Moment) {
             greeting.stop_while(|| {});
         }
     };
-    let site = Site::behind(over, greet, move |peer| serve(peer, moment, &requests, &serving));
+    let site = Site::greeting(over, greet, move |peer| serve(peer, moment, &requests, &serving));
     let test = "calls_of_a_process_stopped_at_any_moment_succeed";
     let mut child = Child::start(test, site.url());
     target.pid.set(child.0.id()).unwrap();

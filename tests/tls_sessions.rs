@@ -70,7 +70,7 @@ fn refusing(over: Over, refuse: impl Fn(&mut TcpStream) + Send + Sync + 'static)
         }
         drop(turn);
     };
-    Site::behind(over, greet, |mut peer| peer.serve_all())
+    Site::greeting(over, greet, |mut peer| peer.serve_all())
 }
 
 /// Sends a fatal alert (RFC 8446, section 6), or closes without one.

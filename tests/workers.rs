@@ -47,7 +47,7 @@ fn with_workers(over: Over, workers: usize, taken: Taken, is_released: mpsc::Rec
             respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
         }
     };
-    let mut site = Site::behind(over, greet, move |mut peer| {
+    let mut site = Site::greeting(over, greet, move |mut peer| {
         if taken == Taken::AfterHandshake {
             take();
         }
@@ -222,7 +222,7 @@ fn slow_handshakes_cost_no_idle_connections() {
             // A queue of all threads is longer than a connection may be silent.
             thread::sleep(Duration::from_millis(20));
         };
-        let site = Site::behind(over, greet, |mut peer| peer.serve_all());
+        let site = Site::greeting(over, greet, |mut peer| peer.serve_all());
         let session = &site.session;
         thread::scope(|scope| {
             for _ in 0..THREADS {
@@ -249,7 +249,7 @@ fn slow_server_keeps_its_connections() {
     side_by_side(BOTH, |&over| {
         // Both are longer than a silent connection is waited for.
         let greet = |_: &mut TcpStream| thread::sleep(Duration::from_millis(250));
-        let site = Site::behind(over, greet, |mut peer| {
+        let site = Site::greeting(over, greet, |mut peer| {
             while let Some(request) = peer.request() {
                 if request.line == "GET /slow" {
                     thread::sleep(Duration::from_millis(1200));
@@ -291,7 +291,7 @@ fn silence_to_one_call_costs_the_others_few_connections() {
                 let _ = tcp.shutdown(std::net::Shutdown::Both);
             }
         };
-        let site = Site::behind(over, greet, |mut peer| peer.serve_all());
+        let site = Site::greeting(over, greet, |mut peer| peer.serve_all());
         let session = &site.session;
         thread::scope(|scope| {
             let silent = scope.spawn(|| session.post("/", "text/plain", "booking").unwrap_err());

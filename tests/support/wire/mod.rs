@@ -22,8 +22,6 @@ use process::{sockets, threads};
 
 /// Variable with the URLs that a child process calls, separated by spaces.
 pub const URLS: &str = "JAS_SESSION_TEST_URLS";
-/// Variable with the path of a certificate that the sessions of a child process trust.
-pub const ROOT: &str = "JAS_SESSION_TEST_ROOT";
 /// End of the message of a plain POST that may have been executed.
 pub const LOOK_FIRST: &str = "; the request may have been executed: look before you send it again";
 /// Maximum wait for anything that a test expects.
@@ -216,17 +214,7 @@ pub fn with_token(session: Session) -> Session {
 
 /// A session that retries nothing.
 pub fn session_without_token(url: &str) -> Session {
-    let session = Session::new(url, "id", "secret").unwrap();
-    trusting(session).retries(0).timeout(PATIENCE)
-}
-
-/// Makes the session trust the certificate in [`ROOT`], if that is set.
-pub fn trusting(session: Session) -> Session {
-    #[cfg(feature = "tls")]
-    if let Some(file) = env::var_os(ROOT) {
-        return session.root_certificates(&std::fs::read(file).unwrap()).unwrap();
-    }
-    session
+    Session::new(url, "id", "secret").unwrap().retries(0).timeout(PATIENCE)
 }
 
 /// Returns the content of a GET.

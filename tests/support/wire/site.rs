@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use jas_session::Session;
 
 #[cfg(feature = "tls")]
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{version::TLS12, ServerConfig, ServerConnection};
 
 #[cfg(feature = "tls")]
 use crate::wire::tls::{Authority, Days};
@@ -44,7 +44,7 @@ pub const BOTH: &[Over] = &[
 const ISSUER: &str = "JAS_SESSION_TEST_ISSUER";
 
 /// Variable with the directory of the system's roots.
-#[cfg(feature = "system-roots")]
+#[cfg(feature = "tls")]
 const ROOTS: &str = "SSL_CERT_DIR";
 
 pub const TOKEN_REQUEST: &str = "POST /oauth2/token";
@@ -81,11 +81,11 @@ pub struct Request {
 impl Site {
     /// Calls `serve` with each connection after its handshake.
     pub fn start(over: Over, serve: impl Fn(Peer) + Send + Sync + 'static) -> Site {
-        Site::behind(over, |_| {}, serve)
+        Site::greeting(over, |_| {}, serve)
     }
 
     /// Does the same, and calls `greet` before the handshake: a proxy would speak there.
-    pub fn behind(
+    pub fn greeting(
         over: Over, greet: impl Fn(&mut TcpStream) + Send + Sync + 'static,
         serve: impl Fn(Peer) + Send + Sync + 'static,
     ) -> Site {
@@ -130,14 +130,22 @@ fn url(over: Over, address: SocketAddr) -> String {
 fn trusted() -> &'static ([Arc<ServerConfig>; 2], String) {
     static TRUSTED: OnceLock<([Arc<ServerConfig>; 2], String)> = OnceLock::new();
     TRUSTED.get_or_init(|| {
-        // Each session that trusts more would read all of the system's roots again.
-        #[cfg(feature = "system-roots")]
-        std::env::set_var(ROOTS, "/nonexistent");
+        // With `system-roots`, each session that trusts more would read all of the system's roots
+        // again. Either variable names some.
+        if cfg!(feature = "system-roots") {
+            std::env::set_var(ROOTS, "/nonexistent");
+            std::env::remove_var("SSL_CERT_FILE");
+        }
         let authority = Authority::new();
-        let configs = [rustls::ALL_VERSIONS, &[&rustls::version::TLS12]];
-        let configs = configs.map(|versions| authority.config_of("127.0.0.1", Days::Now, versions));
-        (configs, authority.pem.clone())
+        let config = |versions| authority.config_of("127.0.0.1", Days::Now, versions, 1);
+        ([config(rustls::ALL_VERSIONS), config(&[&TLS12])], authority.pem.clone())
     })
+}
+
+/// The TLS configuration of a site.
+#[cfg(feature = "tls")]
+pub fn config(over: Over) -> Arc<ServerConfig> {
+    Arc::clone(&trusted().0[usize::from(over == Over::Tls12)])
 }
 
 /// Makes the session trust the sites of this process or, in a child, of its parent.
@@ -155,9 +163,7 @@ pub fn trusting(session: Session) -> Session {
 /// Makes the sessions of a child process trust the sites of this process.
 #[cfg(feature = "tls")]
 pub fn trusted_by(mut child: Command) -> Command {
-    child.env(ISSUER, &trusted().1);
-    #[cfg(feature = "system-roots")]
-    child.env(ROOTS, "/nonexistent");
+    child.env(ISSUER, &trusted().1).env(ROOTS, "/nonexistent");
     child
 }
 
@@ -190,8 +196,7 @@ impl Peer {
             Over::Plain => {}
             #[cfg(feature = "tls")]
             Over::Tls | Over::Tls12 => {
-                let config = Arc::clone(&trusted().0[usize::from(over == Over::Tls12)]);
-                peer.tls = Some(Box::new(ServerConnection::new(config).unwrap()));
+                peer.tls = Some(Box::new(ServerConnection::new(config(over)).unwrap()));
                 while peer.tls.as_ref()?.is_handshaking() {
                     peer.flush().ok()?;
                     // The request is in another record than the client's last message.
