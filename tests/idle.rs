@@ -126,11 +126,10 @@ fn each_set_of_roots_and_each_proxy_has_its_own_connections() {
     let other = wire::with_token(site::trusting(site.session.clone()));
     // A proxy that also is the server.
     let proxies = [1, 2].map(|_| {
-        let open_tunnel = |tcp: &mut std::net::TcpStream| {
-            wire::request(tcp);
-            wire::respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
-        };
-        Site::greeting(Over::Tls, open_tunnel, |mut peer| peer.serve_all())
+        Site::accepting(Over::Tls, |mut peer| {
+            peer.open_tunnel();
+            peer.serve_all();
+        })
     });
     let [one, two] = proxies.each_ref().map(|proxy| {
         let url = format!("http://{}", proxy.address);
@@ -276,12 +275,11 @@ fn call_after_401_reuses_the_token_requests_connection() {
 /// A response, the call that gets it, and whether the next call uses the same connection.
 type Row = (Vec<u8>, fn(&Session, &str), bool);
 
-#[test]
-fn connection_is_kept_after_a_whole_exchange() {
+fn rows() -> [Row; 7] {
     let long = || response("200 OK", "", &"x".repeat(40_000));
     // Its status alone would let the connection be kept.
     let refusal = response("403 Forbidden", "", "no");
-    let rows: [Row; 7] = [
+    [
         (long(), |session, path| drop(session.get(path).unwrap().bytes().unwrap()), true),
         // Small content is read within the call.
         (response("200 OK", "", "good"), |session, path| drop(session.get(path).unwrap()), true),
@@ -312,7 +310,12 @@ fn connection_is_kept_after_a_whole_exchange() {
             },
             false,
         ),
-    ];
+    ]
+}
+
+#[test]
+fn connection_is_kept_after_a_whole_exchange() {
+    let rows = rows();
     for &over in BOTH {
         let responses = rows.each_ref().map(|(response, ..)| response.clone());
         // Responds to `/N` with the N-th response, and to others with the request before on the

@@ -1,7 +1,6 @@
 //! A process that is stopped in a call, as by Ctrl-Z or a debugger, loses nothing but time.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -179,14 +178,8 @@ fn calls_of_a_process_stopped_at_any_moment_succeed() {
 /// Runs a child, and stops it at this moment.
 fn stop_at(over: Over, moment: Moment) {
     let target = Arc::new(Target::default());
-    let (greeting, serving) = (Arc::clone(&target), Arc::clone(&target));
-    let (connections, requests) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let greet = move |_: &mut TcpStream| {
-        if moment == Accepted(connections.fetch_add(1, Ordering::SeqCst)) {
-            greeting.stop_while(|| {});
-        }
-    };
-    let site = Site::greeting(over, greet, move |peer| serve(peer, moment, &requests, &serving));
+    let (serving, requests) = (Arc::clone(&target), AtomicUsize::new(0));
+    let site = Site::accepting(over, move |peer| serve(peer, moment, &requests, &serving));
     let test = "calls_of_a_process_stopped_at_any_moment_succeed";
     let mut child = Child::start(test, site.url());
     target.pid.set(child.0.id()).unwrap();
@@ -197,6 +190,9 @@ fn stop_at(over: Over, moment: Moment) {
 }
 
 fn serve(mut peer: Peer, moment: Moment, requests: &AtomicUsize, target: &Target) {
+    if moment == Accepted(peer.number) {
+        target.stop_while(|| {});
+    }
     while let Some(request) = peer.head() {
         let number = requests.fetch_add(1, Ordering::SeqCst);
         if moment == Uploading(number) {

@@ -14,63 +14,32 @@ mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
 use site::{Over, Peer, Site};
-use wire::{assert_in_time, request, respond, until_closed, with_token, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, until_closed, with_token, PATIENCE, TIMEOUT};
 
 const VERSIONS: [Over; 2] = [Over::Tls, Over::Tls12];
-
-/// Extensions of the client's first message (RFC 5077 and RFC 8446).
-const SESSION_TICKET: u16 = 35;
-const PRE_SHARED_KEY: u16 = 41;
-
-/// Whether the client's first message offers an earlier session. Leaves the message unread.
-fn offers_session(tcp: &TcpStream) -> bool {
-    let mut hello = vec![0; 4096];
-    let length = loop {
-        let length = tcp.peek(&mut hello).unwrap();
-        let record = usize::from(u16::from_be_bytes([hello[3], hello[4]]));
-        if length == 0 || length >= 5 + record {
-            break length;
-        }
-    };
-    // Skips the headers of record and message, the version and the random bytes.
-    let mut rest = hello[..length].get(5 + 4 + 2 + 32..).unwrap_or_default();
-    // Session id, cipher suites, compression methods and extensions, each after its length.
-    for size in [1, 2, 1, 2] {
-        let Some((length, after)) = rest.split_at_checked(size) else { return false };
-        let length = length.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-        rest = if rest.len() == size + length { after } else { &after[length..] };
-    }
-    while let [a, b, c, d, after @ ..] = rest {
-        let length = usize::from(u16::from_be_bytes([*c, *d]));
-        match u16::from_be_bytes([*a, *b]) {
-            SESSION_TICKET if length > 0 => return true,
-            PRE_SHARED_KEY => return true,
-            _ => rest = &after[length..],
-        }
-    }
-    false
-}
 
 /// A server that calls `refuse` in place of a handshake that would resume a session. It is also its
 /// own proxy, which opens no tunnel until the refused one is closed.
 fn refusing(over: Over, refuse: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Site {
     let one_refused = Mutex::new(());
-    let greet = move |tcp: &mut TcpStream| {
+    Site::accepting(over, move |mut peer| {
         let mut first = [0];
-        let is_proxy = tcp.peek(&mut first).unwrap() > 0 && first == *b"C";
+        let is_proxy = peer.tcp().peek(&mut first).unwrap() > 0 && first == *b"C";
         let turn = is_proxy.then(|| one_refused.lock().unwrap());
         if is_proxy {
-            request(tcp);
-            respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
+            peer.open_tunnel();
         }
-        if offers_session(tcp) {
-            refuse(tcp);
-            let _ = until_closed(tcp);
-            let _ = tcp.shutdown(Shutdown::Both);
+        // The client's first message.
+        if peer.read_record().is_ok() && peer.is_resumed() {
+            refuse(peer.tcp());
+            let _ = until_closed(peer.tcp());
+            return;
         }
         drop(turn);
-    };
-    Site::greeting(over, greet, |mut peer| peer.serve_all())
+        if peer.flush().is_ok() {
+            peer.serve_all();
+        }
+    })
 }
 
 /// Sends a fatal alert (RFC 8446, section 6), or closes without one.
