@@ -9,10 +9,13 @@ use jas_session::{Error, ErrorKind, Response, Session};
 use rustls::crypto::{ring, CryptoProvider};
 use rustls::version::{TLS12, TLS13};
 
+#[path = "support/gate/mod.rs"]
+mod gate;
 #[path = "support/wire/site.rs"]
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
+use gate::{get, post};
 use site::{Over, Site};
 use wire::tls::{https, tls, Authority, Days};
 use wire::{
@@ -168,10 +171,8 @@ fn token_and_calls_pass_tls_1_2_and_1_3_on_a_small_stack() {
             let calls = || {
                 let session = Session::new(&site.url(), "id", "secret").unwrap();
                 let session = site::trusting(session);
-                let text = session.get("/shipments").and_then(Response::text);
-                assert_eq!(text.unwrap(), "GET /shipments");
-                let text = session.post("/bookings", "text/plain", "create");
-                assert_eq!(text.and_then(Response::text).unwrap(), "POST /bookings");
+                assert_eq!(get(&session, "/shipments"), "GET /shipments");
+                assert_eq!(post(&session, "/bookings"), "POST /bookings");
             };
             thread::Builder::new().stack_size(STACK).spawn_scoped(scope, calls).unwrap();
         });
@@ -289,8 +290,7 @@ fn long_heads_and_contents_pass_in_large_records() {
         }
     });
     for length in [1_000, 15_000, 20_000] {
-        let text = site.session.get(&format!("/{length}")).and_then(Response::text);
-        assert!(text.unwrap() == content, "{length}");
+        assert!(get(&site.session, &format!("/{length}")) == content, "{length}");
     }
 }
 
@@ -316,7 +316,6 @@ fn chunks_pass_in_records_of_any_size() {
         }
     });
     for size in [1, 100, 4096, 8000, 16_000, 40_000] {
-        let text = site.session.get(&format!("/{size}")).and_then(Response::text);
-        assert_eq!(text.unwrap().len(), 200_000, "{size}");
+        assert_eq!(get(&site.session, &format!("/{size}")).len(), 200_000, "{size}");
     }
 }

@@ -7,12 +7,13 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
-use jas_session::{Response, Session};
-
+#[path = "support/gate/mod.rs"]
+mod gate;
 #[path = "support/wire/site.rs"]
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
+use gate::{get, post};
 use site::{Over, Peer, Site};
 use wire::{assert_in_time, until_closed, with_token, PATIENCE, TIMEOUT};
 
@@ -48,10 +49,6 @@ fn alert(tcp: &mut TcpStream, description: Option<u8>) {
         tcp.write_all(&[21, 3, 3, 0, 2, 2, description]).unwrap();
     }
     tcp.shutdown(Shutdown::Write).unwrap();
-}
-
-fn post(session: &Session, path: &str) -> String {
-    session.post(path, "text/plain", "create").and_then(Response::text).unwrap()
 }
 
 #[test]
@@ -144,9 +141,8 @@ fn broken_resumed_connection_costs_one_call() {
         for n in 3..8 {
             assert_eq!(post(session, &format!("/{n}")), format!("POST /{n}"));
         }
-        let session = &session.clone().idle_connections(0);
-        let text = session.get("/8").and_then(Response::text);
-        assert_eq!(text.unwrap(), "GET /8");
+        let session = session.clone().idle_connections(0);
+        assert_eq!(get(&session, "/8"), "GET /8");
         drop(site);
     }
 }
@@ -162,8 +158,7 @@ fn get_on_a_broken_resumed_connection_is_retried_once() {
         });
         let session = site.session.clone().idle_connections(0).retries(1);
         for n in 1..5 {
-            let text = session.get(&format!("/{n}")).and_then(Response::text);
-            assert_eq!(text.unwrap(), format!("GET /{n}"));
+            assert_eq!(get(&session, &format!("/{n}")), format!("GET /{n}"));
         }
         assert_eq!(session.counts().retries, 1);
         drop(site);
@@ -187,8 +182,7 @@ fn broken_idle_connection_keeps_its_tls_session() {
         let session = &site.session;
         assert_eq!(post(session, "/1"), "POST /1");
         assert_eq!(post(session, "/2"), "POST /2");
-        let text = session.get("/3").and_then(Response::text);
-        assert_eq!(text.unwrap(), "GET /3");
+        assert_eq!(get(session, "/3"), "GET /3");
         let requests = site.requests();
         let expected: [&[_]; 3] = [&["POST /1"], &["POST /2", "GET /3"], &["GET /3"]];
         assert_eq!(requests, expected);

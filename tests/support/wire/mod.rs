@@ -9,7 +9,7 @@ pub mod tls;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -246,7 +246,11 @@ pub fn this_test_alone(test: &str, urls: &[String]) -> Command {
 }
 
 pub fn assert_passes(mut child: Command) {
-    let output = child.output().unwrap();
+    assert_passed(child.output().unwrap());
+}
+
+/// Checks the output of a child.
+pub fn assert_passed(output: Output) {
     let printed = [output.stdout, output.stderr].concat();
     let printed = String::from_utf8_lossy(&printed);
     assert!(output.status.success(), "{printed}");

@@ -341,16 +341,7 @@ impl Peer {
 
     /// Reads until the client closes.
     pub fn drain(&mut self) {
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match self.tcp.read(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    panic!("the client does not close")
-                }
-                Ok(1..) => {}
-                _ => break,
-            }
-        }
+        wire::until_closed(&mut self.tcp);
     }
 }
 
