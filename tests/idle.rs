@@ -1,4 +1,4 @@
-//! Which requests share a connection, and which connections are kept, over plain HTTP and over TLS.
+//! Which requests share a connection, and which calls keep theirs, over plain HTTP and over TLS.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{mpsc, Arc, Barrier};
 use std::thread;
 use std::time::Instant;
 
-use jas_session::{ErrorKind, Response, Session};
+use jas_session::{ErrorKind, Session};
 
 #[path = "support/gate/mod.rs"]
 mod gate;
@@ -23,8 +23,6 @@ use wire::{response, PATIENCE, TIMEOUT};
 fn assert_requests(site: Site, expected: &[&[&str]], what: &str) {
     assert_eq!(site.requests(), expected, "{what}");
 }
-
-// Which requests share a connection
 
 #[test]
 fn repeatable_requests_share_one_connection() {
@@ -123,42 +121,30 @@ fn each_origin_has_its_own_connections() {
 
 #[cfg(feature = "tls")]
 #[test]
-fn each_set_of_roots_has_its_own_connections() {
+fn each_set_of_roots_and_each_proxy_has_its_own_connections() {
     let site = good_site(Over::Tls);
     let other = wire::with_token(site::trusting(site.session.clone()));
-    for path in ["/1", "/2"] {
-        get(&site.session, path);
-        get(&other, path);
-    }
-    drop(other);
-    let both: &[_] = &["GET /1", "GET /2"];
-    assert_requests(site, &[both, both], "two sets of roots");
-}
-
-#[cfg(feature = "tls")]
-#[test]
-fn each_proxy_has_its_own_connections() {
-    let site = good_site(Over::Tls);
     // A proxy that also is the server.
     let proxies = [1, 2].map(|_| {
-        let open_tunnel = |tcp: &mut std::net::TcpStream| {
-            wire::request(tcp);
-            wire::respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
-        };
-        Site::behind(Over::Tls, open_tunnel, |mut peer| peer.serve_all())
+        Site::accepting(Over::Tls, |mut peer| {
+            peer.open_tunnel();
+            peer.serve_all();
+        })
     });
     let [one, two] = proxies.each_ref().map(|proxy| {
         let url = format!("http://{}", proxy.address);
         wire::with_token(site.session.clone().proxy(&url).unwrap())
     });
     for path in ["/1", "/2"] {
-        for session in [&site.session, &one, &two] {
+        for session in [&site.session, &other, &one, &two] {
             get(session, path);
         }
     }
-    drop((one, two));
-    for site in [site].into_iter().chain(proxies) {
-        assert_requests(site, &[&["GET /1", "GET /2"]], "two proxies");
+    drop((other, one, two));
+    let both: &[_] = &["GET /1", "GET /2"];
+    assert_requests(site, &[both, both], "two sets of roots");
+    for proxy in proxies {
+        assert_requests(proxy, &[both], "two proxies");
     }
 }
 
@@ -286,132 +272,17 @@ fn call_after_401_reuses_the_token_requests_connection() {
     }
 }
 
-// Which connections are kept
-
-/// Responses after which a connection is used again. Lines end with CRLF.
-const KEPT: &[&str] = &[
-    "HTTP/1.1 200 OK\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
-    "HTTP/1.1 200 OK\nContent-Length: 4, 4\n\ngood",
-    "HTTP/1.1 200 OK\nConnection: keep-alive\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n4\ngood\n0\n\n",
-    "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n1\ng\n3\nood\n0\nX-A: b\n\n",
-    "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n0\n\n",
-    "HTTP/1.1 201 Created\nContent-Length: 4\n\nmade",
-    "HTTP/1.1 204 No Content\n\n",
-    "HTTP/1.1 100 Continue\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 103 Early Hints\nLink: </x>\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 302 Found\nLocation: /x\nContent-Length: 0\n\n",
-    "HTTP/1.1 304 Not Modified\n\n",
-    "HTTP/1.1 404 Not Found\nContent-Length: 2\n\nno",
-    "HTTP/1.1 404 Not Found\nTransfer-Encoding: chunked\n\n2\nno\n0\n\n",
-    "HTTP/1.1 429 Too Many Requests\nContent-Length: 2\n\nno",
-];
-
-/// Responses after which it is not used again: the response says so, its end is ambiguous, more data
-/// follows, or may follow because the server failed or could not read the request.
-const NOT_KEPT: &[&str] = &[
-    "HTTP/1.1 200 OK\nConnection: close\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 200 OK\nConnection: x, Close\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 200 OK\nConnection: x\nConnection: close\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 204 No Content\nConnection: close\n\n",
-    "HTTP/1.1 404 Not Found\nConnection: close\nContent-Length: 2\n\nno",
-    "HTTP/1.0 200 OK\nContent-Length: 4\n\ngood",
-    "HTTP/1.0 200 OK\nConnection: keep-alive\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 200 OK\nContent-Length: 4\n\ngoodb",
-    "HTTP/1.1 200 OK\nContent-Length: 4\n\ngood\n",
-    "HTTP/1.1 200 OK\nContent-Length: 4\n\ngoodHTTP/1.1 200 OK\nContent-Length: 5\n\nstray",
-    "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n4\ngood\n0\n\nb",
-    "HTTP/1.1 204 No Content\n\nb",
-    "HTTP/1.1 204 No Content\nContent-Length: 4\n\n",
-    "HTTP/1.1 404 Not Found\nContent-Length: 2\n\nnob",
-    "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n4\ngood\nx\n\n",
-    "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nContent-Length: 4\n\n4\ngood\n0\n\n",
-    "HTTP/1.1 200 OK\nContent-Length: 4\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 200 OK\nContent-Length: 4\nContent-Length: 5\n\ngood",
-    "HTTP/1.1 404 Not Found\nContent-Length: 2\nContent-Length: 3\n\nno",
-    "HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: 4\n\ngood",
-    "HTTP/1.1 400 Bad Request\nContent-Length: 2\n\nno",
-    "HTTP/1.1 408 Request Timeout\nContent-Length: 2\n\nno",
-    "HTTP/1.1 413 Content Too Large\nContent-Length: 2\n\nno",
-    "HTTP/1.1 414 URI Too Long\nContent-Length: 2\n\nno",
-    "HTTP/1.1 431 Request Header Fields Too Large\nContent-Length: 2\n\nno",
-    "HTTP/1.1 500 Internal Server Error\nContent-Length: 2\n\nno",
-    "HTTP/1.1 503 Service Unavailable\nTransfer-Encoding: chunked\n\n2\nno\n0\n\n",
-    "HTTP/1.1 599 Odd\nContent-Length: 2\n\nno",
-    UNTIL_CLOSE,
-];
-
-/// After it, the server closes.
-const UNTIL_CLOSE: &str = "HTTP/1.1 200 OK\n\ngood";
-
-/// Makes a call to this path.
-type PathCall = fn(&Session, &str);
-
 /// A response, the call that gets it, and whether the next call uses the same connection.
-type Row = (String, PathCall, bool);
+type Row = (Vec<u8>, fn(&Session, &str), bool);
 
-fn assert_kept(over: Over, rows: &[Row]) {
-    let responses: Vec<_> = rows.iter().map(|(response, ..)| response.clone()).collect();
-    let site = Site::start(over, move |mut peer| {
-        while let Some(request) = peer.head() {
-            let Some((_, number)) = request.line.split_once("/first/") else {
-                // The next row begins on a new connection.
-                peer.respond(&response("200 OK", "Connection: close\r\n", "last"));
-                continue;
-            };
-            let response = &responses[number.parse::<usize>().unwrap()];
-            peer.respond(response.replace('\n', "\r\n").as_bytes());
-            if response == UNTIL_CLOSE {
-                peer.close();
-            }
-            if request.line.starts_with("POST") {
-                return peer.drain();
-            }
-        }
-    });
-    for (number, (_, call, _)) in rows.iter().enumerate() {
-        call(&site.session, &format!("/first/{number}"));
-        assert_eq!(get(&site.session, "/second"), "last");
-    }
-    let mut connections = site.requests().into_iter();
-    for (number, (response, _, is_kept)) in rows.iter().enumerate() {
-        let mut requests = connections.next().unwrap();
-        assert!(requests[0].ends_with(&format!("/first/{number}")), "{over:?}: {requests:?}");
-        assert_eq!(requests.len() == 2, *is_kept, "{over:?}, row {number}: {response:.99}");
-        if requests.len() == 1 {
-            requests.extend(connections.next().unwrap());
-        }
-        assert_eq!(requests[1..], ["GET /second"], "{over:?}, row {number}");
-    }
-    assert_eq!(connections.next(), None);
-}
-
-#[test]
-fn connection_is_kept_after_an_unambiguous_response() {
-    let read: PathCall = |session, path| drop(session.get(path).and_then(Response::text));
-    let kept = KEPT.iter().map(|response| (response.to_string(), read, true));
-    let not_kept = NOT_KEPT.iter().map(|response| (response.to_string(), read, false));
-    let rows: Vec<Row> = kept.chain(not_kept).collect();
-    // After a 429, the session waits for a second.
-    thread::scope(|scope| {
-        for over in BOTH {
-            scope.spawn(|| assert_kept(*over, &rows));
-        }
-    });
-}
-
-#[test]
-fn connection_is_kept_after_a_whole_exchange() {
-    let ok =
-        |length| format!("HTTP/1.1 200 OK\nContent-Length: {length}\n\n{}", "x".repeat(length));
-    let long = || ok(40_000);
+fn rows() -> [Row; 7] {
+    let long = || response("200 OK", "", &"x".repeat(40_000));
     // Its status alone would let the connection be kept.
-    let refusal = "HTTP/1.1 403 Forbidden\nContent-Length: 2\n\nno".to_owned();
-    let rows: &[Row] = &[
+    let refusal = response("403 Forbidden", "", "no");
+    [
         (long(), |session, path| drop(session.get(path).unwrap().bytes().unwrap()), true),
         // Small content is read within the call.
-        (ok(4), |session, path| drop(session.get(path).unwrap()), true),
+        (response("200 OK", "", "good"), |session, path| drop(session.get(path).unwrap()), true),
         (long(), |session, path| drop(session.get(path).unwrap()), false),
         (
             long(),
@@ -439,8 +310,35 @@ fn connection_is_kept_after_a_whole_exchange() {
             },
             false,
         ),
-    ];
+    ]
+}
+
+#[test]
+fn connection_is_kept_after_a_whole_exchange() {
+    let rows = rows();
     for &over in BOTH {
-        assert_kept(over, rows);
+        let responses = rows.each_ref().map(|(response, ..)| response.clone());
+        // Responds to `/N` with the N-th response, and to others with the request before on the
+        // same connection.
+        let site = Site::start(over, move |mut peer| {
+            let mut before = String::new();
+            while let Some(request) = peer.head() {
+                match request.line.rsplit('/').next().unwrap().parse::<usize>() {
+                    Ok(number) => peer.respond(&responses[number]),
+                    Err(_) => peer.respond(&response("200 OK", "", &before)),
+                }
+                if request.line.starts_with("POST") {
+                    return peer.drain();
+                }
+                before = request.line;
+            }
+        });
+        for (number, (_, call, is_kept)) in rows.iter().enumerate() {
+            let path = format!("/{number}");
+            call(&site.session, &path);
+            let before = get(&site.session, "/next");
+            let same = before == format!("GET {path}");
+            assert_eq!(same, *is_kept, "{over:?}, row {number}: {before}");
+        }
     }
 }

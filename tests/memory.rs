@@ -10,7 +10,7 @@ mod site;
 mod wire;
 use site::{trusted_by, trusting, Peer, Site, BOTH};
 use wire::process::peak_memory;
-use wire::{assert_passes, response, this_test_alone, urls, PATIENCE};
+use wire::{assert_passes, response, session_without_token, this_test_alone, urls, with_token};
 
 /// How much more than a good response a hostile one may cost, in KiB.
 const MOST: usize = 256 + OTHER_PAGES;
@@ -60,17 +60,13 @@ const TOKENS: &[Row] = &[
 ];
 
 fn session(url: &str) -> Session {
-    trusting(Session::new(url, "id", "secret").unwrap()).retries(0).timeout(PATIENCE)
-}
-
-fn with_token(url: &str) -> Session {
-    session(url).resume("token", PATIENCE).unwrap()
+    trusting(session_without_token(url))
 }
 
 #[test]
 fn lines_without_end_cost_little() {
     for_each("lines_without_end_cost_little", LINES, |url| {
-        let result = with_token(url).get("/").and_then(Response::bytes);
+        let result = with_token(session(url)).get("/").and_then(Response::bytes);
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Exchange);
     });
 }
@@ -91,7 +87,7 @@ fn longest_head_that_is_accepted_costs_little() {
     let longest = response("200 OK", &fields.concat(), "good");
     let serve = move |peer: &mut Peer, _| peer.respond(&longest);
     compare(test, LONGEST_HEAD, 1, serve, |url| {
-        let response = with_token(url).get("/").unwrap();
+        let response = with_token(session(url)).get("/").unwrap();
         assert!(response.header("x-1022").is_some());
         assert_eq!(response.text().unwrap(), "good");
     });
@@ -154,7 +150,7 @@ fn usual(line: &str) -> Vec<u8> {
 }
 
 fn call_good(url: &str) {
-    let response = with_token(url).get("/").unwrap();
+    let response = with_token(session(url)).get("/").unwrap();
     assert_eq!(response.text().unwrap().len(), 4096);
     let error = session(url).access_token().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);

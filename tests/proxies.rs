@@ -27,8 +27,7 @@ use wire::{
 
 const URL: &str = "https://api.test";
 const USER_INFO: &str = "gateway:p%40ss%2F%C3%BC";
-const PASSWORD: &str = "p@ss/ü";
-/// `gateway:p@ss/ü`
+/// `gateway:p@ss/ü`, encoded.
 const BASIC: &str = "Z2F0ZXdheTpwQHNzL8O8";
 /// The TLS alert `handshake_failure`.
 const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
@@ -45,29 +44,16 @@ fn create(session: &Session) -> Error {
     session.post("/", "text/plain", "create").unwrap_err()
 }
 
-/// Checks that neither the error nor its causes show a credential, and that nothing was executed.
-fn assert_harmless(error: &Error) {
-    let mut shown = format!("{error} {error:?} {error:#?}");
-    for cause in std::iter::successors(error.source(), |&error| error.source()) {
-        shown = format!("{shown} {cause} {cause:?}");
-    }
-    for secret in [PASSWORD, USER_INFO, "ss%2F", BASIC] {
-        assert!(!shown.contains(secret), "{secret} in {shown}");
-    }
-    assert!(!error.may_have_executed(), "{error:?}");
-    assert_eq!(error.status(), None);
-    assert_eq!(error.retry_after(), None);
-}
-
-/// Checks the error of a proxy at this address.
+/// Checks the error of a proxy at this address. Nothing was executed.
 fn assert_names(error: &Error, proxy: impl Display) {
-    assert_harmless(error);
     assert!(error.to_string().contains(&format!("the proxy {proxy}")), "{error}");
+    assert!(!error.may_have_executed(), "{error:?}");
+    assert_eq!((error.status(), error.retry_after()), (None, None));
 }
 
 /// Checks that the tunnel was opened, and that the server after it refused TLS.
 fn assert_handshake_failed(error: &Error) {
-    assert_harmless(error);
+    assert!(!error.may_have_executed(), "{error:?}");
     assert_eq!(error.kind(), ErrorKind::Exchange);
     let cause = format!("{:?}", error.source());
     assert!(cause.contains("HandshakeFailure"), "{error}: {cause}");
@@ -155,14 +141,12 @@ fn each_2xx_opens_the_tunnel_and_no_later_byte_is_lost() {
 
 // Proxies that refuse or fail
 
-/// The response of a proxy, whether a create is then retried, and a part of its error's message.
-type Refusal = (Vec<u8>, bool, &'static str);
-
 /// Makes a create through a proxy for each of these responses, after which the proxy waits or closes.
-fn assert_refused(refusals: Vec<Refusal>, closes: bool) {
+fn assert_refused(responses: Vec<Vec<u8>>, is_retried: bool, closes: bool) {
     thread::scope(|scope| {
-        for (response, is_retried, reason) in refusals {
+        for response in responses {
             scope.spawn(move || {
+                let what = response.escape_ascii().to_string();
                 let proxy = Server::start(move |stream| {
                     let received = request(stream);
                     respond(stream, &response);
@@ -174,10 +158,8 @@ fn assert_refused(refusals: Vec<Refusal>, closes: bool) {
                 let error = create(&through(proxy.address).retries(1));
                 assert_names(&error, proxy.address);
                 assert_eq!(error.kind(), ErrorKind::Exchange);
-                let message = error.to_string();
-                assert!(message.contains(reason), "{reason}: {message}");
                 let received = proxy.ended();
-                assert_eq!(received.len(), 1 + usize::from(is_retried), "{message}");
+                assert_eq!(received.len(), 1 + usize::from(is_retried), "{what:.200}");
                 for received in received {
                     assert!(received.ends_with(b"\r\n\r\n"), "more than CONNECT");
                 }
@@ -187,38 +169,18 @@ fn assert_refused(refusals: Vec<Refusal>, closes: bool) {
 }
 
 #[test]
-fn other_status_than_2xx_is_named_and_5xx_is_retried() {
-    let page = |status: &str| response(status, "Content-Type: text/html\r\n", "<p>page</p>");
-    let mut refusals: Vec<Refusal> = [
-        ("407 Proxy Authentication Required", false, "status 407: check the user name"),
-        ("403 Forbidden", false, "status 403: it refuses connections to api.test:443"),
-        ("502 Bad Gateway", true, "status 502: it has no connection to api.test:443"),
-        ("503 Service Unavailable", true, "status 503: it has no connection to api.test:443"),
-        ("504 Gateway Timeout", true, "status 504: it has no connection to api.test:443"),
-        ("500 Internal Server Error", true, "status 500: it has no connection to api.test:443"),
-        ("401 Unauthorized", false, "status 401: check the user name"),
-        ("429 Too Many Requests", false, "status 429"),
-        ("400 Bad Request", false, "status 400"),
-        ("302 Found", false, "status 302"),
-        ("101 Switching Protocols", false, "status 101"),
-        ("418", false, "status 418"),
-        ("418  ", false, "status 418"),
-        // A proxy may put anything into its reason phrase.
-        ("418 a\t\u{1b}[31mb\u{202e}", false, "status 418"),
-        ("418 no p@ss/ü, Z2F0ZXdheTpwQHNzL8O8!", false, "status 418"),
-        ("418 no p%40ss%2fü", false, "status 418"),
-    ]
-    .map(|(status, is_retried, reason)| (page(status), is_retried, reason))
-    .into();
-    refusals.push((b"HTTP/1.1 418 caf\xe9\r\n\r\n".to_vec(), false, "status 418"));
-    let challenges = "Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n";
-    refusals.push((response("407 x", challenges, ""), false, "status 407: check the user name"));
-    assert_refused(refusals, false);
+fn only_a_5xx_of_a_proxy_is_retried() {
+    let page = |status: &u16| response(&status.to_string(), "", "<p>page</p>");
+    assert_refused([500, 502, 503, 504].iter().map(page).collect(), true, false);
+    let mut others: Vec<_> = [101, 302, 400, 401, 403, 407, 418, 429].iter().map(page).collect();
+    // A proxy may put anything into its reason phrase.
+    others.push(b"HTTP/1.1 418 caf\xe9 \x1b[31m\r\n\r\n".to_vec());
+    assert_refused(others, false, false);
 }
 
 #[test]
 fn malformed_truncated_or_endless_response_is_retried() {
-    let garbage = [
+    let malformed = [
         &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
         b"\r\n\r\n",
         b"\0",
@@ -227,29 +189,26 @@ fn malformed_truncated_or_endless_response_is_retried() {
         b"HTTP/1.1 2x0 OK\r\n\r\n",
         b"HTTP/1.1 200OK\r\n\r\n",
         b"HTTP/1.1 099 OK\r\n\r\n",
-    ]
-    .map(|garbage| (garbage.to_vec(), true, "not HTTP"));
-    assert_refused(garbage.into(), false);
+    ];
+    assert_refused(malformed.map(<[u8]>::to_vec).into(), true, false);
     let truncated = [
         &b""[..],
         b"H",
         b"HTTP/1.1 200 OK\r\n",
         b"HTTP/1.1 200 OK\r\nX-A: b\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n",
-    ]
-    .map(|begin| (begin.to_vec(), true, "the connection ended"));
-    assert_refused(truncated.into(), true);
+    ];
+    assert_refused(truncated.map(<[u8]>::to_vec).into(), true, true);
     let endless = [
         format!("HTTP/1.1 200 OK\r\nX-A: {}", "x".repeat(1 << 20)),
         format!("HTTP/1.1 200 OK\r\n{}\r\n", "a:b\r\n".repeat(1025)),
         "HTTP/1.1 100 Continue\r\n\r\n".repeat(4000),
-    ]
-    .map(|begin| (begin.into_bytes(), true, "64 KiB"));
-    assert_refused(endless.into(), false);
+    ];
+    assert_refused(endless.map(String::into_bytes).into(), true, false);
 }
 
 #[test]
-fn proxy_that_resets_refuses_or_does_not_exist_is_named() {
+fn reset_by_a_proxy_is_retried() {
     // The unread request makes the close a reset.
     let resetting = Server::start(|stream| {
         stream.peek(&mut [0]).unwrap();
@@ -258,16 +217,6 @@ fn proxy_that_resets_refuses_or_does_not_exist_is_named() {
     let error = create(&through(resetting.address).retries(1));
     assert_names(&error, resetting.address);
     assert_eq!(resetting.ended().len(), 2);
-
-    let closed = closed_address();
-    let error = create(&through(closed));
-    assert_names(&error, closed);
-    let cause = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
-    assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
-
-    // RFC 6761, section 6.4: no such name exists.
-    let lost = to_proxy(URL, "http://gateway:hush@proxy.invalid:3128");
-    assert_names(&create(&lost), "proxy.invalid:3128");
 }
 
 #[test]
@@ -314,13 +263,7 @@ fn failed_call_ends_in_time_and_leaves_nothing() {
 // What goes through a proxy
 
 #[test]
-fn token_requests_use_the_proxy_and_http_does_not() {
-    let proxy = forbidding();
-    let error =
-        session_without_token(URL).proxy(&proxy.address.to_string()).unwrap().access_token();
-    assert_names(&error.unwrap_err(), proxy.address);
-    assert_eq!(proxy.ended().len(), 1);
-
+fn http_uses_no_proxy() {
     let server = Server::responding(&response("200 OK", "", "direct"));
     let direct = to_proxy(&server.url(), &closed_address().to_string());
     assert_eq!(direct.get("/").unwrap().text().unwrap(), "direct");
@@ -330,19 +273,19 @@ fn token_requests_use_the_proxy_and_http_does_not() {
 fn proxy_belongs_to_the_clone_and_debug_shows_its_address() {
     let proxy = forbidding();
     let plain = session(&format!("https://{}", closed_address()));
-    let other = plain.clone().proxy(&format!("http://{USER_INFO}@{}", proxy.address));
-    let other = other.unwrap();
+    let other = plain.clone().proxy(&format!("http://{USER_INFO}@{}", proxy.address)).unwrap();
     let call = |session: &Session| create(&with_token(session.clone()));
     assert_names(&call(&other), proxy.address);
     assert!(!call(&plain).to_string().contains("proxy"));
     let shown = format!("{other:?}");
     assert!(shown.contains(&format!("proxy: Some(\"{}\")", proxy.address)), "{shown}");
-    assert!(!shown.contains("gateway") && !shown.contains("p@ss"), "{shown}");
     assert!(format!("{plain:?}").contains("proxy: None"));
     // The last setting counts.
     let closed = closed_address();
-    let other = other.proxy(&closed.to_string()).unwrap();
-    assert_names(&call(&other), closed);
+    let error = call(&other.proxy(&closed.to_string()).unwrap());
+    assert_names(&error, closed);
+    let cause = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+    assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
 }
 
 #[test]
@@ -402,23 +345,14 @@ fn proxy_sees_no_secret_of_calls_and_token_requests() {
     let site = Site::start(Over::Tls, move |mut peer| {
         let request = peer.request().unwrap();
         let sent = format!("{}{}", request.head, String::from_utf8_lossy(&request.content));
-        let shows = |secret| assert!(sent.contains(secret), "{sent}");
-        let token = r#"{"access_token":"the-token","token_type":"Bearer"}"#;
-        let bytes = match &*request.line {
+        let (shown, content) = match &*request.line {
             TOKEN_REQUEST => {
-                shows(secrets[0]);
-                response("200 OK", "", token)
+                (&secrets[..1], r#"{"access_token":"the-token","token_type":"Bearer"}"#)
             }
-            // A proxy that opens TLS may respond itself.
-            line if line.ends_with("/echo") => {
-                response("502 x", "", &format!("{PASSWORD} {BASIC}"))
-            }
-            _ => {
-                secrets[1..3].iter().for_each(|secret| shows(secret));
-                response("200 OK", "", &content)
-            }
+            _ => (&secrets[1..3], &*content),
         };
-        peer.respond(&bytes);
+        assert!(shown.iter().all(|secret| sent.contains(secret)), "{sent}");
+        peer.respond(&response("200 OK", "", content));
         peer.close();
         peer.drain();
     });
@@ -431,16 +365,10 @@ fn proxy_sees_no_secret_of_calls_and_token_requests() {
     assert_eq!(session.get("/").and_then(Response::text).unwrap(), large);
     let booking = session.post("/", "text/plain", secrets[3]);
     assert_eq!(booking.and_then(Response::text).unwrap(), large);
-    let session = session.retries(0);
-    let echoing = session.clone().token_endpoint(&format!("{}/echo", site.url())).unwrap();
-    for error in [session.get("/echo").unwrap_err(), echoing.get("/").unwrap_err()] {
-        let shown = format!("{error} {error:?}");
-        assert!(!shown.contains(PASSWORD) && !shown.contains(BASIC), "{shown}");
-    }
-    drop((session, echoing));
-    assert_eq!(site.requests().len(), 5);
+    drop(session);
+    assert_eq!(site.requests().len(), 3);
     let seen = proxy.ended();
-    assert_eq!(seen.len(), 5);
+    assert_eq!(seen.len(), 3);
     for seen in seen {
         let contains = |text: &str| seen.windows(text.len()).any(|part| part == text.as_bytes());
         assert!(contains(BASIC));

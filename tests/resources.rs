@@ -3,33 +3,22 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jas_session::Session;
-
 #[path = "support/wire/mod.rs"]
 mod wire;
 use wire::{
     assert_in_time, assert_nothing_left, assert_passes, held, request, respond, response, session,
-    this_test_alone, until_closed, urls, Server, TIMEOUT,
+    session_without_token, this_test_alone, until_closed, urls, Server, TIMEOUT, TOKEN,
 };
-
-/// What a token endpoint responds.
-const TOKEN: &str = r#"{"access_token":"new","token_type":"Bearer","expires_in":600}"#;
-
-fn without_token(url: &str) -> Session {
-    let session = session(url);
-    session.invalidate("token");
-    session
-}
 
 #[test]
 fn minreq_timeout_in_the_environment_changes_nothing() {
     if let [good, slow, silent] = &urls()[..] {
         for url in [good, slow] {
-            assert_eq!(without_token(url).access_token().unwrap(), "new");
+            assert_eq!(session_without_token(url).access_token().unwrap(), "new");
         }
         let before = held();
         let start = Instant::now();
-        let session = without_token(silent).timeout(TIMEOUT);
+        let session = session_without_token(silent).timeout(TIMEOUT);
         let error = session.post("/", "text/plain", "create").unwrap_err();
         assert_in_time(start, &error);
         assert_nothing_left(before, "a silent token endpoint");
@@ -59,7 +48,7 @@ fn minreq_timeout_in_the_environment_changes_nothing() {
 #[test]
 fn proxies_in_the_environment_are_not_used() {
     if let [url] = &urls()[..] {
-        assert_eq!(without_token(url).get("/").unwrap().text().unwrap(), TOKEN);
+        assert_eq!(session_without_token(url).get("/").unwrap().text().unwrap(), TOKEN);
         return;
     }
     let server = Server::responding(&response("200 OK", "", TOKEN));
@@ -141,7 +130,7 @@ mod descriptors {
         let test = "descriptors::idle_connections_make_room_for_a_call";
         if let [url, other] = &urls()[..] {
             // The idle connections are to another origin than the request.
-            let session = without_token(url).token_endpoint(other).unwrap();
+            let session = session_without_token(url).token_endpoint(other).unwrap();
             session.access_token().unwrap();
             let open = leave_free(0);
             session.post("/", "text/plain", "create").unwrap();

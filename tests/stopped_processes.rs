@@ -1,8 +1,7 @@
 //! A process that is stopped in a call, as by Ctrl-Z or a debugger, loses nothing but time.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -45,33 +44,16 @@ enum Moment {
 
 use Moment::{Accepted, Closing, Responding, RespondingSlowly, Uploading};
 
-/// A test in a child process, which is killed when this is dropped.
-struct Child(std::process::Child);
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts this test in a child process, which finds this URL and trusts the server there.
+fn start(test: &str, url: String) -> Child {
+    let mut command = site::trusted_by(wire::this_test_alone(test, &[url]));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-impl Child {
-    /// Starts this test in a child, which finds this URL and trusts the server there.
-    fn start(test: &str, url: String) -> Child {
-        let mut command: Command = site::trusted_by(wire::this_test_alone(test, &[url]));
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Child(command.spawn().unwrap())
-    }
-
-    /// Waits for the end of the test.
-    fn assert_passes(&mut self, what: &str) {
-        let mut output = String::new();
-        let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
-        stdout.unwrap().read_to_string(&mut output).unwrap();
-        stderr.unwrap().read_to_string(&mut output).unwrap();
-        assert!(self.0.wait().unwrap().success(), "{what}: {output}");
-        assert!(output.contains("test result: ok. 1 passed"), "{what}: {output}");
-    }
+/// Waits for the end of the test.
+fn assert_passes(child: Child, what: &str) {
+    println!("{what}:");
+    wire::assert_passed(child.wait_with_output().unwrap());
 }
 
 /// The process that a server stops.
@@ -122,9 +104,9 @@ fn upload_of_a_stopped_process_is_sent_to_its_end() {
         stopped.stop_while(|| {});
         [begin, wire::until_closed(stream)].concat()
     });
-    let mut child = Child::start("upload_of_a_stopped_process_is_sent_to_its_end", server.url());
-    target.pid.set(child.0.id()).unwrap();
-    child.assert_passes("an upload");
+    let child = start("upload_of_a_stopped_process_is_sent_to_its_end", server.url());
+    target.pid.set(child.id()).unwrap();
+    assert_passes(child, "an upload");
     assert!(server.ended()[0].len() > SIZE);
 }
 
@@ -179,24 +161,21 @@ fn calls_of_a_process_stopped_at_any_moment_succeed() {
 /// Runs a child, and stops it at this moment.
 fn stop_at(over: Over, moment: Moment) {
     let target = Arc::new(Target::default());
-    let (greeting, serving) = (Arc::clone(&target), Arc::clone(&target));
-    let (connections, requests) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let greet = move |_: &mut TcpStream| {
-        if moment == Accepted(connections.fetch_add(1, Ordering::SeqCst)) {
-            greeting.stop_while(|| {});
-        }
-    };
-    let site = Site::behind(over, greet, move |peer| serve(peer, moment, &requests, &serving));
+    let (serving, requests) = (Arc::clone(&target), AtomicUsize::new(0));
+    let site = Site::accepting(over, move |peer| serve(peer, moment, &requests, &serving));
     let test = "calls_of_a_process_stopped_at_any_moment_succeed";
-    let mut child = Child::start(test, site.url());
-    target.pid.set(child.0.id()).unwrap();
-    child.assert_passes(&format!("{over:?}, {moment:?}"));
+    let child = start(test, site.url());
+    target.pid.set(child.id()).unwrap();
+    assert_passes(child, &format!("{over:?}, {moment:?}"));
     let stops = target.stops.load(Ordering::SeqCst);
     assert_eq!(stops, 1, "{over:?}, {moment:?}: stopped {stops} times");
     assert!(site.requests().concat().len() > CALLS);
 }
 
 fn serve(mut peer: Peer, moment: Moment, requests: &AtomicUsize, target: &Target) {
+    if moment == Accepted(peer.number) {
+        target.stop_while(|| {});
+    }
     while let Some(request) = peer.head() {
         let number = requests.fetch_add(1, Ordering::SeqCst);
         if moment == Uploading(number) {
@@ -237,8 +216,8 @@ fn calls_of_a_process_stopped_again_and_again_succeed() {
             scope.spawn(move || {
                 let site = Site::start(over, |mut peer| peer.serve_all());
                 let test = "calls_of_a_process_stopped_again_and_again_succeed";
-                let mut child = Child::start(test, site.url());
-                let pid = child.0.id();
+                let child = start(test, site.url());
+                let pid = child.id();
                 scope.spawn(move || {
                     while stop(pid) {
                         thread::sleep(Duration::from_millis(30));
@@ -246,7 +225,7 @@ fn calls_of_a_process_stopped_again_and_again_succeed() {
                         thread::sleep(Duration::from_millis(10));
                     }
                 });
-                child.assert_passes(&format!("{over:?}"));
+                assert_passes(child, &format!("{over:?}"));
             });
         }
     });

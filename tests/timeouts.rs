@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::sync::{mpsc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jas_session::{Error, Response, Session};
 
@@ -11,8 +11,8 @@ use jas_session::{Error, Response, Session};
 mod wire;
 use wire::process::IDLE_SOCKETS;
 use wire::{
-    assert_in_time, assert_nothing_left, assert_passes, held, request, respond, response, session,
-    text, this_test_alone, until_closed, urls, Server, LATE, PATIENCE, TIMEOUT,
+    assert_in_time, assert_nothing_left, assert_passes, drip, held, request, respond, response,
+    session, text, this_test_alone, until_closed, urls, Server, LATE, PATIENCE, TIMEOUT,
 };
 
 /// Too large for the buffers of the sockets.
@@ -30,19 +30,6 @@ fn post(session: &Session) -> Result<Vec<u8>, Error> {
 
 fn upload(session: &Session) -> Result<Vec<u8>, Error> {
     session.post("/", "text/plain", vec![b'x'; SIZE]).and_then(Response::bytes)
-}
-
-/// Sends a head byte by byte, without end.
-fn dripping() -> Server {
-    Server::start(|stream| {
-        let received = request(stream);
-        let mut result = stream.write_all(b"HTTP/1.1 200 OK\r\nX-A: ");
-        while result.is_ok() {
-            thread::sleep(Duration::from_millis(10));
-            result = stream.write_all(b"x");
-        }
-        [received, until_closed(stream)].concat()
-    })
 }
 
 fn good() -> Server {
@@ -78,7 +65,11 @@ fn call_to_a_slow_server_ends_in_time_and_leaves_nothing() {
     let slow = [
         Server::keeping_open(b""),
         Server::keeping_open(b"HTTP/1.1 200 OK\r\nContent-Le"),
-        dripping(),
+        Server::start(|stream| {
+            let received = request(stream);
+            drip(stream, b"HTTP/1.1 200 OK\r\nX-A: ", b'x');
+            [received, until_closed(stream)].concat()
+        }),
         Server::keeping_open(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf"),
     ];
     thread::scope(|scope| {

@@ -3,16 +3,19 @@
 
 use std::io::{Read, Write};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jas_session::{Error, ErrorKind, Response, Session};
 use rustls::crypto::{ring, CryptoProvider};
 use rustls::version::{TLS12, TLS13};
 
+#[path = "support/gate/mod.rs"]
+mod gate;
 #[path = "support/wire/site.rs"]
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
+use gate::{get, post};
 use site::{Over, Site};
 use wire::tls::{https, tls, Authority, Days};
 use wire::{
@@ -29,28 +32,14 @@ fn assert_refused(error: &Error, reason: &str) {
     assert!(!error.may_have_executed());
 }
 
-#[test]
-fn response_that_is_not_usable_tls_is_final() {
-    for (garbage, reason) in [
-        (&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], "does not speak TLS"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak TLS"),
-        (&[0; 64], "does not speak TLS"),
-        (&[21, 3, 3, 0, 2, 2, 40], "agree on TLS"), // alert: handshake_failure
-        // Two servers that speak TLS 1.1 only.
-        (&[21, 3, 2, 0, 2, 2, 70], "agree on TLS"), // alert: protocol_version
-        (&tls_1_1_hello(), "agree on TLS"),
-        (&[21, 3, 3, 0, 2, 2, 112], "SNI"), // alert: unrecognized_name
-    ] {
-        let garbage = garbage.to_vec();
-        let server = Server::start(move |stream| {
-            let _ = stream.read(&mut [0; 4096]);
-            respond(stream, &garbage);
-            until_closed(stream)
-        });
-        let error = session(&https(&server)).retries(2).get("/").unwrap_err();
-        assert_refused(&error, reason);
-        assert_eq!(server.ended().len(), 1);
-    }
+/// A server that responds to the client's first message with these bytes, and closes.
+fn garbage(bytes: &[u8]) -> Server {
+    let bytes = bytes.to_vec();
+    Server::start(move |stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        respond(stream, &bytes);
+        Vec::new()
+    })
 }
 
 /// A `ServerHello` of TLS 1.1, with `TLS_RSA_WITH_AES_128_CBC_SHA`.
@@ -61,31 +50,31 @@ fn tls_1_1_hello() -> Vec<u8> {
 }
 
 #[test]
-fn close_within_the_handshake_is_retried() {
-    let server = Server::start(|stream| {
-        let _ = stream.read(&mut [0; 4096]);
-        Vec::new()
-    });
-    let error = session(&https(&server)).retries(1).get("/").unwrap_err();
-    assert_refused(&error, "");
-    assert_eq!(server.ended().len(), 2);
-}
-
-#[test]
-fn refused_certificate_is_final_and_the_reason_is_named() {
+fn only_a_close_within_the_handshake_is_retried() {
     let authority = Authority::new();
-    for (config, reason) in [
-        (authority.config("localhost", Days::Past), "has expired"),
-        (authority.config("localhost", Days::Future), "not valid yet"),
-        (authority.config("api.example.com", Days::Now), "another host name"),
-        (Authority::new().config("localhost", Days::Now), "issuer"),
-    ] {
-        let server = tls(config, |_| Vec::new());
-        let session = session_without_token(&https(&server)).retries(2);
+    let certified =
+        |authority: &Authority, host, days| tls(authority.config(host, days), |_| Vec::new());
+    let rows = [
+        (garbage(b""), 2, ""),
+        (garbage(b"HTTP/1.1 400 X\r\nContent-Length: 0\r\n\r\n"), 1, "not speak TLS"),
+        (garbage(b"SSH-2.0-OpenSSH_9.2\r\n"), 1, "not speak TLS"),
+        (garbage(&[0; 64]), 1, "not speak TLS"),
+        (garbage(&[21, 3, 3, 0, 2, 2, 40]), 1, "agree on TLS"), // alert: handshake_failure
+        // Two servers that speak TLS 1.1 only.
+        (garbage(&[21, 3, 2, 0, 2, 2, 70]), 1, "agree on TLS"), // alert: protocol_version
+        (garbage(&tls_1_1_hello()), 1, "agree on TLS"),
+        (garbage(&[21, 3, 3, 0, 2, 2, 112]), 1, "SNI"), // alert: unrecognized_name
+        (certified(&authority, "localhost", Days::Past), 1, "has expired"),
+        (certified(&authority, "localhost", Days::Future), 1, "not valid yet"),
+        (certified(&authority, "api.example.com", Days::Now), 1, "another host name"),
+        (certified(&Authority::new(), "localhost", Days::Now), 1, "issuer"),
+    ];
+    for (server, attempts, reason) in rows {
+        let session = session_without_token(&https(&server)).retries(1);
         let session = session.root_certificates(authority.pem.as_bytes()).unwrap();
         assert_refused(&session.access_token().unwrap_err(), reason);
         assert_refused(&with_token(session).get("/").unwrap_err(), reason);
-        assert_eq!(server.ended().len(), 2);
+        assert_eq!(server.ended().len(), 2 * attempts, "{reason}");
     }
 }
 
@@ -182,10 +171,8 @@ fn token_and_calls_pass_tls_1_2_and_1_3_on_a_small_stack() {
             let calls = || {
                 let session = Session::new(&site.url(), "id", "secret").unwrap();
                 let session = site::trusting(session);
-                let text = session.get("/shipments").and_then(Response::text);
-                assert_eq!(text.unwrap(), "GET /shipments");
-                let text = session.post("/bookings", "text/plain", "create");
-                assert_eq!(text.and_then(Response::text).unwrap(), "POST /bookings");
+                assert_eq!(get(&session, "/shipments"), "GET /shipments");
+                assert_eq!(post(&session, "/bookings"), "POST /bookings");
             };
             thread::Builder::new().stack_size(STACK).spawn_scoped(scope, calls).unwrap();
         });
@@ -247,22 +234,6 @@ fn response_before_an_unreadable_record_counts() {
 }
 
 #[test]
-fn refusal_of_a_large_request_is_seen_after_a_reset() {
-    let site = Site::start(Over::Tls, |mut peer| {
-        peer.head();
-        // Until the client can send no more.
-        thread::sleep(Duration::from_millis(20));
-        peer.respond(&response("413 Content Too Large", "", "at most 1 MB"));
-    });
-    let content = vec![b'x'; 8 << 20];
-    for _ in 0..10 {
-        let error = site.session.post("/", "text/plain", &content).unwrap_err();
-        assert_eq!(error.status(), Some(413), "{error:?}");
-        assert_eq!(error.content(), Some(&b"at most 1 MB"[..]));
-    }
-}
-
-#[test]
 fn stalls_after_the_handshake_end_in_time() {
     if let [url] = &urls()[..] {
         let call = |what: &str| {
@@ -319,8 +290,7 @@ fn long_heads_and_contents_pass_in_large_records() {
         }
     });
     for length in [1_000, 15_000, 20_000] {
-        let text = site.session.get(&format!("/{length}")).and_then(Response::text);
-        assert!(text.unwrap() == content, "{length}");
+        assert!(get(&site.session, &format!("/{length}")) == content, "{length}");
     }
 }
 
@@ -346,7 +316,6 @@ fn chunks_pass_in_records_of_any_size() {
         }
     });
     for size in [1, 100, 4096, 8000, 16_000, 40_000] {
-        let text = site.session.get(&format!("/{size}")).and_then(Response::text);
-        assert_eq!(text.unwrap().len(), 200_000, "{size}");
+        assert_eq!(get(&site.session, &format!("/{size}")).len(), 200_000, "{size}");
     }
 }

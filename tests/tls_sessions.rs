@@ -7,70 +7,40 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
-use jas_session::{Response, Session};
-
+#[path = "support/gate/mod.rs"]
+mod gate;
 #[path = "support/wire/site.rs"]
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
+use gate::{get, post};
 use site::{Over, Peer, Site};
-use wire::{assert_in_time, request, respond, until_closed, with_token, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, until_closed, with_token, PATIENCE, TIMEOUT};
 
 const VERSIONS: [Over; 2] = [Over::Tls, Over::Tls12];
-
-/// Extensions of the client's first message (RFC 5077 and RFC 8446).
-const SESSION_TICKET: u16 = 35;
-const PRE_SHARED_KEY: u16 = 41;
-
-/// Whether the client's first message offers an earlier session. Leaves the message unread.
-fn offers_session(tcp: &TcpStream) -> bool {
-    let mut hello = vec![0; 4096];
-    let length = loop {
-        let length = tcp.peek(&mut hello).unwrap();
-        let record = usize::from(u16::from_be_bytes([hello[3], hello[4]]));
-        if length == 0 || length >= 5 + record {
-            break length;
-        }
-    };
-    // Skips the headers of record and message, the version and the random bytes.
-    let mut rest = hello[..length].get(5 + 4 + 2 + 32..).unwrap_or_default();
-    // Session id, cipher suites, compression methods and extensions, each after its length.
-    for size in [1, 2, 1, 2] {
-        let Some((length, after)) = rest.split_at_checked(size) else { return false };
-        let length = length.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
-        rest = if rest.len() == size + length { after } else { &after[length..] };
-    }
-    while let [a, b, c, d, after @ ..] = rest {
-        let length = usize::from(u16::from_be_bytes([*c, *d]));
-        match u16::from_be_bytes([*a, *b]) {
-            SESSION_TICKET if length > 0 => return true,
-            PRE_SHARED_KEY => return true,
-            _ => rest = &after[length..],
-        }
-    }
-    false
-}
 
 /// A server that calls `refuse` in place of a handshake that would resume a session. It is also its
 /// own proxy, which opens no tunnel until the refused one is closed.
 fn refusing(over: Over, refuse: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> Site {
     let one_refused = Mutex::new(());
-    let greet = move |tcp: &mut TcpStream| {
+    Site::accepting(over, move |mut peer| {
         let mut first = [0];
-        let is_proxy = tcp.peek(&mut first).unwrap() > 0 && first == *b"C";
+        let is_proxy = peer.tcp().peek(&mut first).unwrap() > 0 && first == *b"C";
         let turn = is_proxy.then(|| one_refused.lock().unwrap());
         if is_proxy {
-            request(tcp);
-            respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
+            peer.open_tunnel();
         }
-        if offers_session(tcp) {
-            refuse(tcp);
-            let _ = until_closed(tcp);
-            let _ = tcp.shutdown(Shutdown::Both);
+        // The client's first message.
+        if peer.read_record().is_ok() && peer.is_resumed() {
+            refuse(peer.tcp());
+            let _ = until_closed(peer.tcp());
+            return;
         }
         drop(turn);
-    };
-    Site::behind(over, greet, |mut peer| peer.serve_all())
+        if peer.flush().is_ok() {
+            peer.serve_all();
+        }
+    })
 }
 
 /// Sends a fatal alert (RFC 8446, section 6), or closes without one.
@@ -79,10 +49,6 @@ fn alert(tcp: &mut TcpStream, description: Option<u8>) {
         tcp.write_all(&[21, 3, 3, 0, 2, 2, description]).unwrap();
     }
     tcp.shutdown(Shutdown::Write).unwrap();
-}
-
-fn post(session: &Session, path: &str) -> String {
-    session.post(path, "text/plain", "create").and_then(Response::text).unwrap()
 }
 
 #[test]
@@ -175,9 +141,8 @@ fn broken_resumed_connection_costs_one_call() {
         for n in 3..8 {
             assert_eq!(post(session, &format!("/{n}")), format!("POST /{n}"));
         }
-        let session = &session.clone().idle_connections(0);
-        let text = session.get("/8").and_then(Response::text);
-        assert_eq!(text.unwrap(), "GET /8");
+        let session = session.clone().idle_connections(0);
+        assert_eq!(get(&session, "/8"), "GET /8");
         drop(site);
     }
 }
@@ -193,8 +158,7 @@ fn get_on_a_broken_resumed_connection_is_retried_once() {
         });
         let session = site.session.clone().idle_connections(0).retries(1);
         for n in 1..5 {
-            let text = session.get(&format!("/{n}")).and_then(Response::text);
-            assert_eq!(text.unwrap(), format!("GET /{n}"));
+            assert_eq!(get(&session, &format!("/{n}")), format!("GET /{n}"));
         }
         assert_eq!(session.counts().retries, 1);
         drop(site);
@@ -218,8 +182,7 @@ fn broken_idle_connection_keeps_its_tls_session() {
         let session = &site.session;
         assert_eq!(post(session, "/1"), "POST /1");
         assert_eq!(post(session, "/2"), "POST /2");
-        let text = session.get("/3").and_then(Response::text);
-        assert_eq!(text.unwrap(), "GET /3");
+        assert_eq!(get(session, "/3"), "GET /3");
         let requests = site.requests();
         let expected: [&[_]; 3] = [&["POST /1"], &["POST /2", "GET /3"], &["GET /3"]];
         assert_eq!(requests, expected);

@@ -222,26 +222,21 @@ fn post_is_sent_once_if_the_server_ends_at_any_byte() {
 
 #[test]
 fn content_shorter_than_its_length_is_an_unexpected_eof() {
-    // Without its upper half, the second one is the length of what arrives.
-    for length in [100, (1 << 32) + 5] {
-        let all = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nshort");
-        let server = Server::responding(all.as_bytes());
-        let session = wire::session(&server.url());
-        let mut response = session.post("/", "text/plain", "create").unwrap();
-        assert_eq!(response.content_length(), Some(length));
-        let mut content = Vec::new();
-        let error = response.read_to_end(&mut content).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(content, b"short");
-        let again = response.read(&mut [0; 8]).unwrap_err();
-        assert_eq!(again.kind(), io::ErrorKind::UnexpectedEof);
+    let server = Server::responding(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort");
+    let session = wire::session(&server.url());
+    // The call does not read the content of a POST.
+    let mut response = session.post("/", "text/plain", "create").unwrap();
+    assert_eq!(response.content_length(), Some(100));
+    let mut content = Vec::new();
+    let error = response.read_to_end(&mut content).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(content, b"short");
+    let again = response.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(again.kind(), io::ErrorKind::UnexpectedEof);
 
-        for result in [session.post("/", "text/plain", "create"), session.get("/")] {
-            let error = result.and_then(|response| response.limit(u64::MAX).bytes()).unwrap_err();
-            assert_exchange_failed(&error, &format!("{length}"));
-            assert_eq!(io::Error::from(error).kind(), io::ErrorKind::UnexpectedEof);
-        }
-    }
+    let error = session.get("/").and_then(Response::bytes).unwrap_err();
+    assert_exchange_failed(&error, "a GET");
+    assert_eq!(io::Error::from(error).kind(), io::ErrorKind::UnexpectedEof);
 }
 
 // On a connection in use again

@@ -44,24 +44,13 @@ fn certificates_add_up_and_belong_to_the_clone() {
 }
 
 #[test]
-fn invalid_certificates_are_refused_by_the_setting() {
+fn certificates_are_read_with_any_line_ends_and_checked() {
     let session = session("https://api.example.com");
     let good = Authority::new().pem;
-    let key = good.replace("CERTIFICATE", "PRIVATE KEY");
-    let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    for (pem, reason) in [
-        ("", "no certificate"),
-        ("garbage", "no certificate"),
-        (&*key, "no certificate"),
-        (&good[..good.len() - 30], "PEM"),
-        (&*good.replace("MII", "M!I"), "PEM"),
-        (no_certificate, "can't be used"),
-    ] {
-        let error = session.clone().root_certificates(pem.as_bytes()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        assert!(error.to_string().contains(reason), "{reason}: {error}");
-    }
     for pem in [good.clone(), format!("\u{feff}{good}"), good.replace('\n', "\r\n")] {
         assert!(session.clone().root_certificates(pem.as_bytes()).is_ok(), "{pem:?}");
     }
+    let error = session.root_certificates(good.replace("MII", "M!I").as_bytes()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("PEM"), "{error}");
 }

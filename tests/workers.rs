@@ -1,9 +1,8 @@
 //! Servers and proxies with few workers, each of which serves one connection until the client closes
 //! it: idle connections give way to waiting calls, and stay open at servers with more workers.
 
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{mpsc, Arc, Condvar, Mutex};
+use std::sync::{mpsc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ mod wire;
 use site::{Over, Site, BOTH};
 #[cfg(feature = "tls")]
 use wire::urls;
-use wire::{request, respond, with_token, PATIENCE};
+use wire::{with_token, PATIENCE};
 
 /// When a connection takes a worker.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -31,25 +30,15 @@ enum Taken {
 /// A server with this many workers. It responds to `GET /slow` after a message by `is_released`, and
 /// to `GET /pause` after 20 ms.
 fn with_workers(over: Over, workers: usize, taken: Taken, is_released: mpsc::Receiver<()>) -> Site {
-    let free = Arc::new((Mutex::new(workers), Condvar::new()));
-    let shared = Arc::clone(&free);
-    let take = move || {
-        let (free, changed) = &*shared;
-        *changed.wait_while(free.lock().unwrap(), |free| *free == 0).unwrap() -= 1;
-    };
-    let (take_first, is_released) = (take.clone(), Mutex::new(is_released));
-    let greet = move |tcp: &mut TcpStream| {
-        if taken != Taken::AfterHandshake {
-            take_first();
-        }
-        if taken == Taken::ByProxy {
-            assert!(request(tcp).starts_with(b"CONNECT "));
-            respond(tcp, b"HTTP/1.1 200 OK\r\n\r\n");
-        }
-    };
-    let mut site = Site::behind(over, greet, move |mut peer| {
+    let (free, changed) = (Mutex::new(workers), Condvar::new());
+    let is_released = Mutex::new(is_released);
+    let mut site = Site::accepting(over, move |mut peer| {
         if taken == Taken::AfterHandshake {
-            take();
+            peer.handshake();
+        }
+        *changed.wait_while(free.lock().unwrap(), |free| *free == 0).unwrap() -= 1;
+        if taken == Taken::ByProxy {
+            peer.open_tunnel();
         }
         while let Some(request) = peer.request() {
             match &*request.line {
@@ -59,8 +48,8 @@ fn with_workers(over: Over, workers: usize, taken: Taken, is_released: mpsc::Rec
             }
             peer.serve(&request);
         }
-        *free.0.lock().unwrap() += 1;
-        free.1.notify_one();
+        *free.lock().unwrap() += 1;
+        changed.notify_one();
     });
     if taken == Taken::ByProxy {
         let session = site.session.clone().proxy(&site.address.to_string());
@@ -217,12 +206,13 @@ fn slow_handshakes_cost_no_idle_connections() {
     const ROUNDS: usize = 3;
     side_by_side(BOTH, |&over| {
         let one_at_a_time = Mutex::new(());
-        let greet = move |_: &mut TcpStream| {
-            let _turn = one_at_a_time.lock().unwrap();
+        let site = Site::accepting(over, move |mut peer| {
+            let turn = one_at_a_time.lock().unwrap();
             // A queue of all threads is longer than a connection may be silent.
             thread::sleep(Duration::from_millis(20));
-        };
-        let site = Site::behind(over, greet, |mut peer| peer.serve_all());
+            drop(turn);
+            peer.serve_all();
+        });
         let session = &site.session;
         thread::scope(|scope| {
             for _ in 0..THREADS {
@@ -247,9 +237,9 @@ fn slow_handshakes_cost_no_idle_connections() {
 fn slow_server_keeps_its_connections() {
     const THREADS: usize = 2;
     side_by_side(BOTH, |&over| {
-        // Both are longer than a silent connection is waited for.
-        let greet = |_: &mut TcpStream| thread::sleep(Duration::from_millis(250));
-        let site = Site::behind(over, greet, |mut peer| {
+        // Both pauses are longer than a silent connection is waited for.
+        let site = Site::accepting(over, |mut peer| {
+            thread::sleep(Duration::from_millis(250));
             while let Some(request) = peer.request() {
                 if request.line == "GET /slow" {
                     thread::sleep(Duration::from_millis(1200));
@@ -282,16 +272,14 @@ fn silence_to_one_call_costs_the_others_few_connections() {
     side_by_side(BOTH, |&over| {
         let (release, is_released) = mpsc::channel::<()>();
         let (has_come, silent_one) = mpsc::channel();
-        let ends = Mutex::new(Some((has_come, is_released)));
-        let greet = move |tcp: &mut TcpStream| {
-            let first = ends.lock().unwrap().take();
-            if let Some((has_come, is_released)) = first {
-                has_come.send(()).unwrap();
-                let _ = is_released.recv();
-                let _ = tcp.shutdown(std::net::Shutdown::Both);
+        let is_released = Mutex::new(is_released);
+        let site = Site::accepting(over, move |mut peer| {
+            if peer.number > 0 {
+                return peer.serve_all();
             }
-        };
-        let site = Site::behind(over, greet, |mut peer| peer.serve_all());
+            has_come.send(()).unwrap();
+            let _ = is_released.lock().unwrap().recv();
+        });
         let session = &site.session;
         thread::scope(|scope| {
             let silent = scope.spawn(|| session.post("/", "text/plain", "booking").unwrap_err());

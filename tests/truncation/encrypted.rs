@@ -3,31 +3,22 @@
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls::crypto::ring::{default_provider, kx_group};
 use rustls::crypto::SupportedKxGroup;
-use rustls::version::{TLS12, TLS13};
-use rustls::{HandshakeKind, ServerConfig, ServerConnection, SupportedProtocolVersion};
+use rustls::version::TLS13;
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
 use super::gate::for_each;
-use super::wire::tls::{https, Authority, Days};
+use super::wire::tls::{Authority, Days};
 use super::wire::{request, until_closed, PATIENCE};
 use super::*;
 
-fn authority() -> Authority {
-    // Each session with further roots reads all of the system's again. Here are none.
-    #[cfg(feature = "system-roots")]
-    std::env::set_var("SSL_CERT_DIR", "/nonexistent");
-    Authority::new()
-}
-
-/// A session that trusts this authority.
-fn session(server: &Server, authority: &Authority) -> Session {
-    let session = Session::new(&https(server), "id", "secret").unwrap();
-    let session = session.root_certificates(authority.pem.as_bytes()).unwrap();
-    let session = session.resume("token", Duration::from_secs(600)).unwrap();
-    session.retries(0).timeout(PATIENCE)
+/// A session of its own with this server.
+fn session(server: &Server) -> Session {
+    let url = format!("https://{}", server.address);
+    wire::with_token(site::trusting(wire::session_without_token(&url)))
 }
 
 /// Sends so many bytes, closes, and loses the rest.
@@ -99,10 +90,8 @@ fn serve(
 
 /// Truncates what a server sends one byte later for each call: in the handshake, too, or only
 /// after it. A call succeeds if, and only if, its response was whole.
-fn truncate_tls(version: &'static SupportedProtocolVersion, framing: Framing, in_handshake: bool) {
+fn truncate_tls(over: Over, framing: Framing, in_handshake: bool) {
     const ENDLESS: usize = usize::MAX;
-    let authority = authority();
-    let config = authority.config_of("localhost", Days::Now, &[version]);
     let (all, _) = framing.of(CONTENT);
     let limit = Arc::new(AtomicUsize::new(ENDLESS));
     let (sender, outcomes) = mpsc::channel();
@@ -110,16 +99,16 @@ fn truncate_tls(version: &'static SupportedProtocolVersion, framing: Framing, in
         let limit = Arc::clone(&limit);
         Server::start(move |stream| {
             let limit = limit.load(Ordering::SeqCst);
-            let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut connection = ServerConnection::new(site::config(over)).unwrap();
             sender.send(serve(stream, &mut connection, &all, limit)).unwrap();
             Vec::new()
         })
     };
     let run = |at| {
-        let what = format!("{version:?} {framing:?}: {at} bytes");
+        let what = format!("{over:?} {framing:?}: {at} bytes");
         limit.store(at, Ordering::SeqCst);
         // A session of its own, so that each handshake is a full one.
-        let result = book(&session(&server, &authority));
+        let result = book(&session(&server));
         let outcome = outcomes.recv_timeout(PATIENCE).expect(&what);
         // The end of TLS is that of content without a length.
         let is_whole = if framing == UntilClose { outcome.is_ended } else { outcome.is_responded };
@@ -151,12 +140,12 @@ fn truncate_tls(version: &'static SupportedProtocolVersion, framing: Framing, in
 #[test]
 fn response_truncated_within_tls_is_an_error() {
     thread::scope(|scope| {
-        for version in [&TLS13, &TLS12] {
+        for over in [Over::Tls, Over::Tls12] {
             scope.spawn(move || {
                 // The handshake is the same for all. A record that is truncated gives no byte, so chunks
                 // are as content with a length.
-                truncate_tls(version, Length, true);
-                truncate_tls(version, UntilClose, false);
+                truncate_tls(over, Length, true);
+                truncate_tls(over, UntilClose, false);
             });
         }
     });
@@ -207,8 +196,6 @@ fn truncation_after_a_second_server_hello_is_an_error() {
         (kx_group::SECP384R1, "X-A: b\r\n"),
         (kx_group::X25519, "X-A: b\r\n"),
     ];
-    let authority = authority();
-    let certified = authority.config("localhost", Days::Now);
     let next = AtomicUsize::new(0);
     // The client begins with the key exchange group of the call before, which is never the right
     // one. So the server says hello twice, with a change of the cipher in between.
@@ -220,7 +207,7 @@ fn truncation_after_a_second_server_hello_is_an_error() {
             .with_protocol_versions(&[&TLS13])
             .unwrap()
             .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&certified.cert_resolver));
+            .with_cert_resolver(Arc::clone(&site::config(Over::Tls).cert_resolver));
         let mut connection = ServerConnection::new(Arc::new(config)).unwrap();
         let response = format!("HTTP/1.1 200 OK\r\n{rest}");
         let outcome = serve(stream, &mut connection, response.as_bytes(), usize::MAX);
@@ -228,7 +215,7 @@ fn truncation_after_a_second_server_hello_is_an_error() {
         assert_eq!(kind, Some(HandshakeKind::FullWithHelloRetryRequest));
         outcome.request
     });
-    let session = session(&server, &authority);
+    let session = session(&server);
     for (_, rest) in ROWS {
         assert_exchange_failed(&book(&session).unwrap_err(), rest);
     }
@@ -238,11 +225,10 @@ fn truncation_after_a_second_server_hello_is_an_error() {
 #[test]
 fn post_after_a_half_closed_handshake_is_sent_once() {
     const CALLS: usize = 200;
-    let authority = authority();
+    let authority = Authority::new();
     // Handshakes that take the client more and more time.
-    let configs: Vec<_> = (0..40)
-        .map(|more| authority.config_with("localhost", Days::Now, &[&TLS13], 2 * more))
-        .collect();
+    let config = |n| authority.config_of("127.0.0.1", Days::Now, &[&TLS13], 1 + 2 * n);
+    let configs: Vec<_> = (0..40_usize).map(config).collect();
     let next = AtomicUsize::new(0);
     let server = Server::start(move |stream| {
         let number = next.fetch_add(1, Ordering::SeqCst);
@@ -261,7 +247,8 @@ fn post_after_a_half_closed_handshake_is_sent_once() {
         let received = request(&mut rustls::Stream::new(&mut connection, &mut limited));
         [received, until_closed(stream)].concat()
     });
-    let session = session(&server, &authority).retries(1);
+    let session = session(&server).root_certificates(authority.pem.as_bytes()).unwrap();
+    let session = wire::with_token(session.retries(1));
     for_each(0..CALLS, 8, |i| {
         let path = format!("/number/{i}/");
         let error = session.post(&path, "text/plain", "create").unwrap_err();

@@ -234,7 +234,7 @@ struct Shipment([&'static str; 6], &'static [[&'static str; 4]], &'static [[&'st
 
 /// Invented data.
 #[rustfmt::skip]
-static SHIPMENTS: [Shipment; 6] = [
+static SHIPMENTS: [Shipment; 5] = [
     Shipment(
         ["S505185992", "PAR45176295", "Paris CDG", "Atlanta ATL", "2026-03-02T10:25:00Z", "2026-03-02T20:10:00Z"],
         &[["PUP", "Picked up", "2026-02-27T14:05:00Z", "Roissy"],
@@ -266,10 +266,5 @@ static SHIPMENTS: [Shipment; 6] = [
         ["S505186418", "SAO45176607", "Santos", "Rotterdam", "2026-03-11T18:00:00Z", "2026-03-29T05:00:00Z"],
         &[["BKD", "Booking confirmed", "2026-03-01T12:00:00Z", "Santos"]],
         &[["SEA", "RIO NEGRO 220N", "Santos", "Rotterdam", "2026-03-11T18:00:00Z", "2026-03-29T05:00:00Z"]],
-    ),
-    Shipment(
-        ["S505186502", "FRA45176688", "Frankfurt", "Warszawa", "2026-03-03T17:30:00Z", "2026-03-04T09:00:00Z"],
-        &[["DLV", "Delivered", "2026-03-04T09:25:00Z", "Warszawa"]],
-        &[["ROAD", "JAS", "Frankfurt", "Warszawa", "2026-03-03T17:30:00Z", "2026-03-04T09:00:00Z"]],
     ),
 ];

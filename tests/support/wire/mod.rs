@@ -9,7 +9,7 @@ pub mod tls;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -22,8 +22,6 @@ use process::{sockets, threads};
 
 /// Variable with the URLs that a child process calls, separated by spaces.
 pub const URLS: &str = "JAS_SESSION_TEST_URLS";
-/// Variable with the path of a certificate that the sessions of a child process trust.
-pub const ROOT: &str = "JAS_SESSION_TEST_ROOT";
 /// End of the message of a plain POST that may have been executed.
 pub const LOOK_FIRST: &str = "; the request may have been executed: look before you send it again";
 /// Maximum wait for anything that a test expects.
@@ -216,17 +214,7 @@ pub fn with_token(session: Session) -> Session {
 
 /// A session that retries nothing.
 pub fn session_without_token(url: &str) -> Session {
-    let session = Session::new(url, "id", "secret").unwrap();
-    trusting(session).retries(0).timeout(PATIENCE)
-}
-
-/// Makes the session trust the certificate in [`ROOT`], if that is set.
-pub fn trusting(session: Session) -> Session {
-    #[cfg(feature = "tls")]
-    if let Some(file) = env::var_os(ROOT) {
-        return session.root_certificates(&std::fs::read(file).unwrap()).unwrap();
-    }
-    session
+    Session::new(url, "id", "secret").unwrap().retries(0).timeout(PATIENCE)
 }
 
 /// Returns the content of a GET.
@@ -258,7 +246,11 @@ pub fn this_test_alone(test: &str, urls: &[String]) -> Command {
 }
 
 pub fn assert_passes(mut child: Command) {
-    let output = child.output().unwrap();
+    assert_passed(child.output().unwrap());
+}
+
+/// Checks the output of a child.
+pub fn assert_passed(output: Output) {
     let printed = [output.stdout, output.stderr].concat();
     let printed = String::from_utf8_lossy(&printed);
     assert!(output.status.success(), "{printed}");

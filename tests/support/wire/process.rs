@@ -2,7 +2,15 @@
 //! systems), and suspends processes.
 
 #[allow(unused_imports, reason = "each test uses a part of it")]
-pub use system::{go_on, listening_ports, peak_memory, sockets, stop, threads, IDLE_SOCKETS};
+pub use system::{listening_ports, peak_memory, sockets, stop, threads, IDLE_SOCKETS};
+
+#[cfg(windows)]
+pub use system::go_on;
+
+#[cfg(unix)]
+pub fn go_on(pid: u32) -> bool {
+    signal("CONT", pid)
+}
 
 #[cfg(unix)]
 fn signal(name: &str, pid: u32) -> bool {
@@ -84,10 +92,6 @@ mod system {
                 }
                 assert!(start.elapsed() < PATIENCE, "the process does not stop");
             }
-    }
-
-    pub fn go_on(pid: u32) -> bool {
-        super::signal("CONT", pid)
     }
 }
 
@@ -250,10 +254,5 @@ mod system {
     #[cfg(unix)]
     pub fn stop(pid: u32) -> bool {
         super::signal("STOP", pid)
-    }
-
-    #[cfg(unix)]
-    pub fn go_on(pid: u32) -> bool {
-        super::signal("CONT", pid)
     }
 }

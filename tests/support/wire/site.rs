@@ -17,11 +17,11 @@ use std::sync::{Arc, Mutex};
 use jas_session::Session;
 
 #[cfg(feature = "tls")]
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{version::TLS12, ServerConfig, ServerConnection};
 
 #[cfg(feature = "tls")]
 use crate::wire::tls::{Authority, Days};
-use crate::wire::{session_without_token, with_token, Server, PATIENCE, TOKEN};
+use crate::wire::{self, session_without_token, with_token, Server, PATIENCE, TOKEN};
 
 /// The protocol of a site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +44,7 @@ pub const BOTH: &[Over] = &[
 const ISSUER: &str = "JAS_SESSION_TEST_ISSUER";
 
 /// Variable with the directory of the system's roots.
-#[cfg(feature = "system-roots")]
+#[cfg(feature = "tls")]
 const ROOTS: &str = "SSL_CERT_DIR";
 
 pub const TOKEN_REQUEST: &str = "POST /oauth2/token";
@@ -81,21 +81,19 @@ pub struct Request {
 impl Site {
     /// Calls `serve` with each connection after its handshake.
     pub fn start(over: Over, serve: impl Fn(Peer) + Send + Sync + 'static) -> Site {
-        Site::behind(over, |_| {}, serve)
-    }
-
-    /// Does the same, and calls `greet` before the handshake: a proxy would speak there.
-    pub fn behind(
-        over: Over, greet: impl Fn(&mut TcpStream) + Send + Sync + 'static,
-        serve: impl Fn(Peer) + Send + Sync + 'static,
-    ) -> Site {
-        let log = Arc::default();
-        let shared = Arc::clone(&log);
-        let server = Server::handing_over(move |mut tcp| {
-            greet(&mut tcp);
-            if let Some(peer) = Peer::new(over, tcp, Arc::clone(&shared)) {
+        Site::accepting(over, move |mut peer| {
+            if peer.handshake() {
                 serve(peer);
             }
+        })
+    }
+
+    /// Calls `serve` with each connection before its handshake.
+    pub fn accepting(over: Over, serve: impl Fn(Peer) + Send + Sync + 'static) -> Site {
+        let log = Arc::default();
+        let shared = Arc::clone(&log);
+        let server = Server::handing_over(move |tcp| {
+            serve(Peer::new(over, tcp, Arc::clone(&shared)));
             Vec::new()
         });
         let address = server.address;
@@ -130,14 +128,22 @@ fn url(over: Over, address: SocketAddr) -> String {
 fn trusted() -> &'static ([Arc<ServerConfig>; 2], String) {
     static TRUSTED: OnceLock<([Arc<ServerConfig>; 2], String)> = OnceLock::new();
     TRUSTED.get_or_init(|| {
-        // Each session that trusts more would read all of the system's roots again.
-        #[cfg(feature = "system-roots")]
-        std::env::set_var(ROOTS, "/nonexistent");
+        // With `system-roots`, each session that trusts more would read all of the system's roots
+        // again. Either variable names some.
+        if cfg!(feature = "system-roots") {
+            std::env::set_var(ROOTS, "/nonexistent");
+            std::env::remove_var("SSL_CERT_FILE");
+        }
         let authority = Authority::new();
-        let configs = [rustls::ALL_VERSIONS, &[&rustls::version::TLS12]];
-        let configs = configs.map(|versions| authority.config_of("127.0.0.1", Days::Now, versions));
-        (configs, authority.pem.clone())
+        let config = |versions| authority.config_of("127.0.0.1", Days::Now, versions, 1);
+        ([config(rustls::ALL_VERSIONS), config(&[&TLS12])], authority.pem.clone())
     })
+}
+
+/// The TLS configuration of a site.
+#[cfg(feature = "tls")]
+pub fn config(over: Over) -> Arc<ServerConfig> {
+    Arc::clone(&trusted().0[usize::from(over == Over::Tls12)])
 }
 
 /// Makes the session trust the sites of this process or, in a child, of its parent.
@@ -155,9 +161,7 @@ pub fn trusting(session: Session) -> Session {
 /// Makes the sessions of a child process trust the sites of this process.
 #[cfg(feature = "tls")]
 pub fn trusted_by(mut child: Command) -> Command {
-    child.env(ISSUER, &trusted().1);
-    #[cfg(feature = "system-roots")]
-    child.env(ROOTS, "/nonexistent");
+    child.env(ISSUER, &trusted().1).env(ROOTS, "/nonexistent");
     child
 }
 
@@ -167,8 +171,7 @@ pub fn trusted_by(child: Command) -> Command {
 }
 
 impl Peer {
-    /// Makes the handshake. `None` if the client closes in it.
-    fn new(over: Over, tcp: TcpStream, log: Arc<Mutex<Vec<Vec<String>>>>) -> Option<Peer> {
+    fn new(over: Over, tcp: TcpStream, log: Arc<Mutex<Vec<Vec<String>>>>) -> Peer {
         // On a busy machine the client may be late.
         tcp.set_read_timeout(Some(PATIENCE * 3)).unwrap();
         tcp.set_write_timeout(Some(PATIENCE * 3)).unwrap();
@@ -177,38 +180,37 @@ impl Peer {
             log.push(Vec::new());
             log.len() - 1
         };
-        #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
-        let mut peer = Peer {
+        Peer {
             number,
             received: 0,
             tcp,
             #[cfg(feature = "tls")]
-            tls: None,
+            tls: (over != Over::Plain)
+                .then(|| Box::new(ServerConnection::new(config(over)).unwrap())),
             log,
-        };
-        match over {
-            Over::Plain => {}
-            #[cfg(feature = "tls")]
-            Over::Tls | Over::Tls12 => {
-                let config = Arc::clone(&trusted().0[usize::from(over == Over::Tls12)]);
-                peer.tls = Some(Box::new(ServerConnection::new(config).unwrap()));
-                while peer.tls.as_ref()?.is_handshaking() {
-                    peer.flush().ok()?;
-                    // The request is in another record than the client's last message.
-                    if peer.tls.as_ref()?.is_handshaking() && peer.read_record().ok()? == 0 {
-                        return None;
-                    }
-                }
-                // In TLS 1.2 the server sends the last message.
-                peer.flush().ok()?;
+        }
+    }
+
+    /// Opens the tunnel of a CONNECT, which comes before the handshake: a site may be its own proxy.
+    pub fn open_tunnel(&mut self) {
+        assert!(wire::request(&mut self.tcp).starts_with(b"CONNECT "));
+        wire::respond(&mut self.tcp, b"HTTP/1.1 200 OK\r\n\r\n");
+    }
+
+    /// Makes the handshake, if there is one to make. `false` if the client closes in it.
+    pub fn handshake(&mut self) -> bool {
+        #[cfg(feature = "tls")]
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            if !matches!(self.read_record(), Ok(1..)) || self.flush().is_err() {
+                return false;
             }
         }
-        Some(peer)
+        true
     }
 
     /// Reads one TLS record and no byte more. Returns its length, 0 at the end.
     #[cfg(feature = "tls")]
-    fn read_record(&mut self) -> io::Result<usize> {
+    pub fn read_record(&mut self) -> io::Result<usize> {
         let mut record = vec![0; 5];
         if self.tcp.read(&mut record[..1])? == 0 {
             return Ok(0);
@@ -235,6 +237,9 @@ impl Peer {
 
     /// Reads the head of the next request, and the content that came with it.
     pub fn head(&mut self) -> Option<Request> {
+        if !self.handshake() {
+            return None;
+        }
         let mut received = Vec::new();
         let mut buffer = [0; 4096];
         let end = loop {
@@ -307,7 +312,7 @@ impl Peer {
         self.flush().unwrap();
     }
 
-    /// Whether the handshake resumed an earlier TLS session.
+    /// Whether the handshake resumes an earlier TLS session, as far as it was made.
     #[cfg(feature = "tls")]
     pub fn is_resumed(&self) -> bool {
         let kind = self.tls.as_ref().and_then(|tls| tls.handshake_kind());
@@ -336,16 +341,7 @@ impl Peer {
 
     /// Reads until the client closes.
     pub fn drain(&mut self) {
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match self.tcp.read(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    panic!("the client does not close")
-                }
-                Ok(1..) => {}
-                _ => break,
-            }
-        }
+        wire::until_closed(&mut self.tcp);
     }
 }
 
@@ -395,7 +391,7 @@ pub fn good(line: &str) -> Vec<u8> {
         TOKEN_REQUEST => TOKEN,
         line => line,
     };
-    crate::wire::response("200 OK", "", content)
+    wire::response("200 OK", "", content)
 }
 
 /// Bytes that depend on their offset, so that a missing or misplaced one is noticed.

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::{request, until_closed, Server, ROOT};
+use super::{request, until_closed, Server};
 
 #[path = "../scratch/mod.rs"]
 pub mod scratch;
@@ -88,26 +88,21 @@ impl Authority {
 
     /// The configuration of a server with a certificate for `host`.
     pub fn config(&self, host: &str, days: Days) -> Arc<ServerConfig> {
-        self.config_of(host, days, rustls::ALL_VERSIONS)
+        self.config_of(host, days, rustls::ALL_VERSIONS, 1)
     }
 
+    /// Does the same with these versions, and with the certificate so many times. More than one cost the
+    /// client time.
     pub fn config_of(
         &self, host: &str, days: Days, versions: &[&'static rustls::SupportedProtocolVersion],
-    ) -> Arc<ServerConfig> {
-        self.config_with(host, days, versions, 0)
-    }
-
-    /// Does the same, with this many unneeded certificates. They cost the client time.
-    pub fn config_with(
-        &self, host: &str, days: Days, versions: &[&'static rustls::SupportedProtocolVersion],
-        more: usize,
+        certificates: usize,
     ) -> Arc<ServerConfig> {
         let (certificate, key) = self.certificate(host, days);
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate; 1 + more], key);
+            .with_single_cert(vec![certificate; certificates], key);
         let mut config = config.unwrap();
         // With tickets, both versions of TLS can resume.
         config.ticketer = ring::Ticketer::new().unwrap();
@@ -147,22 +142,6 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         (certificate.der().clone(), key)
-    }
-
-    /// In a child: makes an authority that later calls trust. Call it before the first one.
-    pub fn trusted() -> Authority {
-        let authority = Authority::new();
-        let file = std::env::var_os(ROOT).unwrap();
-        std::fs::write(file, &authority.pem).unwrap();
-        authority
-    }
-
-    /// Makes the sessions of a child process trust this authority, too. With `system-roots`, the child
-    /// finds no system roots: each session that trusts more would read them all again.
-    pub fn trusting(&self, mut child: std::process::Command) -> std::process::Command {
-        child.env(ROOT, self.file());
-        child.env("SSL_CERT_DIR", self.directory.file("none"));
-        child
     }
 
     /// Makes this authority the only root in the system of a child process.
