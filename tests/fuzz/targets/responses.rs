@@ -22,6 +22,9 @@ use jas_session::miniserde::json::{self, Value};
 use jas_session::{Error, ErrorKind, Response, Session};
 use libfuzzer_sys::fuzz_target;
 
+mod reader;
+use reader::{read, Content, Reference};
+
 /// Secrets that no message may show. Seeds and dictionary contain them.
 const SECRET: &str = "hush-5f1d2c3b4a59";
 const TOKEN: &str = "tok-9e8d7c6b5a40";
@@ -632,127 +635,6 @@ fn check_content(play: &Play, content: &[u8], reading: &Reference) {
         _ => expected,
     };
     assert_eq!(content, expected, "{reading:?}");
-}
-
-/// A response, parsed simply.
-#[derive(Debug)]
-struct Reference {
-    /// The status of the final response.
-    status: Option<u16>,
-    content: Content,
-}
-
-#[derive(Debug)]
-enum Content {
-    Whole(Vec<u8>),
-    /// Truncated or badly chunked.
-    Unusable,
-}
-
-fn read(bytes: &[u8], is_closed: bool) -> Reference {
-    let unusable = |status| Reference { status, content: Content::Unusable };
-    let mut rest = bytes;
-    let (status, fields) = loop {
-        let Some(line) = line(&mut rest) else {
-            // Not even a status line has ended; what there is of it may tell.
-            return unusable(status(rest));
-        };
-        let mut fields = Vec::new();
-        let status = status(line);
-        loop {
-            match self::line(&mut rest) {
-                None => return unusable(status),
-                Some(b"") => break,
-                Some(line) => {
-                    let line = String::from_utf8_lossy(line).into_owned();
-                    if line.starts_with([' ', '\t']) {
-                        // A continued field (obs-fold).
-                        if let Some((_, value)) = fields.last_mut() {
-                            *value = format!("{value} {}", line.trim()).trim().to_owned();
-                        }
-                    } else if let Some((name, value)) = line.split_once(':') {
-                        fields.push((name.trim().to_lowercase(), value.trim().to_owned()));
-                    }
-                }
-            }
-        }
-        match status {
-            None => return unusable(None),
-            // An interim response.
-            Some(100..=199) => {}
-            Some(status) => break (status, fields),
-        }
-    };
-    let value = |name| fields.iter().find(|field| field.0 == name).map(|field| &field.1);
-    let content = if status == 204 || status == 304 {
-        Content::Whole(Vec::new())
-    } else if value("transfer-encoding").is_some() {
-        chunks(rest)
-    } else if let Some(lengths) = value("content-length") {
-        let mut lengths = lengths.split(',').map(str::trim);
-        let length = lengths.next().unwrap_or_default();
-        let is_one = lengths.all(|other| other == length);
-        match length.parse().ok().filter(|_| is_one).and_then(|length: usize| rest.get(..length)) {
-            Some(content) => Content::Whole(content.to_vec()),
-            None => Content::Unusable,
-        }
-    } else if is_closed {
-        Content::Whole(rest.to_vec())
-    } else {
-        Content::Unusable
-    };
-    Reference { status: Some(status), content }
-}
-
-/// The next complete line, without its line end.
-fn line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let end = rest.iter().position(|byte| *byte == b'\n')?;
-    let line = &rest[..end];
-    *rest = &rest[end + 1..];
-    Some(line.strip_suffix(b"\r").unwrap_or(line))
-}
-
-fn status(line: &[u8]) -> Option<u16> {
-    let text = String::from_utf8_lossy(line);
-    text.split(' ').nth(1)?.parse().ok()
-}
-
-/// Chunked content (RFC 9112, section 7.1).
-fn chunks(mut rest: &[u8]) -> Content {
-    let mut content = Vec::new();
-    loop {
-        let Some(size) = line(&mut rest) else {
-            return Content::Unusable;
-        };
-        let size = std::str::from_utf8(size).ok().and_then(|text| {
-            let digits = text.split(';').next()?.trim();
-            let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-            usize::from_str_radix(digits, 16).ok().filter(|_| is_hex)
-        });
-        match size {
-            None => return Content::Unusable,
-            Some(0) => break,
-            Some(size) => {
-                content.extend_from_slice(&rest[..size.min(rest.len())]);
-                rest = rest.get(size..).unwrap_or_default();
-                if rest.is_empty() || rest == b"\r" {
-                    return Content::Unusable;
-                }
-                let after = rest.strip_prefix(b"\r\n");
-                match after.or_else(|| rest.strip_prefix(b"\n")) {
-                    Some(after) => rest = after,
-                    None => return Content::Unusable,
-                }
-            }
-        }
-    }
-    loop {
-        match line(&mut rest) {
-            None => return Content::Unusable,
-            Some(b"") => return Content::Whole(content),
-            Some(_) => {}
-        }
-    }
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
