@@ -67,7 +67,10 @@ const BASE_URLS: &[(&str, &str)] = &[
     ("", "is empty"),
     ("api.jas.com", "does not start with https://"),
     ("https://", BAD_HOST),
-    ("https://127.1", "has a host that is neither a name nor an IPv4 address in four decimal parts"),
+    (
+        "https://127.1",
+        "has a host that is neither a name nor an IPv4 address in four decimal parts",
+    ),
     ("https://a:0", BAD_PORT),
     ("https://[::g]/", BAD_ADDRESS),
     ("http://localhost.evil.com", HTTPS_ONLY),
