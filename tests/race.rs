@@ -59,7 +59,7 @@ fn race_fails_no_call_and_takes_few_token_requests() {
     let chaos = Arc::new(Chaos {
         token_requests: AtomicUsize::new(0),
         revocations: AtomicUsize::new(0),
-        next_revocation: Mutex::new(start + Duration::from_millis(1000)),
+        next_revocation: Mutex::new(start + Duration::from_secs(1)),
     });
     let sandbox = Sandbox::watched_by(chaos.clone());
     sandbox.token_lifetime(Duration::from_secs(1));

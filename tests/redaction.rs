@@ -20,10 +20,7 @@ const FORM: &str = "s3cr3t+%2541%2B%26%3D%2F%3A%3B%3F%23%27%3C%3E%40%7E*-._+end"
 const HIDDEN: &str = "[redacted]";
 
 fn session(sandbox: &Sandbox) -> Session {
-    Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-        .and_then(|session| session.api_key(API_KEY))
-        .unwrap()
-        .retries(0)
+    sandbox.session().retries(0)
 }
 
 /// Returns a clone with a token of its own, which it has yet to request.

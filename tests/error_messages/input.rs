@@ -14,7 +14,7 @@ fn refused_input_is_named() {
     let token_file = |path| session.clone().token_file(path).err();
     let own = |name, advice| format!("the field {name} is the session's own{advice}");
     let no_file = |path| format!("the token file's path is not that of a file: \"{path}\"");
-    let rows: [(Option<Error>, String); 19] = [
+    let rows = [
         (header("authorization"), own("Authorization", "")),
         (header("Host"), own("Host", "")),
         (header("content-length"), own("Content-Length", "")),
@@ -24,6 +24,10 @@ fn refused_input_is_named() {
         (header("EXPECT"), own("Expect", "")),
         (header("accept-encoding"), own("Accept-Encoding", "")),
         (header("X-API-Key"), own("x-api-key", ": use Session::api_key")),
+        (
+            header("x:y"),
+            "the field name can't be sent: character 2 is not allowed there (U+003A)".into(),
+        ),
         (key(""), "the API key is empty".into()),
         (key("a b"), "the API key can't be sent: character 2 is a blank (U+0020)".into()),
         (
@@ -46,8 +50,13 @@ fn refused_input_is_named() {
         ),
         (token_file(""), no_file("")),
         (token_file("a/.."), no_file("a/..")),
+        (token_file("/"), no_file("/")),
+        (token_file("."), no_file(".")),
+        #[cfg(unix)]
+        (token_file(NO_FILE), no_file(NO_FILE)),
     ];
     for (error, message) in rows {
+        let message: String = message;
         let error = error.unwrap_or_else(|| panic!("accepted: {message}"));
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(error.to_string(), message);
@@ -133,13 +142,15 @@ const PROXIES: &[(&str, &str)] = &[
     ("http://a:1\n", LINE_BREAK),
 ];
 
+type Call<'a> = &'a dyn Fn(&str) -> Option<Error>;
+
 #[test]
 fn refused_url_or_path_is_named() {
     let session = wire::session("https://api.jas.com/gw");
     let base = |text: &str| Session::new(text, "id", "secret").err();
     let path = |text: &str| session.get(text).err();
     let proxy = |text: &str| session.clone().proxy(text).err();
-    let calls: [(&str, &dyn Fn(&str) -> Option<Error>, _); 3] =
+    let calls: [(&str, Call, _); 3] =
         [("base URL", &base, BASE_URLS), ("path", &path, PATHS), ("proxy's URL", &proxy, PROXIES)];
     for (name, call, rows) in calls {
         for (text, reason) in rows {

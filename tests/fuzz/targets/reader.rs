@@ -66,7 +66,7 @@ fn fields(rest: &mut &[u8], is_valid: &mut bool) -> Option<Vec<(String, String)>
         match (line.split_once(':'), fields.last_mut()) {
             // A continued field (obs-fold).
             (_, Some((_, value))) if line.starts_with([' ', '\t']) => {
-                *value = format!("{value} {}", line.trim()).trim().to_owned();
+                *value = [value.trim(), line.trim()].join(" ");
             }
             (Some((name, value)), _) => {
                 let name = name.trim_end_matches([' ', '\t']).to_lowercase();
