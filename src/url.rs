@@ -295,10 +295,10 @@ pub(crate) fn refused(what: &str, why: impl fmt::Display) -> Error {
 mod tests {
     use super::*;
 
-    fn message<T: fmt::Debug>(result: Result<T, Error>) -> String {
-        let error = result.expect_err("must be refused");
-        assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
-        error.to_string()
+    /// Only the kind: `tests/error_messages/input.rs` has the messages.
+    fn assert_refused<T: fmt::Debug>(text: &str, result: Result<T, Error>) {
+        let error = result.expect_err(text);
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidInput, "{text}");
     }
 
     #[test]
@@ -322,42 +322,42 @@ mod tests {
 
     #[test]
     fn invalid_base_urls_are_refused() {
-        for (text, why) in [
-            ("", "is empty"),
-            ("api.jas.com", "does not start with https://"),
-            ("ftp://api.jas.com", "does not start with https://"),
-            ("https://", "has no valid host name"),
-            ("https:///x", "has no valid host name"),
-            ("https://a..b", "has no valid host name"),
-            ("https://-a.b", "has no valid host name"),
-            ("https://a.b.", "has no valid host name"),
-            ("https://127.1", "has a host that is neither a name nor an IPv4 address in four decimal parts"),
-            ("https://0x7f000001", "has a host that is neither a name nor an IPv4 address in four decimal parts"),
-            ("https://18446744073709551616", "has a host that is neither a name nor an IPv4 address in four decimal parts"),
-            ("https://a:0", "has a port that is not from 1 to 65535"),
-            ("https://a:65979", "has a port that is not from 1 to 65535"),
-            ("https://a:+443", "has a port that is not from 1 to 65535"),
-            ("https://a:", "has a port that is not from 1 to 65535"),
-("https://[::1/", "has no valid host name"),
-            ("https://[::g]/", "has no valid IPv6 address in its brackets"),
-            ("https://[10.0.0.7]/", "has no valid IPv6 address in its brackets"),
-            ("https://[::1]8/", "has a port that is not from 1 to 65535"),
-            ("http://[2001:db8::1]/", "is not https: http is for this machine only (localhost, 127.0.0.0/8, [::1]), because secrets would be readable on the way"),
-            ("https://a/?q", "has a query, which it can't have"),
-            ("https://a?q", "has a query, which it can't have"),
-            ("https://a/#x", "can't be sent: character 11 is a `#` (U+0023)"),
-            ("https://a\r\n", "ends with a line break, as the content of a file does: trim it"),
-            ("https://a\n/", "can't be sent: character 10 is a line break (U+000A)"),
-            ("https://é", "can't be sent: character 9 is not ASCII (U+00E9)"),
-            ("https://a b", "can't be sent: character 10 is a blank (U+0020)"),
-            ("https://a\\b", "can't be sent: character 10 is not allowed there (U+005C)"),
-            ("https://a/%2", "has a `%` as character 11 without two hexadecimal digits behind it: write %25 for a percent sign"),
-            ("http://127.0.0.9:pw@api.example.com/", "has user information before its host (`@`), which must not be sent"),
-            ("http://api.jas.com", "is not https: http is for this machine only (localhost, 127.0.0.0/8, [::1]), because secrets would be readable on the way"),
-            ("http://localhost.evil.com", "is not https: http is for this machine only (localhost, 127.0.0.0/8, [::1]), because secrets would be readable on the way"),
-            ("https://api.jas.com/x/oauth2/token", "is that of the token endpoint: leave its path out (https://api.jas.com/x)"),
+        for text in [
+            "",
+            "api.jas.com",
+            "ftp://api.jas.com",
+            "https://",
+            "https:///x",
+            "https://a..b",
+            "https://-a.b",
+            "https://a.b.",
+            "https://127.1",
+            "https://0x7f000001",
+            "https://18446744073709551616",
+            "https://a:0",
+            "https://a:65979",
+            "https://a:+443",
+            "https://a:",
+            "https://[::1/",
+            "https://[::g]/",
+            "https://[10.0.0.7]/",
+            "https://[::1]8/",
+            "http://[2001:db8::1]/",
+            "https://a/?q",
+            "https://a?q",
+            "https://a/#x",
+            "https://a\r\n",
+            "https://a\n/",
+            "https://é",
+            "https://a b",
+            "https://a\\b",
+            "https://a/%2",
+            "http://127.0.0.9:pw@api.example.com/",
+            "http://api.jas.com",
+            "http://localhost.evil.com",
+            "https://api.jas.com/x/oauth2/token",
         ] {
-            assert_eq!(message(Url::base("base URL", text)), format!("the base URL {why}"), "{text}");
+            assert_refused(text, Url::base("base URL", text));
         }
     }
 
@@ -375,43 +375,19 @@ mod tests {
         ] {
             assert_eq!(base.join(path).expect(path).path, whole);
         }
-        let no_slash = "starts neither with `/` nor with the base URL's origin";
-        let other = |other| {
-            format!("is a URL of another origin ({other}) than the base URL's (https://api.jas.com), where neither token nor API key may go")
-        };
-        for (path, shown, why) in [
-            ("", "", "is empty".to_owned()),
-            ("a?key=hush", " \"a\"", no_slash.into()),
-            ("?a", "", no_slash.into()),
-            ("/a#b", " \"/a#b\"", "can't be sent: character 3 is a `#` (U+0023)".into()),
-            (
-                "/a\0",
-                " \"/a\"",
-                "can't be sent: character 3 is a control character (U+0000)".into(),
-            ),
-            ("/a{", " \"/a{\"", "can't be sent: character 3 is not allowed there (U+007B)".into()),
-            (
-                "https://user:hush@api.jas.com/",
-                "",
-                "has user information before its host (`@`), which must not be sent".into(),
-            ),
-            (
-                "https://user:hu?sh@api.jas.com/",
-                "",
-                "has a port that is not from 1 to 65535".into(),
-            ),
-            (
-                "https://api.jas.com:444/x?y",
-                " \"https://api.jas.com:444/x\"",
-                other("https://api.jas.com:444"),
-            ),
-            (
-                "https://api.jas.com.evil.com",
-                " \"https://api.jas.com.evil.com\"",
-                other("https://api.jas.com.evil.com"),
-            ),
+        for path in [
+            "",
+            "a?key=hush",
+            "?a",
+            "/a#b",
+            "/a\0",
+            "/a{",
+            "https://user:hush@api.jas.com/",
+            "https://user:hu?sh@api.jas.com/",
+            "https://api.jas.com:444/x?y",
+            "https://api.jas.com.evil.com",
         ] {
-            assert_eq!(message(base.join(path)), format!("the path{shown} {why}"), "{path}");
+            assert_refused(path, base.join(path));
         }
     }
 
@@ -426,18 +402,16 @@ mod tests {
     fn credentials_fields_and_media_types_are_checked() {
         assert!(check_credential("x", " ").is_err());
         assert!(check_credential("x", "a b\"\\").is_ok());
-        assert_eq!(
-            message(check_credential("client secret", "hush\n")),
-            "the client secret ends with a line break, as the content of a file does: trim it"
-        );
-        assert_eq!(
-            message(check_credential("client secret", "hush ")),
-            "the client secret starts or ends with a blank"
-        );
+        assert!(check_credential("x", "hush ").is_err());
         assert!(check_visible("x", "a b").is_err());
         assert!(check_field_value("x", "").is_ok());
         assert!(check_field_value("x", "a\tb c").is_ok());
-        assert!(check_field_value("x", "a\r\nb: c").is_err());
+        for bad in ["\0", "a\r\nb: c", "é", "\u{7f}", " a", "a\n"] {
+            assert!(check_credential("x", bad).is_err(), "{bad:?}");
+            assert!(check_field_value("x", bad).is_err(), "{bad:?}");
+            assert!(check_field_name("x", bad).is_err(), "{bad:?}");
+            assert!(check_visible("x", bad).is_err(), "{bad:?}");
+        }
         assert!(check_field_name("x", "x-y").is_ok());
         assert!(check_field_name("x", "x:y").is_err());
         assert!(check_field_name("x", "").is_err());
@@ -450,10 +424,10 @@ mod tests {
     }
 
     #[test]
-    fn megabyte_of_any_character_causes_no_panic() {
+    fn long_text_of_any_character_causes_no_panic() {
         let base = Url::base("base URL", "https://a").unwrap();
         for c in ['a', '%', '/', ':', '@', '\0', 'é', '?', '['] {
-            let text = c.to_string().repeat(1 << 20);
+            let text = c.to_string().repeat(1 << 15);
             let _ = Url::base("base URL", &text);
             let _ = Url::base("base URL", &format!("https://{text}"));
             let _ = base.join(&text);

@@ -23,18 +23,14 @@ mod statuses;
 #[path = "error_messages/tls.rs"]
 mod tls;
 
-use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Place, Sandbox};
 
 /// A token that has nothing in common with the texts of the tests.
 const TOKEN: &str = "7f3a9c1e-5b2d8460";
 
 /// A session that holds a token, has an API key, and retries nothing.
 fn session(sandbox: &Sandbox) -> Session {
-    Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-        .and_then(|session| session.api_key(API_KEY))
-        .and_then(|session| session.resume(TOKEN, wire::PATIENCE * 30))
-        .unwrap()
-        .retries(0)
+    sandbox.session().resume(TOKEN, wire::PATIENCE * 30).unwrap().retries(0)
 }
 
 /// A response with this status, these header fields and this content.
@@ -53,8 +49,7 @@ fn api_error(sandbox: &Sandbox, fault: Fault) -> Error {
 /// Returns the error of a token request, with a new session each time, because it is remembered.
 fn token_error(sandbox: &Sandbox, fault: Fault) -> Error {
     sandbox.next(Place::Token, fault);
-    let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET).unwrap();
-    session.retries(0).access_token().unwrap_err()
+    sandbox.session().retries(0).access_token().unwrap_err()
 }
 
 /// Compares the message of `GET /x` with the expected reason.

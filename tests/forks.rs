@@ -6,7 +6,7 @@ use std::sync::{mpsc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use jas_session::{Response, Session};
+use jas_session::Response;
 
 #[path = "support/wire/site.rs"]
 mod site;
@@ -56,7 +56,7 @@ fn fork_during_a_token_request_delays_no_call() {
         sender.send(()).unwrap();
         wire::until_closed(stream)
     });
-    let session = Session::new(&server.url(), "id", "secret").unwrap().retries(0).timeout(TIMEOUT);
+    let session = wire::session_without_token(&server.url()).timeout(TIMEOUT);
     let start = Instant::now();
     let call = thread::spawn(move || session.access_token().unwrap_err());
     arrived.recv().unwrap();
@@ -69,8 +69,7 @@ fn fork_during_a_token_request_delays_no_call() {
 #[test]
 fn forked_process_keeps_no_connection_open() {
     if let [url] = &urls()[..] {
-        let session = site::trusting(Session::new(url, "id", "secret").unwrap());
-        let session = session.resume("token", PATIENCE * 10).unwrap().retries(0).timeout(PATIENCE);
+        let session = site::trusting(wire::session(url));
         session.get("/first").unwrap();
         let fork = Fork::new();
         // The server serves this once the first connection is closed.

@@ -10,7 +10,7 @@ use jas_session::Session;
 mod sandbox;
 #[path = "support/scratch/mod.rs"]
 mod scratch;
-use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_SECRET};
 use scratch::Directory;
 
 static SESSION: OnceLock<Session> = OnceLock::new();
@@ -59,9 +59,7 @@ fn events_are_logged_without_a_secret() {
 fn tokens_and_retries(sandbox: &Sandbox) {
     const SHIPMENT: &str = "/tracking/v1/shipments/S505185992";
     let url = sandbox.url();
-    let session = Session::new(&url, CLIENT_ID, CLIENT_SECRET)
-        .and_then(|session| session.api_key(API_KEY))
-        .expect("a session");
+    let session = sandbox.session();
     SESSION.set(session.clone()).expect("set once");
     let old = session.access_token().unwrap();
     let first = logged();
@@ -109,9 +107,7 @@ fn token_files(sandbox: &Sandbox) {
     let shown = file.display();
     sandbox.token_lifetime(Duration::from_secs(600));
     let run = || {
-        let session = Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-            .and_then(|session| session.token_file(&file))
-            .expect("a session");
+        let session = sandbox.session().token_file(&file).expect("a session");
         let token = session.access_token().unwrap();
         let lines = logged();
         assert!(!lines.contains(&token), "{lines}");

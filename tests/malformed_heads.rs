@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
+#[path = "support/gate/mod.rs"]
+mod gate;
 #[path = "support/wire/site.rs"]
 mod site;
 #[path = "support/wire/mod.rs"]
@@ -25,9 +27,6 @@ use Then::{Closes, Stays};
 
 /// The timeout of a call. It waits for missing content of a refusal for a quarter of it.
 const TIME: Duration = Duration::from_secs(4);
-
-/// How many calls are made at once.
-const THREADS: usize = 8;
 
 fn post(session: &Session) -> Result<Response, Error> {
     session.post("/x", "text/plain", "create")
@@ -78,20 +77,14 @@ fn for_each(
         let url = site.url();
         let run_row = |number: usize| {
             let (response, then) = &responses[number];
-            let session = Session::new(&format!("{url}/{number}"), "id", "secret").unwrap();
-            let session = trusting(session.retries(0).timeout(TIME));
-            let session = session.resume("token", TIME * 100).unwrap();
+            let session = trusting(wire::session(&format!("{url}/{number}"))).timeout(TIME);
             let what = format!("{over:?}, {then:?}: {:.200}", response.escape_ascii());
             let start = Instant::now();
             call(session, number, &what);
             assert!(start.elapsed() < TIME, "{what}: {:?}", start.elapsed());
         };
-        thread::scope(|scope| {
-            for first in 0..THREADS {
-                let rows = (first..responses.len()).step_by(THREADS);
-                scope.spawn(|| rows.for_each(&run_row));
-            }
-        });
+        // Many rows take a quarter of the timeout, so all are run at once.
+        gate::for_each(0..responses.len(), responses.len(), run_row);
         let all: Vec<_> = site.requests().concat().iter().map(|line| parts(line)).collect();
         for (number, (response, _)) in responses.iter().enumerate() {
             let of_it = all.iter().filter(|(_, other)| *other == number);
@@ -111,7 +104,7 @@ fn for_each(
 
 type Fields = &'static [(&'static str, &'static str)];
 
-/// Responses with the content `good` or none, their statuses, and fields of them.
+/// Responses with the content `good`, their statuses, and fields of them.
 const ODD: &[(&str, u16, Fields)] = &[
     // Bytes that are not ASCII, or not visible.
     ("HTTP/1.1 200 Voil\u{e0}\nContent-Length: 4\n\ngood", 200, &[("Content-Length", "4")]),
@@ -147,9 +140,7 @@ const ODD: &[(&str, u16, Fields)] = &[
     ("HTTP/1.1 201\nContent-Length: 4\n\ngood", 201, &[]),
     ("HTTP/1.1 201 \nContent-Length: 4\n\ngood", 201, &[]),
     ("HTTP/1.0 200 Not  bad\nContent-Length: 4\n\ngood", 200, &[]),
-    ("HTTP/1.1 204\n\n", 204, &[]),
     // Interim responses.
-    ("HTTP/1.1 100 Continue\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood", 200, &[]),
     (
         "HTTP/1.1 103 Early Hints\nLink: </x>\nContent-Length: 9\nConnection: close\n\n\
          HTTP/1.1 200 OK\nX-A: b\nContent-Length: 4\n\ngood",
@@ -176,8 +167,7 @@ fn odd_head_is_read() {
             for (name, value) in fields {
                 assert_eq!(response.header(name).unwrap_or("none"), *value, "{what}: {name}");
             }
-            let content = if status == 204 { "" } else { "good" };
-            assert_eq!(response.text().unwrap(), content, "{what}");
+            assert_eq!(response.text().unwrap(), "good", "{what}");
         });
     }
 }
@@ -345,7 +335,6 @@ const INVALID: &[(&str, Then)] = &[
     ("HTTP/1.1 20 X\nLink: </x>\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood", Stays),
     ("HTTP/1.1 99 X\nLink: </x>\n\nHTTP/1.1 200 OK\nContent-Length: 4\n\ngood", Stays),
     // Names of fields.
-    ("HTTP/1.1 200 OK\nContent-Length\x0b: 4\n\ngood", Closes),
     ("HTTP/1.1 200 OK\nContent-Length\x0b: 4\nContent-Length: 4\n\ngood", Stays),
     ("HTTP/1.1 200 OK\n\x0bContent-Length: 4\n\ngood", Stays),
     ("HTTP/1.1 200 OK\nContent-Length\u{a0}: 4\n\ngood", Stays),
@@ -354,10 +343,8 @@ const INVALID: &[(&str, Then)] = &[
     ("HTTP/1.1 200 OK\nContent-Length: 4\nX A: b\n\ngood", Stays),
     ("HTTP/1.1 200 OK\nContent-Length: 4\n\u{e9}: x\n\ngood", Stays),
     ("HTTP/1.1 200 OK\nContent-Length: 4\nX\0: x\n\ngood", Stays),
-    ("HTTP/1.1 200 OK\n folded: first\nContent-Length: 4\n\ngood", Stays),
     ("HTTP/1.1 204 No Content\nX-A\x0b: 4\n\n", Stays),
     // Framing.
-    ("HTTP/1.1 200 OK\nContent-Length: 4\nContent-Length: 5\n\ngood", Stays),
     ("HTTP/1.1 200 OK\nTransfer-Encoding: x\n\ngood", Stays),
 ];
 

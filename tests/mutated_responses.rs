@@ -5,8 +5,11 @@ use std::time::Instant;
 
 use jas_session::{miniserde::json, Error, ErrorKind, Response, Session};
 
+#[path = "fuzz/targets/reader.rs"]
+mod reader;
 #[path = "support/wire/mod.rs"]
 mod wire;
+use reader::{Content, Reference};
 use wire::{request, respond, response, Server, PATIENCE};
 
 const TOKEN: &str = r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":600}"#;
@@ -65,84 +68,11 @@ fn assert_shows_no_secret(error: &Error) {
     assert!(!said.contains("panicked"), "{said}");
 }
 
-/// The content of a valid 2xx response, by a second, simple reader. The connection ends after it.
+/// The content of a valid 2xx response, by the second reader. The connection ends after it.
 fn meaning(response: &[u8]) -> Option<Vec<u8>> {
-    const SPACES: [char; 2] = [' ', '\t'];
-    let mut rest = response;
-    let mut line = || {
-        let end = rest.iter().position(|byte| *byte == b'\n')?;
-        let line = &rest[..end];
-        rest = &rest[end + 1..];
-        // As ISO 8859-1: only ASCII matters.
-        let line: String = line.iter().map(|&byte| char::from(byte)).collect();
-        Some(line.strip_suffix('\r').unwrap_or(&line).to_owned())
-    };
-    let first = line()?;
-    let (_, code) = first.strip_prefix("HTTP/1.")?.split_once(' ')?;
-    let status = code.split(' ').next()?.parse::<u16>().ok()?;
-    let mut fields: Vec<(String, String)> = Vec::new();
-    loop {
-        let line = line()?;
-        if line.is_empty() {
-            break;
-        }
-        if line.starts_with(SPACES) {
-            // A folded line continues the field before it.
-            let (_, value) = fields.last_mut()?;
-            *value = format!("{value} {}", line.trim_matches(SPACES));
-            continue;
-        }
-        let (name, value) = line.split_once(':')?;
-        let name = name.trim_end_matches(SPACES);
-        let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-        if name.is_empty() || !name.chars().all(is_token) {
-            return None;
-        }
-        fields.push((name.to_ascii_lowercase(), value.to_owned()));
-    }
-    if !(200..300).contains(&status) {
-        return None;
-    }
-    if status == 204 {
-        return Some(Vec::new());
-    }
-    let trim = |value| str::trim_matches(value, SPACES);
-    let values = |name: &str| -> Vec<&str> {
-        let named = fields.iter().filter(|(other, _)| other == name);
-        named.map(|(_, value)| trim(value)).collect()
-    };
-    let lengths = values("content-length");
-    let lengths: Vec<_> = lengths.iter().flat_map(|list| list.split(',').map(trim)).collect();
-    match (&values("transfer-encoding")[..], &lengths[..]) {
-        ([coding], _) if coding.eq_ignore_ascii_case("chunked") => chunks(rest),
-        ([], []) => Some(rest.to_vec()),
-        ([], [first, others @ ..]) if others.iter().all(|other| other == first) => {
-            let is_number = first.bytes().all(|byte| byte.is_ascii_digit());
-            let length = first.parse().ok().filter(|_| is_number)?;
-            rest.get(..length).map(<[u8]>::to_vec)
-        }
+    match reader::read(response, true) {
+        Reference { status: Some(200..=299), content: Content::Whole(content) } => Some(content),
         _ => None,
-    }
-}
-
-fn chunks(mut rest: &[u8]) -> Option<Vec<u8>> {
-    let mut content = Vec::new();
-    loop {
-        let end = rest.iter().position(|byte| *byte == b'\n')?;
-        let line = std::str::from_utf8(&rest[..end]).ok()?;
-        let size = line.split(';').next()?.trim_end();
-        let is_hex = size.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let size = usize::from_str_radix(size, 16).ok().filter(|_| is_hex)?;
-        rest = &rest[end + 1..];
-        if size == 0 {
-            // The trailers end with an empty line.
-            let text = String::from_utf8_lossy(rest).replace("\r\n", "\n");
-            return (text.starts_with('\n') || text.contains("\n\n")).then_some(content);
-        }
-        content.extend(rest.get(..size)?);
-        rest = &rest[size..];
-        rest = rest.strip_prefix(b"\r").unwrap_or(rest);
-        rest = rest.strip_prefix(b"\n")?;
     }
 }
 

@@ -10,15 +10,12 @@ use jas_session::{Error, ErrorKind, Response, Session};
 
 #[path = "support/sandbox/mod.rs"]
 mod sandbox;
-use sandbox::{Fault, Place, Sandbox, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use sandbox::{Fault, Place, Sandbox};
 
 const TRUNCATED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"a\":";
 
 fn session(sandbox: &Sandbox) -> Session {
-    Session::new(&sandbox.url(), CLIENT_ID, CLIENT_SECRET)
-        .and_then(|session| session.api_key(API_KEY))
-        .unwrap()
-        .retries(0)
+    sandbox.session().retries(0)
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Threads, clones, revocations and outages at once, with tokens of a second: no call fails, and the
 //! token endpoint receives at most one request for each second, outage and revocation.
 //!
-//! `JAS_SESSION_RACE_SECONDS` sets how long it runs: 3 by default, 30 in CI.
+//! `JAS_SESSION_RACE_SECONDS` sets how long it runs: 2 by default, 30 in CI.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -42,7 +42,7 @@ impl Watch for Chaos {
             1 => Some(Fault::Raw(vec![])),
             3 => Some(Fault::Truncate(60)),
             5 => Some(busy(503)),
-            // The longest pause follows it: 3 seconds are too short for it.
+            // The longest pause follows it: 2 seconds are too short for it.
             7 => Some(busy(429)),
             _ => None,
         }
@@ -54,12 +54,12 @@ impl Watch for Chaos {
 #[test]
 fn race_fails_no_call_and_takes_few_token_requests() {
     let seconds = std::env::var("JAS_SESSION_RACE_SECONDS");
-    let seconds = seconds.map_or(3, |seconds| seconds.parse().expect("whole seconds"));
+    let seconds = seconds.map_or(2, |seconds| seconds.parse().expect("whole seconds"));
     let start = Instant::now();
     let chaos = Arc::new(Chaos {
         token_requests: AtomicUsize::new(0),
         revocations: AtomicUsize::new(0),
-        next_revocation: Mutex::new(start + Duration::from_millis(1500)),
+        next_revocation: Mutex::new(start + Duration::from_secs(1)),
     });
     let sandbox = Sandbox::watched_by(chaos.clone());
     sandbox.token_lifetime(Duration::from_secs(1));

@@ -138,8 +138,7 @@ fn session_of_child() -> Option<Session> {
     let timer = std::env::var(TIMER).unwrap();
     let (interval, is_restarting) = timer.split_once(' ').unwrap();
     timer::set(interval.parse().unwrap(), is_restarting == "true");
-    let session = site::trusting(Session::new(&url, "id", "secret").unwrap());
-    Some(session.retries(0).timeout(PATIENCE))
+    Some(site::trusting(wire::session_without_token(&url)))
 }
 
 /// Runs the test in a child with this timer, which calls a site of this process.

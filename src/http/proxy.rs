@@ -241,57 +241,45 @@ mod tests {
 
     #[test]
     fn invalid_urls_are_refused() {
-        let scheme = "does not start with http://, which is how this device speaks to a proxy \
-                      (what goes through it is TLS): HTTPS and SOCKS proxies are not supported";
-        let path = "has a path or a query, which it can't have: in a user name or a password \
-                    write %2F for `/` and %3F for `?`";
-        let bytes = "has a user name or a password that is not UTF-8 or holds a control character";
-        let port = "has a port that is not from 1 to 65535";
-        let host = "has no valid host name";
-        for (text, why) in [
-            ("", "is empty"),
-            ("https://a:1", scheme),
-            ("socks5://a:1", scheme),
-            ("socks5h://user:hush@a:1", scheme),
-            ("user:hush://@a:1", scheme),
-            ("http://a:1/x", path),
-            ("http://a:1?x", path),
-            ("http://user:1/hush@a:1", path),
-            ("http://a:1/#", "can't be sent: character 12 is a `#` (U+0023)"),
-            ("http://", host),
-            ("http://user:hush@", host),
-            ("http://:1", host),
-            ("http://::1", host),
-            ("http://a..b:1", host),
-            ("http://[::1", host),
-            ("http://[hush]:1", "has no valid IPv6 address in its brackets"),
-            ("http://[fe80::1%25eth0]:1", "has no valid IPv6 address in its brackets"),
-            ("http://[::1]1", port),
-            ("http://a:", port),
-            ("http://a:0", port),
-            ("http://a:65536", port),
-            ("http://a:+1", port),
-            ("http://user:hush", port),
-            ("http://a:1\n", "ends with a line break, as the content of a file does: trim it"),
-            ("http://a\r\nx:1", "can't be sent: character 9 is a line break (U+000D)"),
-            ("http://us er:hush@a:1", "can't be sent: character 10 is a blank (U+0020)"),
-            ("http://u:%0d%0aX:y@a:1", bytes),
-            ("http://u%00:hush@a:1", bytes),
-            ("http://u:%7F@a:1", bytes),
-            ("http://u:hush%FF@a:1", bytes),
-            ("http://u%3av:hush@a:1", "has a colon in its user name, which HTTP can't carry"),
-            (
-                "http://u:hush%2@a:1",
-                "has a `%` as character 14 without two hexadecimal digits behind it: write %25 \
-                 for a percent sign",
-            ),
+        for text in [
+            "",
+            "https://a:1",
+            "socks5://a:1",
+            "socks5h://user:hush@a:1",
+            "user:hush://@a:1",
+            "http://a:1/x",
+            "http://a:1?x",
+            "http://user:1/hush@a:1",
+            "http://a:1/#",
+            "http://",
+            "http://user:hush@",
+            "http://:1",
+            "http://::1",
+            "http://a..b:1",
+            "http://[::1",
+            "http://[hush]:1",
+            "http://[fe80::1%25eth0]:1",
+            "http://[::1]1",
+            "http://a:",
+            "http://a:0",
+            "http://a:65536",
+            "http://a:+1",
+            "http://user:hush",
+            "http://a:1\n",
+            "http://a\r\nx:1",
+            "http://us er:hush@a:1",
+            "http://u:%0d%0aX:y@a:1",
+            "http://u%00:hush@a:1",
+            "http://u:%7F@a:1",
+            "http://u:hush%FF@a:1",
+            "http://u%3av:hush@a:1",
+            "http://u:hush%2@a:1",
         ] {
-            let message = message(Proxy::parse("URL", text));
-            assert_eq!(message, format!("the URL {why}"), "{text}");
-            assert!(!message.contains("hush"));
+            // `tests/error_messages/input.rs` has the messages.
+            assert!(!message(Proxy::parse("URL", text)).contains("hush"), "{text}");
         }
         for c in ['a', '%', '/', ':', '@', '[', ']', '\0', 'é', '?'] {
-            let many = c.to_string().repeat(1 << 16);
+            let many = c.to_string().repeat(1 << 13);
             let _ = Proxy::parse("URL", &many);
             let _ = Proxy::parse("URL", &format!("http://{many}@a"));
             let _ = Proxy::parse("URL", &format!("http://a:{many}@a"));
@@ -327,10 +315,8 @@ mod tests {
             assert_eq!(found, expected, "{set:?}");
         }
         for name in ["https_proxy", "HTTPS_PROXY"] {
-            assert_eq!(
-                message(Proxy::from_env(environment(&[(name, "http://u:hush@:1")]))),
-                format!("the environment variable {name} has no valid host name")
-            );
+            let message = message(Proxy::from_env(environment(&[(name, "http://u:hush@:1")])));
+            assert!(message.contains(name) && !message.contains("hush"), "{message}");
         }
         let garbled = |name: &str| match name {
             "no_proxy" => Err(Error::invalid_input("no_proxy is not UTF-8")),

@@ -20,20 +20,23 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fmt;
 use std::fs;
-use std::io::{self, BufRead, BufReader, BufWriter, Lines, Write};
-use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::io;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
+#[path = "soak/remote.rs"]
+mod remote;
 #[path = "../support/sandbox/mod.rs"]
 mod sandbox;
 #[path = "../support/wire/mod.rs"]
 mod wire;
-use sandbox::{Fault, Place, Request, Sandbox, Watch, API_KEY, CLIENT_ID, CLIENT_SECRET};
+use remote::{run_sandbox, Record, Remote};
+use sandbox::{Fault, API_KEY, CLIENT_ID, CLIENT_SECRET};
 
 const CALLS: usize = 200_000;
 /// After these calls, the number of threads and sockets and the memory must not grow.
@@ -429,129 +432,4 @@ fn mix(number: u64) -> u64 {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The sandbox's process, which ends with its standard input.
-struct Remote {
-    url: String,
-    orders: ChildStdin,
-    responses: Lines<BufReader<ChildStdout>>,
-}
-
-impl Remote {
-    fn start(calls: usize) -> io::Result<Remote> {
-        let process = Command::new(env::current_exe()?)
-            .args([AS_SANDBOX, &calls.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let pipes = process.stdin.zip(process.stdout);
-        let (orders, responses) = pipes.ok_or_else(|| io::Error::other("no pipes"))?;
-        let responses = BufReader::new(responses).lines();
-        let mut remote = Remote { url: String::new(), orders, responses };
-        remote.url = remote.line()?;
-        Ok(remote)
-    }
-
-    /// Sends an order, and waits until the sandbox has obeyed it.
-    fn order(&mut self, order: &str) -> io::Result<()> {
-        writeln!(self.orders, "{order}")?;
-        self.line().map(drop)
-    }
-
-    /// Returns the record of each call, and of the token requests.
-    fn report(&mut self, calls: usize) -> io::Result<Vec<Record>> {
-        writeln!(self.orders, "report")?;
-        let record = |_| {
-            let line = self.line()?;
-            let numbers: Vec<_> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-            match numbers[..] {
-                [received, refused, executed] => Ok(Record { received, refused, executed }),
-                _ => Err(io::Error::other(format!("no record: {line}"))),
-            }
-        };
-        (0..=calls).map(record).collect()
-    }
-
-    fn line(&mut self) -> io::Result<String> {
-        let line = self.responses.next();
-        line.unwrap_or_else(|| Err(io::Error::other("the sandbox has ended")))
-    }
-}
-
-/// What the sandbox counted of a call, or of all token requests. Those in an outage are refused.
-#[derive(Clone, Copy, Default, Debug)]
-struct Record {
-    received: u32,
-    refused: u32,
-    executed: u32,
-}
-
-/// Watches the sandbox, in its process.
-struct Watcher {
-    /// One for each call, and one for the token requests.
-    records: Mutex<Vec<Record>>,
-    outage: Mutex<Option<Fault>>,
-}
-
-impl Watch for Watcher {
-    fn fault(&self, request: &Request) -> Option<Fault> {
-        let mut records = lock(&self.records);
-        let tokens = records.len() - 1;
-        let record = records.get_mut(number(request, "call=").unwrap_or(tokens))?;
-        record.received += 1;
-        let fault = match number(request, "way=").map(|way| &WAYS[way]) {
-            Some(Way(_, _, attempts, fault, ..)) if record.received <= *attempts => {
-                Some(fault(record.received))
-            }
-            Some(_) => None,
-            None => lock(&self.outage).clone(),
-        };
-        let is_refused = matches!(fault, Some(Fault::Response(401, ..)));
-        record.refused += u32::from(is_refused || fault.is_some() && request.place == Place::Token);
-        fault
-    }
-
-    fn responded(&self, request: &Request, status: u16) {
-        let mut records = lock(&self.records);
-        if let Some(record) = number(request, "call=").and_then(|call| records.get_mut(call)) {
-            record.refused += u32::from(status == 401);
-            record.executed += u32::from((200..300).contains(&status));
-        }
-    }
-}
-
-/// Returns a number in the query of a request.
-fn number(request: &Request, name: &str) -> Option<usize> {
-    let (_, query) = request.target.split_once('?')?;
-    let mut pairs = query.split('&');
-    pairs.find_map(|pair| pair.strip_prefix(name)?.parse().ok())
-}
-
-/// Runs the sandbox, and obeys the orders on standard input until it ends.
-fn run_sandbox(calls: usize) -> io::Result<bool> {
-    let watcher = Arc::new(Watcher {
-        records: Mutex::new(vec![Record::default(); calls + 1]),
-        outage: Mutex::default(),
-    });
-    let sandbox = Sandbox::watched_by(Arc::clone(&watcher) as Arc<dyn Watch>);
-    sandbox.token_lifetime(LIFETIME);
-    println!("{}", sandbox.url());
-    for order in io::stdin().lines() {
-        let outage = match order?.as_str() {
-            "silent" => Some(Fault::Raw(Vec::new())),
-            "busy" => Some(response(503, None)),
-            "up" => None,
-            _ => {
-                let mut output = BufWriter::new(io::stdout());
-                for Record { received, refused, executed } in lock(&watcher.records).iter() {
-                    writeln!(output, "{received} {refused} {executed}")?;
-                }
-                continue;
-            }
-        };
-        *lock(&watcher.outage) = outage;
-        println!();
-    }
-    Ok(true)
 }
