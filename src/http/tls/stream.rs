@@ -1,24 +1,24 @@
 //! One TLS connection: the handshake, and the stream. Called by `connection`. Knows nothing of HTTP.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, HandshakeKind};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
 use super::errors::{alert_meaning, handshake_error, invalid, refusal, NOT_SET_UP, NO_NAME};
-use super::{Offer, Roots, BROKEN, REFUSED};
+use super::{Client, Roots, BROKEN, REFUSED};
 use crate::error::Error;
 use crate::http::socket::{self, BufferedSocket, Socket, Stream as _};
-use crate::http::CallContext;
+use crate::http::{CallContext, Deadline};
 
 /// A TLS connection whose every read and write ends by the deadline of its socket.
 pub(in crate::http) struct Stream {
     tls: ClientConnection,
     socket: Records,
-    offer: Arc<Offer>,
+    client: Arc<Client>,
+    server: ServerName<'static>,
 }
 
 /// A socket that follows TLS's records as their bytes are read.
@@ -32,7 +32,7 @@ struct Records {
 
 impl Stream {
     /// Connects to this host and does the handshake. If the handshake fails, and an earlier session
-    /// was offered, a second connection does a full handshake.
+    /// may have been offered, a second connection does a full handshake.
     pub(in crate::http) fn open(
         host: &str, roots: &Roots, call: &CallContext,
         connect: impl Fn() -> Result<BufferedSocket, Error>,
@@ -44,30 +44,37 @@ impl Stream {
         let server = ServerName::try_from(host.to_owned());
         let server =
             server.map_err(|cause| call.error(NO_NAME).with_source(cause).retryable(false))?;
-        let offer = Arc::new(Offer { client, server, was_made: AtomicBool::new(false) });
         loop {
+            let socket = connect()?;
+            let may_resume = client.may_resume(&server);
+            let config =
+                if may_resume { Arc::clone(&client.config) } else { client.without_sessions() };
             // A failed connection is closed before the next one: the server may have one worker only.
-            let cause = match Stream::shake_hands(connect()?, &offer) {
-                Ok(stream) => return Ok(stream),
+            let cause = match Stream::shake_hands(socket, &client, config, &server) {
+                Ok(stream) => {
+                    client.known().entry(server).or_insert(Deadline::after(Duration::ZERO));
+                    return Ok(stream);
+                }
                 Err(cause) => cause,
             };
-            let was_made = offer.was_made.swap(false, Ordering::Relaxed);
-            if was_made {
-                offer.client.offer_no_session(&offer.server, REFUSED);
+            let was_offered = may_resume && client.known().contains_key(&server);
+            if was_offered {
+                client.offer_no_session(&server, REFUSED);
             }
-            if !was_made || call.deadline.remaining().is_zero() {
+            if !was_offered || call.deadline.remaining().is_zero() {
                 return Err(handshake_error(call, cause));
             }
         }
     }
 
-    fn shake_hands(socket: BufferedSocket, offer: &Arc<Offer>) -> io::Result<Box<Stream>> {
-        let mut config = offer.client.config.clone();
-        config.resumption = Resumption::store(Arc::clone(offer) as _);
-        let tls = ClientConnection::new(Arc::new(config), offer.server.clone()).map_err(invalid)?;
+    fn shake_hands(
+        socket: BufferedSocket, client: &Arc<Client>, config: Arc<ClientConfig>,
+        server: &ServerName<'static>,
+    ) -> io::Result<Box<Stream>> {
+        let tls = ClientConnection::new(config, server.clone()).map_err(invalid)?;
+        let (client, server) = (Arc::clone(client), server.clone());
         // Boxed at once: it is large, and threads may have a small stack.
-        let mut stream =
-            Box::new(Stream { tls, socket: Records::of(socket), offer: Arc::clone(offer) });
+        let mut stream = Box::new(Stream { tls, socket: Records::of(socket), client, server });
         while stream.tls.is_handshaking() {
             let Err(cause) = stream.tls.complete_io(&mut stream.socket) else { continue };
             if cause.kind() != io::ErrorKind::WouldBlock {
@@ -122,7 +129,7 @@ impl socket::Stream for Stream {
 
     fn forget_session(&self) {
         if self.tls.handshake_kind() == Some(HandshakeKind::Resumed) {
-            self.offer.client.offer_no_session(&self.offer.server, BROKEN);
+            self.client.offer_no_session(&self.server, BROKEN);
         }
     }
 
