@@ -43,10 +43,6 @@ const READ_AHEAD_LIMIT: u64 = 16 * 1024;
 /// Maximum size of a request's head without path, host and fields.
 const HEAD_ROOM: usize = 80;
 
-/// How long a new connection may be silent before idle ones make way, plus four times the time that
-/// connecting took. A server that is silent for longer may have no free worker.
-const SILENCE: Duration = Duration::from_millis(100);
-
 /// Longer timeouts are shortened to this: their end could overflow an `Instant`.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -165,20 +161,15 @@ impl Network {
         &self, to: &Arc<Origin>, peer: &str, call: &CallContext,
     ) -> Result<BufferedSocket, Error> {
         let (mut socket, took) = self.addresses.connect(to, peer, call)?;
-        self.watch(&mut socket, to, took);
+        self.pool.watch(socket.get_mut(), to, Some(took));
         Ok(socket)
-    }
-
-    /// Watches for silence on a new connection; connecting took the time `took`.
-    fn watch(&self, socket: &mut BufferedSocket, to: &Arc<Origin>, took: Duration) {
-        self.pool.watch(socket.get_mut(), to, SILENCE + took * 4);
     }
 
     /// If the system has refused a file descriptor, closes the idle connections. Returns whether any
     /// were closed, so that another attempt may succeed.
     pub(crate) fn makes_room(&self, error: &Error) -> bool {
         let cause = error.source().and_then(|source| source.downcast_ref());
-        cause.is_some_and(is_out_of_files) && !self.pool.close(None).is_empty()
+        cause.is_some_and(is_out_of_files) && self.pool.close(|_| true)
     }
 }
 
@@ -214,13 +205,14 @@ impl Request<'_> {
         let content = self.content.unwrap_or_default();
         let (first, rest) = content.split_at(content.len().min(PART));
         let beginning = self.beginning(first);
+        self.network.pool.close_expired();
         let idle = self.idle_connection(route);
         let was_sent = idle.is_some();
         if let Some(mut connection) = idle {
             let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
             if is_stale || received.is_err() {
                 // The other idle connections of the route may be broken, too.
-                drop(self.network.pool.close(Some(route)));
+                self.network.pool.close(|c| c.route == *route);
             }
             if !is_stale || self.call.deadline.remaining().is_zero() {
                 return self.outcome(received, connection, false);
@@ -260,7 +252,7 @@ impl Request<'_> {
             return None;
         }
         loop {
-            let mut connection = self.network.pool.take(route).0?;
+            let mut connection = self.network.pool.take(route)?;
             connection.stream.socket().deadline = self.call.deadline;
             if connection.is_open() {
                 return Some(connection);
@@ -271,7 +263,7 @@ impl Request<'_> {
     /// Closes an idle connection, then opens a new one: a server may have a single worker, which the
     /// idle connection occupies.
     fn open(&self, route: &Route) -> Result<Connection, Error> {
-        drop(self.network.pool.close_one(route));
+        self.network.pool.close_one(|c| c.route == *route);
         let connection = loop {
             match Connection::open(route, self.network, &self.call) {
                 Err(error) if self.network.makes_room(&error) => {}

@@ -63,7 +63,7 @@ impl Connection {
             true => {
                 let mut stream =
                     super::tls::Stream::open(&origin.host, &route.roots, call, connect)?;
-                network.pool.watch_response(stream.socket(), route.first_hop());
+                network.pool.watch(stream.socket(), route.first_hop(), None);
                 stream
             }
             _ => Box::new(connect()?),
@@ -149,9 +149,9 @@ mod tests {
         let idle = Pool::default();
         let fresh = connection(&server);
         let route = fresh.route.clone();
-        assert!(idle.keep(fresh, 8).is_empty());
-        assert!(idle.take(&route).0.is_some());
-        assert!(idle.take(&route).0.is_none());
+        idle.keep(fresh, 8);
+        assert!(idle.take(&route).is_some());
+        assert!(idle.take(&route).is_none());
 
         let changed = |change: fn(&mut Connection)| {
             let mut changed = connection(&server);
@@ -173,28 +173,9 @@ mod tests {
             (changed(|c| c.process += 1), false),
         ] {
             idle.state().connections.push(connection);
-            assert_eq!(idle.take(&route).0.is_some(), is_reusable);
+            assert_eq!(idle.close_expired(), !is_reusable);
+            assert_eq!(idle.take(&route).is_some(), is_reusable);
             assert!(idle.state().connections.is_empty());
-        }
-    }
-
-    #[test]
-    fn expired_connections_are_closed_whatever_is_called_next() {
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let idle = Pool::default();
-        let route = connection(&server).route.clone();
-        let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let others = connection(&other).route.clone();
-        for close in [|idle: &Pool, route: &Route| idle.take(route).1, Pool::close_one] {
-            // The one that was used last is too old.
-            for aged in [false, true] {
-                let mut expired = connection(&server);
-                let field = if aged { &mut expired.opened } else { &mut expired.last_used };
-                field.1 -= if aged { MAX_AGE } else { MAX_IDLE };
-                idle.state().connections.extend([connection(&server), expired]);
-                assert_eq!(close(&idle, &others).len(), 1);
-                assert_eq!(idle.close(Some(&route)).len(), 1);
-            }
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn run(
     let early = exchange.early.take();
     let received = early.unwrap_or_else(|| exchange.final_head());
     let has_received = exchange.head_budget < HEAD_LIMIT;
-    connection.stream.socket().on_silence = None;
+    connection.stream.socket().watch = None;
     let is_alert = matches!(&received, Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::InvalidData);
     let received = match (received, sent) {
         (Ok(head), sent) => {

@@ -102,7 +102,7 @@ impl Proxy {
         match final_status(&mut socket).map_err(incomplete)? {
             // The header fields of a 2xx frame no content: the tunnel follows them.
             200..=299 => {
-                network.watch(&mut socket, &self.origin, start.elapsed());
+                network.pool.watch(socket.get_mut(), &self.origin, Some(start.elapsed()));
                 Ok(socket)
             }
             status => Err(self.status_error(call, status, &target)),

@@ -190,7 +190,7 @@ impl Content {
                 self.is_truncated = true;
                 if let Some(connection) = self.connection.take().filter(|c| c.was_idle) {
                     // The other idle connections of the route may be broken, too.
-                    drop(self.pool.close(Some(&connection.route)));
+                    self.pool.close(|c| c.route == connection.route);
                 }
                 Err(self.error(trouble))
             }
@@ -200,7 +200,7 @@ impl Content {
     /// Gives the connection back after all content has been read.
     fn end(&mut self) {
         if let Some(connection) = self.connection.take() {
-            drop(self.pool.keep(connection, self.most_idle));
+            self.pool.keep(connection, self.most_idle);
         }
     }
 

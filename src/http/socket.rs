@@ -4,9 +4,9 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::pool::Hop;
+use super::pool::{Hop, Watch};
 use super::Deadline;
 
 /// How long a write may block before it fails with `WouldBlock`. Then the writer can look for an early
@@ -61,36 +61,9 @@ pub(super) struct Socket {
     /// Whether reads and writes may wait. If not, they fail with `WouldBlock`.
     pub(super) blocking: bool,
     /// Removed by the first byte, or by the first byte of the response.
-    pub(super) on_silence: Option<OnSilence>,
+    pub(super) watch: Option<Watch>,
     /// The current read timeout. Setting it costs a system call.
     timeout: Duration,
-}
-
-/// An action for when no byte has come for a while, then for twice as long, and so on.
-pub(super) struct OnSilence {
-    /// Whether it waits for the response. Then bytes of TLS don't end it.
-    is_for_response: bool,
-    start: Instant,
-    next: Deadline,
-    act: Box<dyn FnMut() + Send + Sync>,
-}
-
-impl OnSilence {
-    /// Calls `act` after `patience`, and again each time that the silence has doubled.
-    pub(super) fn new(
-        patience: Duration, is_for_response: bool, act: impl FnMut() + Send + Sync + 'static,
-    ) -> OnSilence {
-        let (start, next) = (Instant::now(), Deadline::after(patience));
-        OnSilence { is_for_response, start, next, act: Box::new(act) }
-    }
-
-    fn act_if_due(&mut self) {
-        if self.next.remaining().is_zero() {
-            let waited = self.start.elapsed();
-            (self.act)();
-            self.next = Deadline::after(waited);
-        }
-    }
 }
 
 impl Stream for BufferedSocket {
@@ -123,7 +96,7 @@ impl Socket {
             tcp,
             deadline,
             blocking: true,
-            on_silence: None,
+            watch: None,
             counted: None,
             timeout: Duration::MAX,
         };
@@ -136,7 +109,7 @@ impl Socket {
     }
 
     fn note_silence(&mut self) {
-        self.on_silence.iter_mut().for_each(OnSilence::act_if_due);
+        self.watch.iter_mut().for_each(Watch::act_if_due);
     }
 
     fn time_left(&self) -> io::Result<Duration> {
@@ -210,14 +183,14 @@ impl Read for Socket {
             if !self.blocking {
                 break self.nonblocking(|tcp| tcp.read(buffer));
             }
-            let next = self.on_silence.as_ref().map_or(left, |silence| silence.next.remaining());
+            let next = self.watch.as_ref().map_or(left, |watch| watch.next.remaining());
             match self.read_part(left, next, buffer) {
                 Err(error) if is_transient(&error) => self.note_silence(),
                 result => break result,
             }
         };
         if result.is_ok() {
-            self.on_silence.take_if(|silence| !silence.is_for_response);
+            self.watch.take_if(|watch| !watch.is_for_response);
         }
         result
     }
