@@ -26,7 +26,7 @@ use exchange::PART;
 pub(crate) use pool::Pool;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, ERROR_CONTENT_LIMIT};
-use response_head::{is_encoded, Head, ReadError};
+use response_head::{is_encoded, Head};
 use socket::BufferedSocket;
 pub(crate) use tls::Roots;
 
@@ -141,15 +141,15 @@ impl CallContext {
         refused.map(|cause| self.refused_by_host(cause))
     }
 
-    /// The error if `what` is missing or incomplete.
-    fn incomplete(&self, what: &str, trouble: ReadError) -> Error {
-        let cause = match trouble {
-            _ if self.deadline.remaining().is_zero() => {
-                return self.timed_out(&format!("before {what} was complete"));
-            }
-            ReadError::Malformed(why) => return self.error(format_args!("{what} {why}")),
-            ReadError::Io(cause) => cause,
-        };
+    /// The error if `what` is missing, incomplete or malformed. Malformed is what has the kind
+    /// [`Other`](io::ErrorKind::Other), which no system returns.
+    fn incomplete(&self, what: &str, cause: io::Error) -> Error {
+        if self.deadline.remaining().is_zero() {
+            return self.timed_out(&format!("before {what} was complete"));
+        }
+        if cause.kind() == io::ErrorKind::Other {
+            return self.error(format_args!("{what} {cause}"));
+        }
         let message = format!("the connection ended before {what} was complete");
         self.error(message).with_source(cause)
     }
@@ -279,25 +279,18 @@ impl Request<'_> {
     /// Returns the result of an exchange. If `is_silent`, the connection is new and has received no
     /// byte of a response: the server may have refused it within TLS.
     fn outcome(
-        &self, received: Result<Head, ReadError>, connection: Connection, is_silent: bool,
+        &self, received: io::Result<Head>, connection: Connection, is_silent: bool,
     ) -> Result<(Head, Connection), Error> {
-        let refusal = match &received {
-            Err(ReadError::Io(cause)) if is_silent => {
-                connection.stream.forget_session();
-                connection.stream.refusal(cause)
-            }
-            _ => None,
+        let cause = match received {
+            Ok(head) => return Ok((head, connection)),
+            Err(cause) => cause,
         };
-        match (received, refusal) {
-            (Ok(head), _) => Ok((head, connection)),
-            (Err(ReadError::Io(cause)), Some((why, may_have_executed))) => {
-                let error = self.call.error(why).with_source(cause).retryable(false);
-                Err(error.executed_at_least(may_have_executed))
-            }
-            (Err(trouble), _) => {
-                Err(self.call.incomplete("the response", trouble).executed_at_least(true))
-            }
-        }
+        let refusal = if is_silent { connection.stream.refusal(&cause) } else { None };
+        let Some((why, may_have_executed)) = refusal else {
+            return Err(self.call.incomplete("the response", cause).executed_at_least(true));
+        };
+        let error = self.call.error(why).with_source(cause).retryable(false);
+        Err(error.executed_at_least(may_have_executed))
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::response_head::{read_head, Head, ReadError, HEAD_LIMIT};
+use super::response_head::{read_head, Head, HEAD_LIMIT};
 use super::socket::{is_transient, write_all, WRITE_PART};
 
 /// Content up to this size is sent together with the head. Longer content is sent in parts of this
@@ -20,7 +20,7 @@ struct Exchange<'a> {
     /// The head being read. It may be incomplete.
     head: Vec<u8>,
     /// The head, or the error, if it came before the request was sent completely.
-    early: Option<Result<Head, ReadError>>,
+    early: Option<io::Result<Head>>,
 }
 
 /// Sends a request, whose head is in `beginning`, and reads the head of the final response. Also
@@ -29,24 +29,21 @@ struct Exchange<'a> {
 /// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
 pub(super) fn run(
     connection: &mut Connection, beginning: &[u8], rest: &[u8],
-) -> (Result<Head, ReadError>, bool) {
+) -> (io::Result<Head>, bool) {
     let mut exchange =
         Exchange { connection, head_budget: HEAD_LIMIT, head: Vec::new(), early: None };
     let sent = exchange.send(beginning, rest);
     // The server may have responded before it closed.
     let early = exchange.early.take();
-    let received = early.unwrap_or_else(|| exchange.final_head());
+    let mut received = early.unwrap_or_else(|| exchange.final_head());
     let has_received = exchange.head_budget < HEAD_LIMIT;
     connection.stream.socket().watch = None;
-    let is_alert = matches!(&received, Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::InvalidData);
-    let received = match (received, sent) {
-        (Ok(head), sent) => {
-            Ok(Head { is_persistent: head.is_persistent && matches!(sent, Ok(true)), ..head })
-        }
+    match (&mut received, sent) {
+        (Ok(head), sent) => head.is_persistent &= matches!(sent, Ok(true)),
         // The server's alert says more than the write that failed.
-        (Err(_), Err(error)) if !is_alert => Err(error.into()),
-        (received, _) => received,
-    };
+        (Err(cause), Err(error)) if cause.kind() != io::ErrorKind::InvalidData => *cause = error,
+        _ => {}
+    }
     let is_stale = received.as_ref().map_or(!has_received, |head| head.status == 408);
     (received, is_stale)
 }
@@ -88,7 +85,7 @@ impl Exchange<'_> {
         if self.early.is_none() {
             self.connection.stream.socket().blocking = false;
             self.early = match self.final_head() {
-                Err(ReadError::Io(error)) if is_transient(&error) => None,
+                Err(error) if is_transient(&error) => None,
                 received => Some(received),
             };
             self.connection.stream.socket().blocking = true;
@@ -102,16 +99,15 @@ impl Exchange<'_> {
     }
 
     /// Reads the head of the final response.
-    fn final_head(&mut self) -> Result<Head, ReadError> {
+    fn final_head(&mut self) -> io::Result<Head> {
         loop {
             read_head(self.connection.stream.reader(), &mut self.head_budget, &mut self.head)?;
-            let head =
-                Head::parse(&std::mem::take(&mut self.head)).map_err(ReadError::Malformed)?;
+            let head = Head::parse(&std::mem::take(&mut self.head))?;
             match head.status {
                 // 101 would be final, but no upgrade was requested.
                 100 | 102..=199 => {}
                 0..=199 => {
-                    return Err(ReadError::Malformed("has a status code (1xx) that is not final"))
+                    return Err(io::Error::other("has a status code (1xx) that is not final"))
                 }
                 _ => return Ok(head),
             }

@@ -4,13 +4,14 @@
 //! nothing of TLS and of requests.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
-use super::response_head::{read_head, status_line, ReadError, HEAD_LIMIT, NO_HTTP};
+use super::response_head::{read_head, status_line, HEAD_LIMIT, NO_HTTP};
 use super::socket::{write_all, BufferedSocket};
 use super::{CallContext, Network};
 use crate::error::Error;
@@ -96,9 +97,9 @@ impl Proxy {
         };
         let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
         let response = format!("the response of the proxy {self}");
-        let incomplete = |trouble| call.incomplete(&response, trouble);
+        let incomplete = |cause| call.incomplete(&response, cause);
         let written = write_all(socket.get_mut(), request.as_bytes());
-        written.map_err(|cause| incomplete(cause.into()))?;
+        written.map_err(incomplete)?;
         match final_status(&mut socket).map_err(incomplete)? {
             // The header fields of a 2xx frame no content: the tunnel follows them.
             200..=299 => {
@@ -142,7 +143,7 @@ impl fmt::Display for Proxy {
 }
 
 /// Reads the response to a CONNECT, after interim ones.
-fn final_status(socket: &mut BufferedSocket) -> Result<u16, ReadError> {
+fn final_status(socket: &mut BufferedSocket) -> io::Result<u16> {
     let mut head_budget = HEAD_LIMIT;
     loop {
         let mut head = Vec::new();
@@ -151,7 +152,7 @@ fn final_status(socket: &mut BufferedSocket) -> Result<u16, ReadError> {
             // 101 is final, but no CONNECT asks for it.
             Some((_, 100 | 102..=199)) => {}
             Some((_, status @ 100..)) => return Ok(status),
-            _ => return Err(ReadError::Malformed(NO_HTTP)),
+            _ => return Err(io::Error::other(NO_HTTP)),
         }
     }
 }

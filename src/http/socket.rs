@@ -39,11 +39,8 @@ pub(super) trait Stream: Send + Sync {
     /// Announces the end of the stream to the server, if that takes no waiting.
     fn close(&mut self) {}
 
-    /// Offers no TLS session to the server again, if this connection has resumed one.
-    fn forget_session(&self) {}
-
     /// Returns why the server ended TLS in place of a response, and whether it may have executed the
-    /// request.
+    /// request. If this connection has resumed a TLS session, the server is offered none again.
     fn refusal(&self, _: &io::Error) -> Option<(&'static str, bool)> {
         None
     }

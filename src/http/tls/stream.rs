@@ -127,19 +127,11 @@ impl socket::Stream for Stream {
         self.flush_nonblocking();
     }
 
-    fn forget_session(&self) {
+    fn refusal(&self, cause: &io::Error) -> Option<(&'static str, bool)> {
         if self.tls.handshake_kind() == Some(HandshakeKind::Resumed) {
             self.client.offer_no_session(&self.server, BROKEN);
         }
-    }
-
-    fn refusal(&self, cause: &io::Error) -> Option<(&'static str, bool)> {
-        match refusal(cause)? {
-            rustls::Error::AlertReceived(alert) => {
-                alert_meaning(*alert, self.tls.protocol_version())
-            }
-            _ => None,
-        }
+        alert_meaning(refusal(cause)?, self.tls.protocol_version()?)
     }
 }
 
