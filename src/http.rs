@@ -27,7 +27,7 @@ pub(crate) use pool::Pool;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, ERROR_CONTENT_LIMIT};
 use response_head::{is_encoded, Head};
-use socket::BufferedSocket;
+use socket::Socket;
 pub(crate) use tls::Roots;
 
 use crate::error::{Error, ErrorKind, ErrorResponse};
@@ -157,11 +157,9 @@ impl CallContext {
 
 impl Network {
     /// Connects to a server or a proxy. For messages, `peer` is " of the proxy ...", or empty.
-    fn connect(
-        &self, to: &Arc<Origin>, peer: &str, call: &CallContext,
-    ) -> Result<BufferedSocket, Error> {
+    fn connect(&self, to: &Arc<Origin>, peer: &str, call: &CallContext) -> Result<Socket, Error> {
         let (mut socket, took) = self.addresses.connect(to, peer, call)?;
-        self.pool.watch(socket.get_mut(), to, Some(took));
+        self.pool.watch(&mut socket, to, Some(took));
         Ok(socket)
     }
 

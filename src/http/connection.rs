@@ -1,6 +1,7 @@
 //! A connection to a server, directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `pool`. Knows nothing of requests.
 
+use std::io::{BufRead as _, BufReader};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -66,7 +67,7 @@ impl Connection {
                 network.pool.watch(stream.socket(), route.first_hop(), None);
                 stream
             }
-            _ => Box::new(connect()?),
+            _ => Box::new(BufReader::new(connect()?)),
         };
         let now = Moment::now();
         let process = std::process::id();
@@ -77,7 +78,7 @@ impl Connection {
     /// Whether the connection is open with no unread data.
     pub(super) fn is_open(&mut self) -> bool {
         self.stream.socket().blocking = false;
-        let input = self.stream.reader().fill_buf().map(drop);
+        let input = self.stream.fill_buf().map(drop);
         self.stream.socket().blocking = true;
         matches!(input, Err(error) if is_transient(&error)) && !self.stream.has_unread_data()
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::response_head::{read_head, Head, HEAD_LIMIT};
-use super::socket::{is_transient, write_all, WRITE_PART};
+use super::socket::{is_transient, WRITE_PART};
 
 /// Content up to this size is sent together with the head. Longer content is sent in parts of this
 /// size.
@@ -50,22 +50,25 @@ pub(super) fn run(
 
 impl Exchange<'_> {
     /// Sends the request. Returns `false` if the server refused it before it was sent completely.
-    fn send(&mut self, beginning: &[u8], mut rest: &[u8]) -> io::Result<bool> {
-        write_all(self.connection.stream.writer(), beginning)?;
+    fn send<'r>(&mut self, mut beginning: &'r [u8], mut rest: &'r [u8]) -> io::Result<bool> {
         let is_small = rest.is_empty();
         let mut blocked = Duration::ZERO;
-        while is_small || !self.is_refused(blocked) {
+        while is_small || !beginning.is_empty() || !self.is_refused(blocked) {
             let start = Instant::now();
             let writer = self.connection.stream.writer();
-            let written = match rest.len() {
+            let (part, most) = match beginning {
+                [] => (&mut rest, PART),
+                _ => (&mut beginning, usize::MAX),
+            };
+            let written = match part.len() {
                 // Send what TLS has buffered.
                 0 => writer.flush().map(|()| 0),
-                length => writer.write(&rest[..length.min(PART)]),
+                length => writer.write(&part[..length.min(most)]),
             };
             match written {
-                Ok(0) if rest.is_empty() => return Ok(true),
+                Ok(0) if part.is_empty() => return Ok(true),
                 Ok(n) => {
-                    rest = &rest[n..];
+                    *part = &part[n..];
                     blocked = Duration::ZERO;
                 }
                 // A signal may end a write early, and a stopped process seems to block for long: count
@@ -101,7 +104,7 @@ impl Exchange<'_> {
     /// Reads the head of the final response.
     fn final_head(&mut self) -> io::Result<Head> {
         loop {
-            read_head(self.connection.stream.reader(), &mut self.head_budget, &mut self.head)?;
+            read_head(&mut self.connection.stream, &mut self.head_budget, &mut self.head)?;
             let head = Head::parse(&std::mem::take(&mut self.head))?;
             match head.status {
                 // 101 would be final, but no upgrade was requested.

@@ -152,7 +152,7 @@ impl Content {
         let result = if self.call.deadline.remaining().is_zero() {
             Err(io::ErrorKind::TimedOut.into())
         } else {
-            self.position.read(connection.stream.reader(), most, sink)
+            self.position.read(&mut connection.stream, most, sink)
         };
         match result {
             Ok(n) => {

@@ -20,15 +20,9 @@ pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
 /// writes, are polled.
 const POLLED: Duration = Duration::from_secs(if cfg!(windows) { 1 } else { 0 });
 
-/// The size of the buffer for reads, unless the reader has a larger one of its own. An idle connection
-/// keeps it.
-const BUFFER: usize = 2 * 1024;
-
 /// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_PART`] fails
 /// with `WouldBlock`, and may be tried again.
-pub(super) trait Stream: Send + Sync {
-    fn reader(&mut self) -> &mut dyn BufRead;
-
+pub(super) trait Stream: BufRead + Send + Sync {
     fn writer(&mut self) -> &mut dyn Write;
 
     fn socket(&mut self) -> &mut Socket;
@@ -46,9 +40,6 @@ pub(super) trait Stream: Send + Sync {
     }
 }
 
-/// A socket with a buffer for reads.
-pub(super) type BufferedSocket = BufReader<Socket>;
-
 /// A TCP connection whose every read and write ends by the deadline.
 pub(super) struct Socket {
     /// Counts it as an open connection.
@@ -63,11 +54,7 @@ pub(super) struct Socket {
     timeout: Duration,
 }
 
-impl Stream for BufferedSocket {
-    fn reader(&mut self) -> &mut dyn BufRead {
-        self
-    }
-
+impl Stream for BufReader<Socket> {
     fn writer(&mut self) -> &mut dyn Write {
         self.get_mut()
     }
@@ -82,22 +69,15 @@ impl Stream for BufferedSocket {
 }
 
 impl Socket {
-    pub(super) fn buffered(tcp: TcpStream, deadline: Deadline) -> io::Result<BufferedSocket> {
+    pub(super) fn new(tcp: TcpStream, deadline: Deadline) -> io::Result<Socket> {
         // Nagle's algorithm would hold a request back until the server has acknowledged the bytes
         // before it.
         let _ = tcp.set_nodelay(true);
         if cfg!(not(windows)) {
             tcp.set_write_timeout(Some(WRITE_PART))?;
         }
-        let socket = Socket {
-            tcp,
-            deadline,
-            blocking: true,
-            watch: None,
-            counted: None,
-            timeout: Duration::MAX,
-        };
-        Ok(BufReader::with_capacity(BUFFER, socket))
+        let timeout = Duration::MAX;
+        Ok(Socket { tcp, deadline, blocking: true, watch: None, counted: None, timeout })
     }
 
     /// Ends the connection for every process that holds it.
@@ -212,19 +192,6 @@ impl Write for Socket {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Writes all bytes, unless the deadline passes.
-pub(super) fn write_all(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match stream.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => bytes = &bytes[n..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Whether a read or a write has only reached the limit of a single wait, and may be tried again.

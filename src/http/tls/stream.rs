@@ -1,6 +1,6 @@
 //! One TLS connection: the handshake, and the stream. Called by `connection`. Knows nothing of HTTP.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 use super::errors::{alert_meaning, handshake_error, invalid, refusal, NOT_SET_UP, NO_NAME};
 use super::{Client, Roots, BROKEN, REFUSED};
 use crate::error::Error;
-use crate::http::socket::{self, BufferedSocket, Socket, Stream as _};
+use crate::http::socket::{self, Socket, Stream as _};
 use crate::http::{CallContext, Deadline};
 
 /// A TLS connection whose every read and write ends by the deadline of its socket.
@@ -23,7 +23,7 @@ pub(in crate::http) struct Stream {
 
 /// A socket that follows TLS's records as their bytes are read.
 struct Records {
-    socket: BufferedSocket,
+    socket: Socket,
     /// The bytes of a record's header that have come, after a leading 1.
     header: u64,
     /// Bytes of the record that are still to come.
@@ -34,8 +34,7 @@ impl Stream {
     /// Connects to this host and does the handshake. If the handshake fails, and an earlier session
     /// may have been offered, a second connection does a full handshake.
     pub(in crate::http) fn open(
-        host: &str, roots: &Roots, call: &CallContext,
-        connect: impl Fn() -> Result<BufferedSocket, Error>,
+        host: &str, roots: &Roots, call: &CallContext, connect: impl Fn() -> Result<Socket, Error>,
     ) -> Result<Box<Stream>, Error> {
         let client = roots.client().map_err(|cause| {
             let other = || call.error(NOT_SET_UP).with_source(cause).retryable(false);
@@ -68,13 +67,18 @@ impl Stream {
     }
 
     fn shake_hands(
-        socket: BufferedSocket, client: &Arc<Client>, config: Arc<ClientConfig>,
+        socket: Socket, client: &Arc<Client>, config: Arc<ClientConfig>,
         server: &ServerName<'static>,
     ) -> io::Result<Box<Stream>> {
         let tls = ClientConnection::new(config, server.clone()).map_err(invalid)?;
         let (client, server) = (Arc::clone(client), server.clone());
         // Boxed at once: it is large, and threads may have a small stack.
-        let mut stream = Box::new(Stream { tls, socket: Records::of(socket), client, server });
+        let mut stream = Box::new(Stream {
+            tls,
+            socket: Records { socket, header: 1, left: 0 },
+            client,
+            server,
+        });
         while stream.tls.is_handshaking() {
             let Err(cause) = stream.tls.complete_io(&mut stream.socket) else { continue };
             if cause.kind() != io::ErrorKind::WouldBlock {
@@ -100,23 +104,18 @@ impl Stream {
 }
 
 impl socket::Stream for Stream {
-    fn reader(&mut self) -> &mut dyn BufRead {
-        self
-    }
-
     fn writer(&mut self) -> &mut dyn Write {
         self
     }
 
     fn socket(&mut self) -> &mut Socket {
-        self.socket.socket.get_mut()
+        &mut self.socket.socket
     }
 
     fn has_unread_data(&self) -> bool {
         // TLS wants to read no more while it holds plaintext.
-        self.socket.is_within_record()
-            || self.socket.socket.has_unread_data()
-            || !self.tls.wants_read()
+        let Records { header, left, .. } = self.socket;
+        left > 0 || header != 1 || !self.tls.wants_read()
     }
 
     fn close(&mut self) {
@@ -180,20 +179,6 @@ impl Write for Stream {
     }
 }
 
-impl Records {
-    fn of(mut socket: BufferedSocket) -> Records {
-        // TLS has a buffer of its own. This one may hold bytes that came after a proxy's response.
-        if !socket.has_unread_data() {
-            socket = BufReader::with_capacity(0, socket.into_inner());
-        }
-        Records { socket, header: 1, left: 0 }
-    }
-
-    fn is_within_record(&self) -> bool {
-        self.left > 0 || self.header != 1
-    }
-}
-
 impl Read for Records {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.socket.read(buffer)?;
@@ -215,7 +200,7 @@ impl Read for Records {
 
 impl Write for Records {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.get_mut().write(bytes)
+        self.socket.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
