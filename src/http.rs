@@ -104,6 +104,14 @@ impl Deadline {
     pub(crate) fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
+
+    /// Returns the remaining time, or an error if there is none.
+    fn time_left(self) -> io::Result<Duration> {
+        match self.remaining() {
+            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(left),
+        }
+    }
 }
 
 impl CallContext {
@@ -307,12 +315,8 @@ impl Response {
     fn refuse_encoded(&mut self) -> Result<(), Error> {
         if is_encoded(&self.fields) && self.content.read_ahead(1)? > 0 {
             let message = "the content is encoded (Content-Encoding), which was not asked for";
-            return Err(self
-                .content
-                .call()
-                .error(message)
-                .executed_at_least(true)
-                .retryable(false));
+            let error = self.content.call().error(message);
+            return Err(error.executed_at_least(true).retryable(false));
         }
         Ok(())
     }

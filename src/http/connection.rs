@@ -36,7 +36,7 @@ pub(super) struct Connection {
     /// Whether it was idle before its current request.
     pub(super) was_idle: bool,
     opened: Moment,
-    last_used: Moment,
+    pub(super) last_used: Moment,
 }
 
 /// A moment by both clocks. The first may not advance while a device is suspended.
@@ -81,12 +81,6 @@ impl Connection {
         let input = self.stream.fill_buf().map(drop);
         self.stream.socket().blocking = true;
         matches!(input, Err(error) if is_transient(&error)) && !self.stream.has_unread_data()
-    }
-
-    /// Notes that it is idle from now on.
-    pub(super) fn mark_idle(&mut self) {
-        self.last_used = Moment::now();
-        self.was_idle = true;
     }
 
     /// Whether it belongs to this process, has not been idle for too long, and is not too old.

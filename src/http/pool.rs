@@ -64,7 +64,8 @@ impl Pool {
         if most == 0 || connection.stream.has_unread_data() {
             return;
         }
-        connection.mark_idle();
+        connection.last_used = Moment::now();
+        connection.was_idle = true;
         let mut state = self.state();
         let hop = connection.route.first_hop();
         let is_owed = |silent: &Weak<Hop>| silent.strong_count() == 2 && is_to(silent, hop);

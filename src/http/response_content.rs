@@ -149,12 +149,8 @@ impl Content {
             return Ok(0);
         };
         // Data received in time may still be buffered, but we can't tell how much.
-        let result = if self.call.deadline.remaining().is_zero() {
-            Err(io::ErrorKind::TimedOut.into())
-        } else {
-            self.position.read(&mut connection.stream, most, sink)
-        };
-        match result {
+        let in_time = self.call.deadline.time_left();
+        match in_time.and_then(|_| self.position.read(&mut connection.stream, most, sink)) {
             Ok(n) => {
                 // At the last byte, so that the next call finds the connection idle.
                 if n == 0 || self.length() == Some(self.position.received) {

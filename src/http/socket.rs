@@ -85,31 +85,6 @@ impl Socket {
         let _ = self.tcp.shutdown(Shutdown::Both);
     }
 
-    fn note_silence(&mut self) {
-        self.watch.iter_mut().for_each(Watch::act_if_due);
-    }
-
-    fn time_left(&self) -> io::Result<Duration> {
-        match self.deadline.remaining() {
-            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-            left => Ok(left),
-        }
-    }
-
-    /// Makes reads wait for less than this.
-    fn set_read_timeout(&mut self, left: Duration) -> io::Result<()> {
-        // Long socket timeouts fire late, so wait in shorter steps.
-        if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
-            self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
-            match self.tcp.set_read_timeout(Some(self.timeout)) {
-                // macOS fails so once the peer has gone. Then reads don't wait.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-                result => return result,
-            }
-        }
-        Ok(())
-    }
-
     /// Does one read or write without waiting: it fails with `WouldBlock` instead.
     fn nonblocking<T>(
         &mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>,
@@ -117,13 +92,8 @@ impl Socket {
         self.tcp.set_nonblocking(true)?;
         let result = act(&mut self.tcp);
         self.tcp.set_nonblocking(false)?;
-        result
-    }
-
-    /// Does the same with a pause before that failure. Only Windows needs it: see [`POLLED`].
-    fn poll<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
-        let result = self.nonblocking(act);
-        if result.as_ref().is_err_and(is_transient) {
+        // Only Windows polls: see [`POLLED`].
+        if self.blocking && result.as_ref().is_err_and(is_transient) {
             std::thread::sleep(Duration::from_millis(1));
         }
         result
@@ -135,34 +105,37 @@ impl Socket {
     ) -> io::Result<usize> {
         let left = left.saturating_sub(POLLED);
         if left.is_zero() {
-            return self.poll(|tcp| tcp.read(buffer));
+            return self.nonblocking(|tcp| tcp.read(buffer));
         }
-        self.set_read_timeout(left.min(most))?;
+        let left = left.min(most);
+        // Long socket timeouts fire late, so wait in shorter steps.
+        if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
+            self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
+            match self.tcp.set_read_timeout(Some(self.timeout)) {
+                Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
+                // macOS fails so once the peer has gone. Then reads don't wait.
+                _ => {}
+            }
+        }
         if cfg!(windows) {
             self.tcp.peek(&mut [0])?;
         }
         self.tcp.read(buffer)
-    }
-
-    /// Writes the bytes that can be written within [`WRITE_PART`].
-    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if cfg!(windows) {
-            return self.poll(|tcp| tcp.write(bytes));
-        }
-        self.tcp.write(bytes)
     }
 }
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let result = loop {
-            let left = self.time_left()?;
+            let left = self.deadline.time_left()?;
             if !self.blocking {
                 break self.nonblocking(|tcp| tcp.read(buffer));
             }
             let next = self.watch.as_ref().map_or(left, |watch| watch.next.remaining());
             match self.read_part(left, next, buffer) {
-                Err(error) if is_transient(&error) => self.note_silence(),
+                Err(error) if is_transient(&error) => {
+                    self.watch.iter_mut().for_each(Watch::act_if_due);
+                }
                 result => break result,
             }
         };
@@ -175,14 +148,18 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.blocking {
-            return self.nonblocking(|tcp| tcp.write(bytes));
+        if self.blocking {
+            self.deadline.time_left()?;
         }
-        self.time_left()?;
-        match self.write_part(bytes) {
+        let written = if self.blocking && !cfg!(windows) {
+            self.tcp.write(bytes)
+        } else {
+            self.nonblocking(|tcp| tcp.write(bytes))
+        };
+        match written {
             // Windows reports a write timeout as `TimedOut`.
             Err(error) if is_transient(&error) => {
-                self.note_silence();
+                self.watch.iter_mut().for_each(Watch::act_if_due);
                 Err(io::ErrorKind::WouldBlock.into())
             }
             result => result,

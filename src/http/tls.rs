@@ -115,13 +115,6 @@ impl Client {
         Ok(Client { config: Arc::new(config), roots, known: Mutex::default() })
     }
 
-    /// Returns the configuration for a full handshake.
-    fn without_sessions(&self) -> Arc<ClientConfig> {
-        let mut config = (*self.config).clone();
-        config.resumption = Resumption::disabled();
-        Arc::new(config)
-    }
-
     fn offer_no_session(&self, server: &ServerName<'static>, period: Duration) {
         self.known().insert(server.clone(), Deadline::after(period));
     }

@@ -4,8 +4,9 @@ use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use rustls::{ClientConnection, HandshakeKind};
 
 use super::errors::{alert_meaning, handshake_error, invalid, refusal, NOT_SET_UP, NO_NAME};
 use super::{Client, Roots, BROKEN, REFUSED};
@@ -44,12 +45,9 @@ impl Stream {
         let server =
             server.map_err(|cause| call.error(NO_NAME).with_source(cause).retryable(false))?;
         loop {
-            let socket = connect()?;
             let may_resume = client.may_resume(&server);
-            let config =
-                if may_resume { Arc::clone(&client.config) } else { client.without_sessions() };
             // A failed connection is closed before the next one: the server may have one worker only.
-            let cause = match Stream::shake_hands(socket, &client, config, &server) {
+            let cause = match Stream::shake_hands(connect()?, &client, &server, may_resume) {
                 Ok(stream) => {
                     client.known().entry(server).or_insert(Deadline::after(Duration::ZERO));
                     return Ok(stream);
@@ -67,18 +65,17 @@ impl Stream {
     }
 
     fn shake_hands(
-        socket: Socket, client: &Arc<Client>, config: Arc<ClientConfig>,
-        server: &ServerName<'static>,
+        socket: Socket, client: &Arc<Client>, server: &ServerName<'static>, may_resume: bool,
     ) -> io::Result<Box<Stream>> {
-        let tls = ClientConnection::new(config, server.clone()).map_err(invalid)?;
         let (client, server) = (Arc::clone(client), server.clone());
+        let mut config = Arc::clone(&client.config);
+        if !may_resume {
+            Arc::make_mut(&mut config).resumption = Resumption::disabled();
+        }
+        let tls = ClientConnection::new(config, server.clone()).map_err(invalid)?;
+        let socket = Records { socket, header: 1, left: 0 };
         // Boxed at once: it is large, and threads may have a small stack.
-        let mut stream = Box::new(Stream {
-            tls,
-            socket: Records { socket, header: 1, left: 0 },
-            client,
-            server,
-        });
+        let mut stream = Box::new(Stream { tls, socket, client, server });
         while stream.tls.is_handshaking() {
             let Err(cause) = stream.tls.complete_io(&mut stream.socket) else { continue };
             if cause.kind() != io::ErrorKind::WouldBlock {
@@ -95,11 +92,9 @@ impl Stream {
     /// Sends pending TLS messages, such as new keys or an alert, without waiting. Ignores errors:
     /// the response may still be readable.
     fn flush_nonblocking(&mut self) {
-        if self.tls.wants_write() {
-            let blocking = std::mem::replace(&mut self.socket().blocking, false);
-            let _ = self.flush();
-            self.socket().blocking = blocking;
-        }
+        let blocking = std::mem::replace(&mut self.socket().blocking, false);
+        let _ = self.flush();
+        self.socket().blocking = blocking;
     }
 }
 
@@ -119,11 +114,10 @@ impl socket::Stream for Stream {
     }
 
     fn close(&mut self) {
-        if self.tls.is_handshaking() || self.tls.wants_write() {
-            return;
+        if !self.tls.wants_write() {
+            self.tls.send_close_notify();
+            self.flush_nonblocking();
         }
-        self.tls.send_close_notify();
-        self.flush_nonblocking();
     }
 
     fn refusal(&self, cause: &io::Error) -> Option<(&'static str, bool)> {
