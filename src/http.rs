@@ -189,12 +189,17 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let proxy = network.proxy.clone().filter(|proxy| origin.https && !proxy.exempts(&origin));
     let route = Route { origin, proxy, roots: network.roots.clone() };
     let (head, connection) = request.exchange(&route)?;
-    let most = if head.is_persistent { network.idle_connections } else { 0 };
+    let Head { status, fields, framing, is_persistent } = head;
+    let most = if is_persistent { network.idle_connections } else { 0 };
     let is_repeatable = request.is_repeatable;
-    let content = Content::new(request.call, head.framing, connection, network.pool.clone(), most);
-    let mut response = Response { status: head.status, fields: head.fields, content };
+    let content = Content::new(request.call, framing, connection, network.pool.clone(), most);
+    let mut response = Response { status, fields, content };
     if response.is_success() {
-        response.refuse_encoded()?;
+        if is_encoded(&response.fields) && response.content.read_ahead(1)? > 0 {
+            let message = "the content is encoded (Content-Encoding), which was not asked for";
+            let error = response.content.call().error(message);
+            return Err(error.executed_at_least(true).retryable(false));
+        }
         if is_repeatable
             && response.content.length().is_none_or(|length| length <= READ_AHEAD_LIMIT)
         {
@@ -309,15 +314,5 @@ impl Response {
 
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
-    }
-
-    /// Fails if there is content and it is encoded.
-    fn refuse_encoded(&mut self) -> Result<(), Error> {
-        if is_encoded(&self.fields) && self.content.read_ahead(1)? > 0 {
-            let message = "the content is encoded (Content-Encoding), which was not asked for";
-            let error = self.content.call().error(message);
-            return Err(error.executed_at_least(true).retryable(false));
-        }
-        Ok(())
     }
 }
