@@ -149,7 +149,7 @@ impl CallContext {
         refused.map(|cause| self.refused_by_host(cause))
     }
 
-    /// The error if `what` is missing, incomplete or malformed. Malformed is what has the kind
+    /// The error if `what` is missing or incomplete; or malformed, if the cause has the kind
     /// [`Other`](io::ErrorKind::Other), which no system returns.
     fn incomplete(&self, what: &str, cause: io::Error) -> Error {
         if self.deadline.remaining().is_zero() {

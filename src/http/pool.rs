@@ -37,13 +37,13 @@ pub(super) struct State {
 /// The server or proxy that a connection was made to.
 pub(super) type Hop = Arc<Origin>;
 
-/// Watches a connection for silence. When no byte has come for a while, then for twice as long, and so
-/// on, another connection to the same hop is closed: the others may occupy all workers of a small server.
+/// Watches a silent connection. Other connections to the same hop are closed, one at a time: they may
+/// occupy all workers of a small server. Each time that the silence has doubled, another one follows.
 pub(super) struct Watch {
     pool: Pool,
     /// This connection's own: it identifies the connection.
     hop: Arc<Hop>,
-    /// Whether it lasts to the response, and not to the first byte. Such a server may be slow, or may
+    /// Whether it waits for the response. Then bytes of TLS don't end it. The server may be slow, or may
     /// wait for a worker itself, so only idle connections are closed.
     pub(super) is_for_response: bool,
     start: Instant,
@@ -79,7 +79,7 @@ impl Pool {
         drop(closed);
     }
 
-    /// Closes the connections that must not be used again.
+    /// Closes the connections that must not be used again. Returns whether there were any.
     pub(super) fn close_expired(&self) -> bool {
         let (process, now) = (std::process::id(), Moment::now());
         self.close(|c| !c.is_reusable(process, &now))
@@ -105,7 +105,8 @@ impl Pool {
         closed.is_some()
     }
 
-    /// Watches a new connection that took this long to make, or one that waits for its response.
+    /// Watches a new connection, which took this long to make, until its first byte. Without a time,
+    /// watches it until its response.
     pub(super) fn watch(&self, socket: &mut Socket, hop: &Hop, took: Option<Duration>) {
         let (pool, hop) = (self.clone(), Arc::new(Arc::clone(hop)));
         if took.is_some() {

@@ -33,7 +33,8 @@ struct Records {
 
 impl Stream {
     /// Connects to this host and does the handshake. If the handshake fails, and an earlier session
-    /// may have been offered, a second connection does a full handshake.
+    /// may have been offered, does a full handshake on a second connection. rustls does not report
+    /// whether it offered one, but only a server that completed a handshake can have issued one.
     pub(in crate::http) fn open(
         host: &str, roots: &Roots, call: &CallContext, connect: impl Fn() -> Result<Socket, Error>,
     ) -> Result<Box<Stream>, Error> {
