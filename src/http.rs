@@ -26,8 +26,8 @@ use exchange::PART;
 pub(crate) use pool::Pool;
 pub(crate) use proxy::Proxy;
 pub(crate) use response_content::{Content, ERROR_CONTENT_LIMIT};
-use response_head::{is_encoded, Head, ReadError};
-use socket::BufferedSocket;
+use response_head::{is_encoded, Head};
+use socket::Socket;
 pub(crate) use tls::Roots;
 
 use crate::error::{Error, ErrorKind, ErrorResponse};
@@ -42,10 +42,6 @@ const READ_AHEAD_LIMIT: u64 = 16 * 1024;
 
 /// Maximum size of a request's head without path, host and fields.
 const HEAD_ROOM: usize = 80;
-
-/// How long a new connection may be silent before idle ones make way, plus four times the time that
-/// connecting took. A server that is silent for longer may have no free worker.
-const SILENCE: Duration = Duration::from_millis(100);
 
 /// Longer timeouts are shortened to this: their end could overflow an `Instant`.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -108,6 +104,14 @@ impl Deadline {
     pub(crate) fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
+
+    /// Returns the remaining time, or an error if there is none.
+    fn time_left(self) -> io::Result<Duration> {
+        match self.remaining() {
+            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(left),
+        }
+    }
 }
 
 impl CallContext {
@@ -145,15 +149,15 @@ impl CallContext {
         refused.map(|cause| self.refused_by_host(cause))
     }
 
-    /// The error if `what` is missing or incomplete.
-    fn incomplete(&self, what: &str, trouble: ReadError) -> Error {
-        let cause = match trouble {
-            _ if self.deadline.remaining().is_zero() => {
-                return self.timed_out(&format!("before {what} was complete"));
-            }
-            ReadError::Malformed(why) => return self.error(format_args!("{what} {why}")),
-            ReadError::Io(cause) => cause,
-        };
+    /// The error if `what` is missing or incomplete; or malformed, if the cause has the kind
+    /// [`Other`](io::ErrorKind::Other), which no system returns.
+    fn incomplete(&self, what: &str, cause: io::Error) -> Error {
+        if self.deadline.remaining().is_zero() {
+            return self.timed_out(&format!("before {what} was complete"));
+        }
+        if cause.kind() == io::ErrorKind::Other {
+            return self.error(format_args!("{what} {cause}"));
+        }
         let message = format!("the connection ended before {what} was complete");
         self.error(message).with_source(cause)
     }
@@ -161,24 +165,17 @@ impl CallContext {
 
 impl Network {
     /// Connects to a server or a proxy. For messages, `peer` is " of the proxy ...", or empty.
-    fn connect(
-        &self, to: &Arc<Origin>, peer: &str, call: &CallContext,
-    ) -> Result<BufferedSocket, Error> {
+    fn connect(&self, to: &Arc<Origin>, peer: &str, call: &CallContext) -> Result<Socket, Error> {
         let (mut socket, took) = self.addresses.connect(to, peer, call)?;
-        self.watch(&mut socket, to, took);
+        self.pool.watch(&mut socket, to, Some(took));
         Ok(socket)
-    }
-
-    /// Watches for silence on a new connection; connecting took the time `took`.
-    fn watch(&self, socket: &mut BufferedSocket, to: &Arc<Origin>, took: Duration) {
-        self.pool.watch(socket.get_mut(), to, SILENCE + took * 4);
     }
 
     /// If the system has refused a file descriptor, closes the idle connections. Returns whether any
     /// were closed, so that another attempt may succeed.
     pub(crate) fn makes_room(&self, error: &Error) -> bool {
         let cause = error.source().and_then(|source| source.downcast_ref());
-        cause.is_some_and(is_out_of_files) && !self.pool.close(None).is_empty()
+        cause.is_some_and(is_out_of_files) && self.pool.close(|_| true)
     }
 }
 
@@ -192,12 +189,17 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let proxy = network.proxy.clone().filter(|proxy| origin.https && !proxy.exempts(&origin));
     let route = Route { origin, proxy, roots: network.roots.clone() };
     let (head, connection) = request.exchange(&route)?;
-    let most = if head.is_persistent { network.idle_connections } else { 0 };
+    let Head { status, fields, framing, is_persistent } = head;
+    let most = if is_persistent { network.idle_connections } else { 0 };
     let is_repeatable = request.is_repeatable;
-    let content = Content::new(request.call, head.framing, connection, network.pool.clone(), most);
-    let mut response = Response { status: head.status, fields: head.fields, content };
+    let content = Content::new(request.call, framing, connection, network.pool.clone(), most);
+    let mut response = Response { status, fields, content };
     if response.is_success() {
-        response.refuse_encoded()?;
+        if is_encoded(&response.fields) && response.content.read_ahead(1)? > 0 {
+            let message = "the content is encoded (Content-Encoding), which was not asked for";
+            let error = response.content.call().error(message);
+            return Err(error.executed_at_least(true).retryable(false));
+        }
         if is_repeatable
             && response.content.length().is_none_or(|length| length <= READ_AHEAD_LIMIT)
         {
@@ -214,13 +216,14 @@ impl Request<'_> {
         let content = self.content.unwrap_or_default();
         let (first, rest) = content.split_at(content.len().min(PART));
         let beginning = self.beginning(first);
+        self.network.pool.close_expired();
         let idle = self.idle_connection(route);
         let was_sent = idle.is_some();
         if let Some(mut connection) = idle {
             let (received, is_stale) = exchange::run(&mut connection, &beginning, rest);
             if is_stale || received.is_err() {
                 // The other idle connections of the route may be broken, too.
-                drop(self.network.pool.close(Some(route)));
+                self.network.pool.close(|c| c.route == *route);
             }
             if !is_stale || self.call.deadline.remaining().is_zero() {
                 return self.outcome(received, connection, false);
@@ -260,7 +263,7 @@ impl Request<'_> {
             return None;
         }
         loop {
-            let mut connection = self.network.pool.take(route).0?;
+            let mut connection = self.network.pool.take(route)?;
             connection.stream.socket().deadline = self.call.deadline;
             if connection.is_open() {
                 return Some(connection);
@@ -271,7 +274,7 @@ impl Request<'_> {
     /// Closes an idle connection, then opens a new one: a server may have a single worker, which the
     /// idle connection occupies.
     fn open(&self, route: &Route) -> Result<Connection, Error> {
-        drop(self.network.pool.close_one(route));
+        self.network.pool.close_one(|c| c.route == *route);
         let connection = loop {
             match Connection::open(route, self.network, &self.call) {
                 Err(error) if self.network.makes_room(&error) => {}
@@ -287,25 +290,18 @@ impl Request<'_> {
     /// Returns the result of an exchange. If `is_silent`, the connection is new and has received no
     /// byte of a response: the server may have refused it within TLS.
     fn outcome(
-        &self, received: Result<Head, ReadError>, connection: Connection, is_silent: bool,
+        &self, received: io::Result<Head>, connection: Connection, is_silent: bool,
     ) -> Result<(Head, Connection), Error> {
-        let refusal = match &received {
-            Err(ReadError::Io(cause)) if is_silent => {
-                connection.stream.forget_session();
-                connection.stream.refusal(cause)
-            }
-            _ => None,
+        let cause = match received {
+            Ok(head) => return Ok((head, connection)),
+            Err(cause) => cause,
         };
-        match (received, refusal) {
-            (Ok(head), _) => Ok((head, connection)),
-            (Err(ReadError::Io(cause)), Some((why, may_have_executed))) => {
-                let error = self.call.error(why).with_source(cause).retryable(false);
-                Err(error.executed_at_least(may_have_executed))
-            }
-            (Err(trouble), _) => {
-                Err(self.call.incomplete("the response", trouble).executed_at_least(true))
-            }
-        }
+        let refusal = if is_silent { connection.stream.refusal(&cause) } else { None };
+        let Some((why, may_have_executed)) = refusal else {
+            return Err(self.call.incomplete("the response", cause).executed_at_least(true));
+        };
+        let error = self.call.error(why).with_source(cause).retryable(false);
+        Err(error.executed_at_least(may_have_executed))
     }
 }
 
@@ -318,19 +314,5 @@ impl Response {
 
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
-    }
-
-    /// Fails if there is content and it is encoded.
-    fn refuse_encoded(&mut self) -> Result<(), Error> {
-        if is_encoded(&self.fields) && self.content.read_ahead(1)? > 0 {
-            let message = "the content is encoded (Content-Encoding), which was not asked for";
-            return Err(self
-                .content
-                .call()
-                .error(message)
-                .executed_at_least(true)
-                .retryable(false));
-        }
-        Ok(())
     }
 }

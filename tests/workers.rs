@@ -282,7 +282,7 @@ fn silence_to_one_call_costs_the_others_few_connections() {
         });
         let session = &site.session;
         thread::scope(|scope| {
-            let silent = scope.spawn(|| session.post("/", "text/plain", "booking").unwrap_err());
+            let silent = scope.spawn(|| session.post("/", "text/plain", "booking"));
             silent_one.recv().unwrap();
             let start = Instant::now();
             let others = [(); THREADS].map(|()| {
@@ -296,7 +296,9 @@ fn silence_to_one_call_costs_the_others_few_connections() {
                 other.join().unwrap();
             }
             drop(release);
-            silent.join().unwrap();
+            // A lost handshake is repeated, since the server has completed others.
+            let was_sent = silent.join().unwrap().is_ok();
+            assert_eq!(was_sent, over != Over::Plain, "{over:?}");
         });
         // After 100, 200 and 400 ms an idle connection is closed for the silent one.
         let connections = session.counts().connections;

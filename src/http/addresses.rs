@@ -7,7 +7,7 @@ use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::socket::{BufferedSocket, Socket};
+use super::socket::Socket;
 use super::CallContext;
 use crate::error::Error;
 use crate::url::Origin;
@@ -36,7 +36,7 @@ impl Addresses {
     /// `peer` is " of the proxy ..." for messages, or empty.
     pub(super) fn connect(
         &self, origin: &Arc<Origin>, peer: &str, call: &CallContext,
-    ) -> Result<(BufferedSocket, Duration), Error> {
+    ) -> Result<(Socket, Duration), Error> {
         let mut addresses = look_up(origin, peer, call)?;
         if let Some((_, good)) = self.known().worked.iter().find(|(host, _)| host == origin) {
             // The sort is stable.
@@ -100,7 +100,7 @@ fn look_up(origin: &Origin, peer: &str, call: &CallContext) -> Result<Vec<Socket
 /// the time. Returns the address, too, and how long it took to accept.
 fn connect(
     mut silent: Vec<SocketAddr>, peer: &str, call: &CallContext,
-) -> Result<(BufferedSocket, SocketAddr, Duration), Error> {
+) -> Result<(Socket, SocketAddr, Duration), Error> {
     let to = peer.strip_prefix(" of ").unwrap_or("the host");
     let mut patience = FIRST_PATIENCE;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
@@ -114,7 +114,7 @@ fn connect(
             let most = if is_alone { left } else { patience.min(left) };
             let start = Instant::now();
             let tcp = TcpStream::connect_timeout(&address, most.max(Duration::from_millis(1)));
-            match tcp.and_then(|tcp| Socket::buffered(tcp, call.deadline)) {
+            match tcp.and_then(|tcp| Socket::new(tcp, call.deadline)) {
                 Ok(socket) => return Ok((socket, address, start.elapsed())),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),
                 Err(error) if is_out_of_files(&error) => return Err(call.refused_by_host(error)),

@@ -1,6 +1,7 @@
 //! A connection to a server, directly or through a proxy, with TLS or without.
 //! Called by `http`, and kept by `pool`. Knows nothing of requests.
 
+use std::io::{BufRead as _, BufReader};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,7 +36,7 @@ pub(super) struct Connection {
     /// Whether it was idle before its current request.
     pub(super) was_idle: bool,
     opened: Moment,
-    last_used: Moment,
+    pub(super) last_used: Moment,
 }
 
 /// A moment by both clocks. The first may not advance while a device is suspended.
@@ -63,10 +64,10 @@ impl Connection {
             true => {
                 let mut stream =
                     super::tls::Stream::open(&origin.host, &route.roots, call, connect)?;
-                network.pool.watch_response(stream.socket(), route.first_hop());
+                network.pool.watch(stream.socket(), route.first_hop(), None);
                 stream
             }
-            _ => Box::new(connect()?),
+            _ => Box::new(BufReader::new(connect()?)),
         };
         let now = Moment::now();
         let process = std::process::id();
@@ -77,15 +78,9 @@ impl Connection {
     /// Whether the connection is open with no unread data.
     pub(super) fn is_open(&mut self) -> bool {
         self.stream.socket().blocking = false;
-        let input = self.stream.reader().fill_buf().map(drop);
+        let input = self.stream.fill_buf().map(drop);
         self.stream.socket().blocking = true;
         matches!(input, Err(error) if is_transient(&error)) && !self.stream.has_unread_data()
-    }
-
-    /// Notes that it is idle from now on.
-    pub(super) fn mark_idle(&mut self) {
-        self.last_used = Moment::now();
-        self.was_idle = true;
     }
 
     /// Whether it belongs to this process, has not been idle for too long, and is not too old.
@@ -149,9 +144,9 @@ mod tests {
         let idle = Pool::default();
         let fresh = connection(&server);
         let route = fresh.route.clone();
-        assert!(idle.keep(fresh, 8).is_empty());
-        assert!(idle.take(&route).0.is_some());
-        assert!(idle.take(&route).0.is_none());
+        idle.keep(fresh, 8);
+        assert!(idle.take(&route).is_some());
+        assert!(idle.take(&route).is_none());
 
         let changed = |change: fn(&mut Connection)| {
             let mut changed = connection(&server);
@@ -173,28 +168,9 @@ mod tests {
             (changed(|c| c.process += 1), false),
         ] {
             idle.state().connections.push(connection);
-            assert_eq!(idle.take(&route).0.is_some(), is_reusable);
+            assert_eq!(idle.close_expired(), !is_reusable);
+            assert_eq!(idle.take(&route).is_some(), is_reusable);
             assert!(idle.state().connections.is_empty());
-        }
-    }
-
-    #[test]
-    fn expired_connections_are_closed_whatever_is_called_next() {
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let idle = Pool::default();
-        let route = connection(&server).route.clone();
-        let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let others = connection(&other).route.clone();
-        for close in [|idle: &Pool, route: &Route| idle.take(route).1, Pool::close_one] {
-            // The one that was used last is too old.
-            for aged in [false, true] {
-                let mut expired = connection(&server);
-                let field = if aged { &mut expired.opened } else { &mut expired.last_used };
-                field.1 -= if aged { MAX_AGE } else { MAX_IDLE };
-                idle.state().connections.extend([connection(&server), expired]);
-                assert_eq!(close(&idle, &others).len(), 1);
-                assert_eq!(idle.close(Some(&route)).len(), 1);
-            }
         }
     }
 }

@@ -5,8 +5,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::response_head::{read_head, Head, ReadError, HEAD_LIMIT};
-use super::socket::{is_transient, write_all, WRITE_PART};
+use super::response_head::{read_head, Head, HEAD_LIMIT};
+use super::socket::{is_transient, WRITE_PART};
 
 /// Content up to this size is sent together with the head. Longer content is sent in parts of this
 /// size.
@@ -20,7 +20,7 @@ struct Exchange<'a> {
     /// The head being read. It may be incomplete.
     head: Vec<u8>,
     /// The head, or the error, if it came before the request was sent completely.
-    early: Option<Result<Head, ReadError>>,
+    early: Option<io::Result<Head>>,
 }
 
 /// Sends a request, whose head is in `beginning`, and reads the head of the final response. Also
@@ -29,46 +29,46 @@ struct Exchange<'a> {
 /// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
 pub(super) fn run(
     connection: &mut Connection, beginning: &[u8], rest: &[u8],
-) -> (Result<Head, ReadError>, bool) {
+) -> (io::Result<Head>, bool) {
     let mut exchange =
         Exchange { connection, head_budget: HEAD_LIMIT, head: Vec::new(), early: None };
     let sent = exchange.send(beginning, rest);
     // The server may have responded before it closed.
     let early = exchange.early.take();
-    let received = early.unwrap_or_else(|| exchange.final_head());
+    let mut received = early.unwrap_or_else(|| exchange.final_head());
     let has_received = exchange.head_budget < HEAD_LIMIT;
-    connection.stream.socket().on_silence = None;
-    let is_alert = matches!(&received, Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::InvalidData);
-    let received = match (received, sent) {
-        (Ok(head), sent) => {
-            Ok(Head { is_persistent: head.is_persistent && matches!(sent, Ok(true)), ..head })
-        }
+    connection.stream.socket().watch = None;
+    match (&mut received, sent) {
+        (Ok(head), sent) => head.is_persistent &= matches!(sent, Ok(true)),
         // The server's alert says more than the write that failed.
-        (Err(_), Err(error)) if !is_alert => Err(error.into()),
-        (received, _) => received,
-    };
+        (Err(cause), Err(error)) if cause.kind() != io::ErrorKind::InvalidData => *cause = error,
+        _ => {}
+    }
     let is_stale = received.as_ref().map_or(!has_received, |head| head.status == 408);
     (received, is_stale)
 }
 
 impl Exchange<'_> {
     /// Sends the request. Returns `false` if the server refused it before it was sent completely.
-    fn send(&mut self, beginning: &[u8], mut rest: &[u8]) -> io::Result<bool> {
-        write_all(self.connection.stream.writer(), beginning)?;
+    fn send<'r>(&mut self, mut beginning: &'r [u8], mut rest: &'r [u8]) -> io::Result<bool> {
         let is_small = rest.is_empty();
         let mut blocked = Duration::ZERO;
-        while is_small || !self.is_refused(blocked) {
+        while is_small || !beginning.is_empty() || !self.is_refused(blocked) {
             let start = Instant::now();
             let writer = self.connection.stream.writer();
-            let written = match rest.len() {
+            let (part, most) = match beginning {
+                [] => (&mut rest, PART),
+                _ => (&mut beginning, usize::MAX),
+            };
+            let written = match part.len() {
                 // Send what TLS has buffered.
                 0 => writer.flush().map(|()| 0),
-                length => writer.write(&rest[..length.min(PART)]),
+                length => writer.write(&part[..length.min(most)]),
             };
             match written {
-                Ok(0) if rest.is_empty() => return Ok(true),
+                Ok(0) if part.is_empty() => return Ok(true),
                 Ok(n) => {
-                    rest = &rest[n..];
+                    *part = &part[n..];
                     blocked = Duration::ZERO;
                 }
                 // A signal may end a write early, and a stopped process seems to block for long: count
@@ -88,7 +88,7 @@ impl Exchange<'_> {
         if self.early.is_none() {
             self.connection.stream.socket().blocking = false;
             self.early = match self.final_head() {
-                Err(ReadError::Io(error)) if is_transient(&error) => None,
+                Err(error) if is_transient(&error) => None,
                 received => Some(received),
             };
             self.connection.stream.socket().blocking = true;
@@ -102,16 +102,15 @@ impl Exchange<'_> {
     }
 
     /// Reads the head of the final response.
-    fn final_head(&mut self) -> Result<Head, ReadError> {
+    fn final_head(&mut self) -> io::Result<Head> {
         loop {
-            read_head(self.connection.stream.reader(), &mut self.head_budget, &mut self.head)?;
-            let head =
-                Head::parse(&std::mem::take(&mut self.head)).map_err(ReadError::Malformed)?;
+            read_head(&mut self.connection.stream, &mut self.head_budget, &mut self.head)?;
+            let head = Head::parse(&std::mem::take(&mut self.head))?;
             match head.status {
                 // 101 would be final, but no upgrade was requested.
                 100 | 102..=199 => {}
                 0..=199 => {
-                    return Err(ReadError::Malformed("has a status code (1xx) that is not final"))
+                    return Err(io::Error::other("has a status code (1xx) that is not final"))
                 }
                 _ => return Ok(head),
             }

@@ -3,20 +3,22 @@
 
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Moment, Route};
-use super::socket::{OnSilence, Socket};
+use super::socket::Socket;
+use super::Deadline;
 use crate::url::Origin;
 
+/// How long a new connection may be silent before idle ones make way, plus four times the time that
+/// connecting took. A server that is silent for longer may have no free worker.
+const SILENCE: Duration = Duration::from_millis(100);
+
 /// How long a response over TLS may take before an idle connection is closed to free a worker.
-#[cfg(feature = "tls")]
 const SLOW_RESPONSE: Duration = Duration::from_secs(1);
 
-/// The idle connections, shared by all clones of a session.
-///
-/// Closing a connection takes system calls. So methods return the connections that they remove, and
-/// the caller drops them without the lock.
+/// The idle connections, shared by all clones of a session. Closing a connection takes system calls,
+/// so it is done without the lock.
 #[derive(Clone, Default)]
 pub(crate) struct Pool(Arc<Mutex<State>>);
 
@@ -35,88 +37,110 @@ pub(super) struct State {
 /// The server or proxy that a connection was made to.
 pub(super) type Hop = Arc<Origin>;
 
-type Closed = Vec<Connection>;
+/// Watches a silent connection. Other connections to the same hop are closed, one at a time: they may
+/// occupy all workers of a small server. Each time that the silence has doubled, another one follows.
+pub(super) struct Watch {
+    pool: Pool,
+    /// This connection's own: it identifies the connection.
+    hop: Arc<Hop>,
+    /// Whether it waits for the response. Then bytes of TLS don't end it. The server may be slow, or may
+    /// wait for a worker itself, so only idle connections are closed.
+    pub(super) is_for_response: bool,
+    start: Instant,
+    pub(super) next: Deadline,
+}
 
 impl Pool {
     /// Removes the most recently used connection of this route. The server may have closed it: check
     /// [`Connection::is_open`].
-    pub(super) fn take(&self, route: &Route) -> (Option<Connection>, Closed) {
+    pub(super) fn take(&self, route: &Route) -> Option<Connection> {
         let connections = &mut self.state().connections;
-        let closed = expired(connections);
         let found = connections.iter().rposition(|c| c.route == *route);
-        (found.map(|i| connections.remove(i)), closed)
+        found.map(|i| connections.remove(i))
     }
 
     /// Keeps a connection after its response has been read, unless it has unread data.
-    pub(super) fn keep(&self, mut connection: Connection, most: usize) -> Closed {
+    pub(super) fn keep(&self, mut connection: Connection, most: usize) {
         if most == 0 || connection.stream.has_unread_data() {
-            return vec![connection];
+            return;
         }
-        connection.mark_idle();
-        let state = &mut *self.state();
+        connection.last_used = Moment::now();
+        connection.was_idle = true;
+        let mut state = self.state();
         let hop = connection.route.first_hop();
         let is_owed = |silent: &Weak<Hop>| silent.strong_count() == 2 && is_to(silent, hop);
         if remove_first(&mut state.owed, is_owed).is_some() {
-            return vec![connection];
+            return;
         }
         state.connections.push(connection);
         let surplus = state.connections.len().saturating_sub(most);
-        state.connections.drain(..surplus).collect()
+        let closed: Vec<_> = state.connections.drain(..surplus).collect();
+        drop(state);
+        drop(closed);
     }
 
-    /// Removes the least recently used connection of this route.
-    pub(super) fn close_one(&self, route: &Route) -> Closed {
-        let connections = &mut self.state().connections;
-        let mut closed = expired(connections);
-        closed.extend(remove_first(connections, |c| c.route == *route));
-        closed
+    /// Closes the connections that must not be used again. Returns whether there were any.
+    pub(super) fn close_expired(&self) -> bool {
+        let (process, now) = (std::process::id(), Moment::now());
+        self.close(|c| !c.is_reusable(process, &now))
     }
 
-    /// Watches a new connection. As long as it is silent, other connections to the same hop are closed,
-    /// one at a time: they may occupy all workers of a small server.
-    pub(super) fn watch(&self, socket: &mut Socket, hop: &Hop, patience: Duration) {
-        let (pool, this) = (self.clone(), Arc::new(Arc::clone(hop)));
-        let open = &mut self.state().open;
-        open.retain(|other| other.strong_count() > 0);
-        open.push(Arc::downgrade(&this));
-        socket.counted = Some(Arc::clone(&this));
-        let act = move || drop(pool.make_way(&this));
-        socket.on_silence = Some(OnSilence::new(patience, false, act));
-    }
-
-    /// Watches a connection after its TLS handshake. If the response takes long, the server may be slow,
-    /// or may wait for a worker itself. So only idle connections are closed.
-    #[cfg(feature = "tls")]
-    pub(super) fn watch_response(&self, socket: &mut Socket, hop: &Hop) {
-        let (pool, hop) = (self.clone(), Arc::clone(hop));
-        let act = move || drop(pool.remove_idle(&hop));
-        socket.on_silence = Some(OnSilence::new(SLOW_RESPONSE, true, act));
-    }
-
-    /// Removes an idle connection. If there is none, notes that one is to be closed after its response.
-    fn make_way(&self, this: &Arc<Hop>) -> Option<Connection> {
-        let found = self.remove_idle(this);
-        let State { open, owed, .. } = &mut *self.state();
-        let is_held = |other: &Weak<Hop>| other.strong_count() == 1 && is_to(other, this);
-        if found.is_none() && open.iter().any(is_held) {
-            owed.retain(|other| other.strong_count() == 2 && !other.ptr_eq(&Arc::downgrade(this)));
-            owed.push(Arc::downgrade(this));
+    /// Closes these connections. Returns whether there were any.
+    pub(super) fn close(&self, is_one: impl Fn(&Connection) -> bool) -> bool {
+        let mut state = self.state();
+        // Fast path: nearly always, there is none.
+        if !state.connections.iter().any(&is_one) {
+            return false;
         }
-        found
+        let (closed, kept) = take(&mut state.connections).into_iter().partition(is_one);
+        state.connections = kept;
+        drop(state);
+        drop::<Vec<_>>(closed);
+        true
     }
 
-    /// Removes the least recently used connection to this server or proxy.
-    fn remove_idle(&self, hop: &Hop) -> Option<Connection> {
-        remove_first(&mut self.state().connections, |c| c.route.first_hop() == hop)
+    /// Closes the least recently used one of these connections. Returns whether there was one.
+    pub(super) fn close_one(&self, is_one: impl Fn(&Connection) -> bool) -> bool {
+        let closed = remove_first(&mut self.state().connections, is_one);
+        closed.is_some()
     }
 
-    /// Removes all connections of this route, or of all routes.
-    pub(super) fn close(&self, route: Option<&Route>) -> Closed {
-        remove(&mut self.state().connections, |c| route.is_none_or(|route| c.route == *route))
+    /// Watches a new connection, which took this long to make, until its first byte. Without a time,
+    /// watches it until its response.
+    pub(super) fn watch(&self, socket: &mut Socket, hop: &Hop, took: Option<Duration>) {
+        let (pool, hop) = (self.clone(), Arc::new(Arc::clone(hop)));
+        if took.is_some() {
+            let open = &mut self.state().open;
+            open.retain(|other| other.strong_count() > 0);
+            open.push(Arc::downgrade(&hop));
+            socket.counted = Some(Arc::clone(&hop));
+        }
+        let patience = took.map_or(SLOW_RESPONSE, |took| SILENCE + took * 4);
+        let (start, next) = (Instant::now(), Deadline::after(patience));
+        socket.watch = Some(Watch { pool, hop, is_for_response: took.is_none(), start, next });
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch {
+    /// Closes an idle connection if it is time. If there is none, notes that one is to be closed after
+    /// its response.
+    pub(super) fn act_if_due(&mut self) {
+        if !self.next.remaining().is_zero() {
+            return;
+        }
+        self.next = Deadline::after(self.start.elapsed());
+        let was_closed = self.pool.close_one(|c| c.route.first_hop() == &*self.hop);
+        let State { open, owed, .. } = &mut *self.pool.state();
+        let is_held = |other: &Weak<Hop>| other.strong_count() == 1 && is_to(other, &self.hop);
+        if !was_closed && !self.is_for_response && open.iter().any(is_held) {
+            let this = Arc::downgrade(&self.hop);
+            owed.retain(|other| other.strong_count() == 2 && !other.ptr_eq(&this));
+            owed.push(this);
+        }
     }
 }
 
@@ -126,20 +150,4 @@ fn is_to(connection: &Weak<Hop>, hop: &Hop) -> bool {
 
 fn remove_first<T>(items: &mut Vec<T>, is_one: impl Fn(&T) -> bool) -> Option<T> {
     items.iter().position(is_one).map(|i| items.remove(i))
-}
-
-/// Removes the connections that must not be used again.
-fn expired(connections: &mut Vec<Connection>) -> Closed {
-    let (process, now) = (std::process::id(), Moment::now());
-    remove(connections, |c| !c.is_reusable(process, &now))
-}
-
-fn remove(connections: &mut Vec<Connection>, is_one: impl Fn(&Connection) -> bool) -> Closed {
-    // Fast path: nearly always, there is none.
-    if !connections.iter().any(&is_one) {
-        return Vec::new();
-    }
-    let (closed, kept) = take(connections).into_iter().partition(is_one);
-    *connections = kept;
-    closed
 }

@@ -4,14 +4,15 @@
 //! nothing of TLS and of requests.
 
 use std::fmt;
+use std::io::{self, BufReader, Write as _};
 use std::sync::Arc;
 use std::time::Instant;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
-use super::response_head::{read_head, status_line, ReadError, HEAD_LIMIT, NO_HTTP};
-use super::socket::{write_all, BufferedSocket};
+use super::response_head::{read_head, status_line, HEAD_LIMIT, NO_HTTP};
+use super::socket::Socket;
 use super::{CallContext, Network};
 use crate::error::Error;
 use crate::url::{check_uri, refused, Origin};
@@ -86,8 +87,9 @@ impl Proxy {
     /// Connects to `origin` through the proxy.
     pub(super) fn connect(
         &self, origin: &Origin, network: &Network, call: &CallContext,
-    ) -> Result<BufferedSocket, Error> {
-        let mut socket = network.connect(&self.origin, &format!(" of the proxy {self}"), call)?;
+    ) -> Result<Socket, Error> {
+        let socket = network.connect(&self.origin, &format!(" of the proxy {self}"), call)?;
+        let mut reader = BufReader::new(socket);
         let start = Instant::now();
         let target = origin.authority();
         let authorization = match &self.credentials {
@@ -96,13 +98,13 @@ impl Proxy {
         };
         let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");
         let response = format!("the response of the proxy {self}");
-        let incomplete = |trouble| call.incomplete(&response, trouble);
-        let written = write_all(socket.get_mut(), request.as_bytes());
-        written.map_err(|cause| incomplete(cause.into()))?;
-        match final_status(&mut socket).map_err(incomplete)? {
+        let incomplete = |cause| call.incomplete(&response, cause);
+        reader.get_mut().write_all(request.as_bytes()).map_err(incomplete)?;
+        match final_status(&mut reader).map_err(incomplete)? {
             // The header fields of a 2xx frame no content: the tunnel follows them.
             200..=299 => {
-                network.watch(&mut socket, &self.origin, start.elapsed());
+                let mut socket = reader.into_inner();
+                network.pool.watch(&mut socket, &self.origin, Some(start.elapsed()));
                 Ok(socket)
             }
             status => Err(self.status_error(call, status, &target)),
@@ -142,16 +144,23 @@ impl fmt::Display for Proxy {
 }
 
 /// Reads the response to a CONNECT, after interim ones.
-fn final_status(socket: &mut BufferedSocket) -> Result<u16, ReadError> {
+fn final_status(reader: &mut BufReader<Socket>) -> io::Result<u16> {
     let mut head_budget = HEAD_LIMIT;
     loop {
         let mut head = Vec::new();
-        read_head(socket, &mut head_budget, &mut head)?;
+        read_head(reader, &mut head_budget, &mut head)?;
         match status_line(&head).filter(|(version, _)| version.starts_with(b"1.")) {
             // 101 is final, but no CONNECT asks for it.
             Some((_, 100 | 102..=199)) => {}
+            // TLS clients speak first, so the server has sent nothing yet.
+            Some((_, 200..=299)) if !reader.buffer().is_empty() => {
+                return Err(io::Error::other(
+                    "has content, which the response to a CONNECT can't have: check the URL of \
+                     the proxy",
+                ))
+            }
             Some((_, status @ 100..)) => return Ok(status),
-            _ => return Err(ReadError::Malformed(NO_HTTP)),
+            _ => return Err(io::Error::other(NO_HTTP)),
         }
     }
 }

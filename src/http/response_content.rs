@@ -1,11 +1,12 @@
 //! The content of a response as a stream: exactly as long as the head says, or an error. Called by
 //! `http`, `response` and `token/request`. Knows nothing of status or fields.
 
-use std::io::{self, BufRead, Cursor};
+use std::collections::VecDeque;
+use std::io::{self, BufRead};
 
 use super::connection::Connection;
 use super::pool::Pool;
-use super::response_head::{read_fields, read_line, Framing, ReadError, HEAD_LIMIT};
+use super::response_head::{read_fields, read_line, Framing, HEAD_LIMIT};
 use super::CallContext;
 use crate::error::{Error, ErrorKind};
 
@@ -18,12 +19,9 @@ const SIZE_LIMIT: usize = 4 * 1024;
 /// The content of a response as a stream.
 pub(crate) struct Content {
     call: CallContext,
-    framing: Framing,
+    position: Position,
     /// Content that was read by `read_ahead` and not yet returned.
-    ahead: Cursor<Vec<u8>>,
-    /// Bytes of content received in all.
-    received: u64,
-    chunks: Chunks,
+    ahead: VecDeque<u8>,
     is_truncated: bool,
     /// `None` after the end of the content, or an error.
     connection: Option<Connection>,
@@ -33,13 +31,12 @@ pub(crate) struct Content {
     most_idle: usize,
 }
 
-/// The position within chunked content ([RFC 9112, section
-/// 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)).
-#[derive(Default)]
-struct Chunks {
-    /// Bytes of the current chunk that were not yet read.
+/// How much of the content has been received.
+struct Position {
+    framing: Framing,
+    received: u64,
+    /// Bytes that may follow in the current chunk, or in all without chunks.
     remaining: u64,
-    has_begun: bool,
 }
 
 impl Content {
@@ -48,10 +45,8 @@ impl Content {
     ) -> Content {
         let mut content = Content {
             call,
-            framing,
-            ahead: Cursor::default(),
-            received: 0,
-            chunks: Chunks::default(),
+            position: Position::new(framing),
+            ahead: VecDeque::new(),
             is_truncated: false,
             connection: Some(connection),
             pool,
@@ -69,7 +64,7 @@ impl Content {
 
     /// Returns the length, if the head contains it.
     pub(crate) fn length(&self) -> Option<u64> {
-        match self.framing {
+        match self.position.framing {
             Framing::Length(length) => Some(length),
             Framing::Chunked | Framing::UntilClose => None,
         }
@@ -79,8 +74,8 @@ impl Content {
     pub(crate) fn read_ahead(&mut self, most: u64) -> Result<usize, Error> {
         let mut ahead = Vec::new();
         self.read_up_to(most, &mut ahead)?;
-        self.ahead = Cursor::new(ahead);
-        Ok(self.ahead.get_ref().len())
+        self.ahead = ahead.into();
+        Ok(self.ahead.len())
     }
 
     /// Returns up to `most` bytes that arrive within a quarter of the remaining time.
@@ -123,18 +118,11 @@ impl Content {
     /// head may be wrong.
     fn read_up_to(&mut self, limit: u64, whole: &mut Vec<u8>) -> Result<(), Error> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        if self.ahead.position() == 0 && self.ahead.get_ref().len() <= limit {
-            *whole = std::mem::take(&mut self.ahead).into_inner();
+        if self.ahead.len() <= limit {
+            *whole = std::mem::take(&mut self.ahead).into();
         }
         while whole.len() < limit {
-            let append = |reader: &mut dyn BufRead, most: usize| {
-                let input = reader.fill_buf()?;
-                let length = most.min(input.len()).min(limit - whole.len());
-                whole.extend_from_slice(&input[..length]);
-                reader.consume(length);
-                Ok(length)
-            };
-            if self.read_with(append)? == 0 {
+            if self.read_part(limit - whole.len(), |part| whole.extend_from_slice(part))? == 0 {
                 break;
             }
         }
@@ -146,53 +134,38 @@ impl Content {
         if buffer.is_empty() {
             return Ok(0);
         }
-        self.read_with(|reader, most| {
-            let most = most.min(buffer.len());
-            reader.read(&mut buffer[..most])
-        })
+        self.read_part(buffer.len(), |part| buffer[..part.len()].copy_from_slice(part))
     }
 
-    /// Reads a part with a function that takes a reader and a maximum number of bytes.
-    fn read_with(
-        &mut self, read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
-    ) -> Result<usize, Error> {
-        if self.ahead.position() < self.ahead.get_ref().len() as u64 {
-            return read(&mut self.ahead, usize::MAX).map_err(|cause| self.error(cause.into()));
+    /// Passes a part of up to `most` bytes to `sink`. Returns its length.
+    fn read_part(&mut self, most: usize, sink: impl FnOnce(&[u8])) -> Result<usize, Error> {
+        if !self.ahead.is_empty() {
+            return pass(&mut self.ahead, most, sink).map_err(|cause| self.error(cause));
         }
         let Some(connection) = &mut self.connection else {
             if self.is_truncated {
-                return Err(self.error(ReadError::Io(io::ErrorKind::UnexpectedEof.into())));
+                return Err(self.error(io::ErrorKind::UnexpectedEof.into()));
             }
             return Ok(0);
         };
         // Data received in time may still be buffered, but we can't tell how much.
-        let result = if self.call.deadline.remaining().is_zero() {
-            Err(ReadError::Io(io::ErrorKind::TimedOut.into()))
-        } else {
-            let reader = connection.stream.reader();
-            match self.framing {
-                Framing::Length(length) => read_some(reader, length - self.received, read),
-                Framing::Chunked => self.chunks.read(reader, read),
-                Framing::UntilClose => read(reader, usize::MAX).map_err(ReadError::Io),
-            }
-        };
-        match result {
+        let in_time = self.call.deadline.time_left();
+        match in_time.and_then(|_| self.position.read(&mut connection.stream, most, sink)) {
             Ok(n) => {
-                self.received += n as u64;
                 // At the last byte, so that the next call finds the connection idle.
-                if n == 0 || self.length() == Some(self.received) {
+                if n == 0 || self.length() == Some(self.position.received) {
                     self.end();
                 }
                 Ok(n)
             }
-            Err(trouble) => {
+            Err(cause) => {
                 // Later reads must fail, too.
                 self.is_truncated = true;
                 if let Some(connection) = self.connection.take().filter(|c| c.was_idle) {
                     // The other idle connections of the route may be broken, too.
-                    drop(self.pool.close(Some(&connection.route)));
+                    self.pool.close(|c| c.route == connection.route);
                 }
-                Err(self.error(trouble))
+                Err(self.error(cause))
             }
         }
     }
@@ -200,60 +173,76 @@ impl Content {
     /// Gives the connection back after all content has been read.
     fn end(&mut self) {
         if let Some(connection) = self.connection.take() {
-            drop(self.pool.keep(connection, self.most_idle));
+            self.pool.keep(connection, self.most_idle);
         }
     }
 
-    fn error(&self, trouble: ReadError) -> Error {
-        let received = match self.framing {
-            Framing::Length(length) => format!(" ({} of {length} bytes came)", self.received),
-            _ => String::new(),
+    fn error(&self, cause: io::Error) -> Error {
+        let received = match self.length() {
+            Some(length) => format!(" ({} of {length} bytes came)", self.position.received),
+            None => String::new(),
         };
-        self.call.incomplete("the content", trouble).append(&received).executed_at_least(true)
+        self.call.incomplete("the content", cause).append(&received).executed_at_least(true)
     }
 }
 
-impl Chunks {
+impl Position {
+    fn new(framing: Framing) -> Position {
+        let remaining = match framing {
+            Framing::Length(length) => length,
+            Framing::Chunked => 0,
+            Framing::UntilClose => u64::MAX,
+        };
+        Position { framing, received: 0, remaining }
+    }
+
+    /// Passes a part of up to `most` bytes to `sink`. Returns its length, or 0 at the end.
     fn read(
-        &mut self, reader: &mut dyn BufRead,
-        read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
-    ) -> Result<usize, ReadError> {
-        if self.remaining == 0 {
-            let mut line = Vec::new();
-            if self.has_begun {
-                read_line(reader, &mut "\r\n".len(), &mut line)?;
-                if !matches!(line[..], [b'\n'] | [b'\r', b'\n']) {
-                    return Err(ReadError::Malformed("has a chunk longer than its size says"));
-                }
-                line.clear();
-            }
-            self.has_begun = true;
-            let mut limit = SIZE_LIMIT;
-            read_line(reader, &mut limit, &mut line)?;
-            let size = size(&line);
-            self.remaining =
-                size.ok_or(ReadError::Malformed("has a chunk without a valid size"))?;
-            if self.remaining == 0 {
-                let mut budget = HEAD_LIMIT;
-                read_fields(reader, &mut budget, &mut line)?;
-                return Ok(0);
-            }
+        &mut self, reader: &mut dyn BufRead, most: usize, sink: impl FnOnce(&[u8]),
+    ) -> io::Result<usize> {
+        if self.remaining == 0 && self.framing == Framing::Chunked {
+            self.remaining = chunk(reader, self.received == 0)?;
         }
-        let n = read_some(reader, self.remaining, read)?;
+        if self.remaining == 0 {
+            return Ok(0);
+        }
+        let most = usize::try_from(self.remaining).map_or(most, |remaining| remaining.min(most));
+        let n = pass(reader, most, sink)?;
+        if n == 0 && self.framing != Framing::UntilClose {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.received += n as u64;
         self.remaining -= n as u64;
         Ok(n)
     }
 }
 
-/// Reads a part of the `remaining` bytes. The end of the connection is an error.
-fn read_some(
-    reader: &mut dyn BufRead, remaining: u64,
-    read: impl FnOnce(&mut dyn BufRead, usize) -> io::Result<usize>,
-) -> Result<usize, ReadError> {
-    match read(reader, usize::try_from(remaining).unwrap_or(usize::MAX))? {
-        0 => Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into())),
-        n => Ok(n),
+/// Passes the next bytes to `sink`, up to `most`. Returns their number, or 0 at the end of the stream.
+fn pass(reader: &mut dyn BufRead, most: usize, sink: impl FnOnce(&[u8])) -> io::Result<usize> {
+    let input = reader.fill_buf()?;
+    let length = most.min(input.len());
+    sink(&input[..length]);
+    reader.consume(length);
+    Ok(length)
+}
+
+/// Reads up to the bytes of the next chunk, and returns their number. If it is zero, reads the trailers
+/// ([RFC 9112, section 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)).
+fn chunk(reader: &mut dyn BufRead, is_first: bool) -> io::Result<u64> {
+    let mut line = Vec::new();
+    if !is_first {
+        read_line(reader, &mut "\r\n".len(), &mut line)?;
+        if !matches!(line[..], [b'\n'] | [b'\r', b'\n']) {
+            return Err(io::Error::other("has a chunk longer than its size says"));
+        }
+        line.clear();
     }
+    read_line(reader, &mut { SIZE_LIMIT }, &mut line)?;
+    let size = size(&line).ok_or_else(|| io::Error::other("has a chunk without a valid size"))?;
+    if size == 0 {
+        read_fields(reader, &mut { HEAD_LIMIT }, &mut line)?;
+    }
+    Ok(size)
 }
 
 /// Parses the size of a chunk. A chunk extension may follow it.
@@ -271,18 +260,14 @@ mod tests {
     use super::*;
 
     /// Reads what a server has sent before it closed, in pieces of this size.
-    fn all(bytes: &[u8], capacity: usize) -> (Vec<u8>, Option<ReadError>) {
+    fn all(bytes: &[u8], capacity: usize) -> (Vec<u8>, Option<io::Error>) {
         let mut reader = BufReader::with_capacity(capacity, bytes);
-        let (mut chunks, mut content, mut buffer) = (Chunks::default(), Vec::new(), [0; 3]);
+        let (mut position, mut content) = (Position::new(Framing::Chunked), Vec::new());
         loop {
-            let read = |reader: &mut dyn BufRead, most| {
-                let most = buffer.len().min(most);
-                reader.read(&mut buffer[..most])
-            };
-            match chunks.read(&mut reader, read) {
+            match position.read(&mut reader, 3, |part| content.extend_from_slice(part)) {
                 Ok(0) => return (content, None),
-                Ok(n) => content.extend_from_slice(&buffer[..n]),
-                Err(trouble) => return (content, Some(trouble)),
+                Ok(_) => {}
+                Err(cause) => return (content, Some(cause)),
             }
         }
     }
@@ -291,13 +276,13 @@ mod tests {
     fn chunks_in_pieces_of_any_size_are_whole_or_an_error() {
         let good = b"5\r\nhello\r\n1;x=y\r\n!\r\n0\r\nX-A: b\r\n\r\n";
         for capacity in [1, 2, 7, 100] {
-            let (content, trouble) = all(good, capacity);
+            let (content, cause) = all(good, capacity);
             assert_eq!(content, b"hello!");
-            assert!(trouble.is_none(), "{trouble:?}");
+            assert!(cause.is_none(), "{cause:?}");
             for end in 0..good.len() {
-                let (content, trouble) = all(&good[..end], capacity);
+                let (content, cause) = all(&good[..end], capacity);
                 assert!(b"hello!".starts_with(&content));
-                assert!(matches!(trouble, Some(ReadError::Io(_))), "{end} {trouble:?}");
+                assert_eq!(cause.unwrap().kind(), io::ErrorKind::UnexpectedEof, "{end}");
             }
         }
     }

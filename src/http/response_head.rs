@@ -21,15 +21,6 @@ pub(super) enum Framing {
     UntilClose,
 }
 
-/// Why reading a head or content failed.
-#[derive(Debug)]
-pub(super) enum ReadError {
-    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the connection was closed.
-    Io(io::Error),
-    /// What is wrong with the response.
-    Malformed(&'static str),
-}
-
 /// The head of a response.
 #[derive(Debug)]
 pub(super) struct Head {
@@ -42,27 +33,21 @@ pub(super) struct Head {
     pub(super) is_persistent: bool,
 }
 
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> ReadError {
-        ReadError::Io(error)
-    }
-}
-
 /// Reads one head and subtracts its length from `budget`. If `head` is incomplete because an earlier
 /// read would have blocked, continues it.
 pub(super) fn read_head(
     reader: &mut dyn BufRead, budget: &mut usize, head: &mut Vec<u8>,
-) -> Result<(), ReadError> {
+) -> io::Result<()> {
     // Fail on the first wrong byte: another protocol's server may be waiting for us.
     while let Some(expected) = b"HTTP/".get(head.len()) {
         let chunk = reader.fill_buf()?;
         // Nearly always, this is the only allocation.
         head.reserve(chunk.len());
         match chunk.first() {
-            _ if *budget == 0 => return Err(ReadError::Malformed(OVER_LIMIT)),
-            None => return Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into())),
+            _ if *budget == 0 => return Err(io::Error::other(OVER_LIMIT)),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
             Some(byte) if byte == expected => head.push(*byte),
-            Some(_) => return Err(ReadError::Malformed(NO_HTTP)),
+            Some(_) => return Err(io::Error::other(NO_HTTP)),
         }
         reader.consume(1);
         *budget -= 1;
@@ -73,12 +58,12 @@ pub(super) fn read_head(
 /// Reads the lines after the first one, to an empty line, and subtracts their length from `budget`.
 pub(super) fn read_fields(
     reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
-) -> Result<(), ReadError> {
+) -> io::Result<()> {
     let mut number = lines.split(|&byte| byte == b'\n').count();
     while !(lines.ends_with(b"\n\n") || lines.ends_with(b"\n\r\n")) {
         // The first line and the empty line are no fields.
         if *budget == 0 || number > LINE_LIMIT + 2 {
-            return Err(ReadError::Malformed(OVER_LIMIT));
+            return Err(io::Error::other(OVER_LIMIT));
         }
         read_line(reader, budget, lines)?;
         number += 1;
@@ -102,8 +87,8 @@ pub(super) fn read_line(
 impl Head {
     /// Reads a head. A malformed field is an error only in a 2xx: other responses keep their status
     /// and drop the field.
-    pub(super) fn parse(head: &[u8]) -> Result<Head, &'static str> {
-        let (version, status) = status_line(head).ok_or(NO_HTTP)?;
+    pub(super) fn parse(head: &[u8]) -> io::Result<Head> {
+        let (version, status) = status_line(head).ok_or_else(|| io::Error::other(NO_HTTP))?;
         let (mut fields, mut fault) = fields(head);
         if !version.starts_with(b"1.") {
             fault = Some("has a version other than HTTP/1");
@@ -118,7 +103,7 @@ impl Head {
             }
         };
         if let (200..=299, Some(fault)) = (status, fault) {
-            return Err(fault);
+            return Err(io::Error::other(fault));
         }
         let is_persistent =
             version == b"1.1" && fault.is_none() && allows_another_request(status, &fields);
@@ -275,17 +260,16 @@ mod tests {
                 assert_eq!((left, &*rest), (budget - length, "more"), "{text:?}");
             }
             let failure = |text: &str, budget| read(text, budget).0.unwrap_err();
-            let over = failure("HTTP/1\r\n\r\n", 9);
-            assert!(matches!(over, ReadError::Malformed(OVER_LIMIT)));
+            assert_eq!(failure("HTTP/1\r\n\r\n", 9).to_string(), OVER_LIMIT);
             for text in ["", "HTTP/", "HTTP/1\r\n"] {
-                assert!(matches!(failure(text, 10), ReadError::Io(_)), "{text:?}");
+                assert_eq!(failure(text, 10).kind(), io::ErrorKind::UnexpectedEof, "{text:?}");
             }
             let fields = |n| format!("HTTP/1.1 200\n{}\n", "a:\n".repeat(n));
             assert!(read(&fields(LINE_LIMIT), HEAD_LIMIT).0.is_ok());
             let over = failure(&fields(LINE_LIMIT + 1), HEAD_LIMIT);
-            assert!(matches!(over, ReadError::Malformed(OVER_LIMIT)));
-            assert!(matches!(failure("220 mail", 10), ReadError::Malformed(NO_HTTP)));
-            assert!(matches!(failure("HTTP:", 10), ReadError::Malformed(NO_HTTP)));
+            assert_eq!(over.to_string(), OVER_LIMIT);
+            assert_eq!(failure("220 mail", 10).to_string(), NO_HTTP);
+            assert_eq!(failure("HTTP:", 10).to_string(), NO_HTTP);
         }
     }
 }

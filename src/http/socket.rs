@@ -4,9 +4,9 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::pool::Hop;
+use super::pool::{Hop, Watch};
 use super::Deadline;
 
 /// How long a write may block before it fails with `WouldBlock`. Then the writer can look for an early
@@ -20,15 +20,9 @@ pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
 /// writes, are polled.
 const POLLED: Duration = Duration::from_secs(if cfg!(windows) { 1 } else { 0 });
 
-/// The size of the buffer for reads, unless the reader has a larger one of its own. An idle connection
-/// keeps it.
-const BUFFER: usize = 2 * 1024;
-
 /// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_PART`] fails
 /// with `WouldBlock`, and may be tried again.
-pub(super) trait Stream: Send + Sync {
-    fn reader(&mut self) -> &mut dyn BufRead;
-
+pub(super) trait Stream: BufRead + Send + Sync {
     fn writer(&mut self) -> &mut dyn Write;
 
     fn socket(&mut self) -> &mut Socket;
@@ -39,18 +33,12 @@ pub(super) trait Stream: Send + Sync {
     /// Announces the end of the stream to the server, if that takes no waiting.
     fn close(&mut self) {}
 
-    /// Offers no TLS session to the server again, if this connection has resumed one.
-    fn forget_session(&self) {}
-
     /// Returns why the server ended TLS in place of a response, and whether it may have executed the
-    /// request.
+    /// request. If this connection has resumed a TLS session, the server is offered none again.
     fn refusal(&self, _: &io::Error) -> Option<(&'static str, bool)> {
         None
     }
 }
-
-/// A socket with a buffer for reads.
-pub(super) type BufferedSocket = BufReader<Socket>;
 
 /// A TCP connection whose every read and write ends by the deadline.
 pub(super) struct Socket {
@@ -61,43 +49,12 @@ pub(super) struct Socket {
     /// Whether reads and writes may wait. If not, they fail with `WouldBlock`.
     pub(super) blocking: bool,
     /// Removed by the first byte, or by the first byte of the response.
-    pub(super) on_silence: Option<OnSilence>,
+    pub(super) watch: Option<Watch>,
     /// The current read timeout. Setting it costs a system call.
     timeout: Duration,
 }
 
-/// An action for when no byte has come for a while, then for twice as long, and so on.
-pub(super) struct OnSilence {
-    /// Whether it waits for the response. Then bytes of TLS don't end it.
-    is_for_response: bool,
-    start: Instant,
-    next: Deadline,
-    act: Box<dyn FnMut() + Send + Sync>,
-}
-
-impl OnSilence {
-    /// Calls `act` after `patience`, and again each time that the silence has doubled.
-    pub(super) fn new(
-        patience: Duration, is_for_response: bool, act: impl FnMut() + Send + Sync + 'static,
-    ) -> OnSilence {
-        let (start, next) = (Instant::now(), Deadline::after(patience));
-        OnSilence { is_for_response, start, next, act: Box::new(act) }
-    }
-
-    fn act_if_due(&mut self) {
-        if self.next.remaining().is_zero() {
-            let waited = self.start.elapsed();
-            (self.act)();
-            self.next = Deadline::after(waited);
-        }
-    }
-}
-
-impl Stream for BufferedSocket {
-    fn reader(&mut self) -> &mut dyn BufRead {
-        self
-    }
-
+impl Stream for BufReader<Socket> {
     fn writer(&mut self) -> &mut dyn Write {
         self.get_mut()
     }
@@ -112,52 +69,20 @@ impl Stream for BufferedSocket {
 }
 
 impl Socket {
-    pub(super) fn buffered(tcp: TcpStream, deadline: Deadline) -> io::Result<BufferedSocket> {
+    pub(super) fn new(tcp: TcpStream, deadline: Deadline) -> io::Result<Socket> {
         // Nagle's algorithm would hold a request back until the server has acknowledged the bytes
         // before it.
         let _ = tcp.set_nodelay(true);
         if cfg!(not(windows)) {
             tcp.set_write_timeout(Some(WRITE_PART))?;
         }
-        let socket = Socket {
-            tcp,
-            deadline,
-            blocking: true,
-            on_silence: None,
-            counted: None,
-            timeout: Duration::MAX,
-        };
-        Ok(BufReader::with_capacity(BUFFER, socket))
+        let timeout = Duration::MAX;
+        Ok(Socket { tcp, deadline, blocking: true, watch: None, counted: None, timeout })
     }
 
     /// Ends the connection for every process that holds it.
     pub(super) fn shut_down(&self) {
         let _ = self.tcp.shutdown(Shutdown::Both);
-    }
-
-    fn note_silence(&mut self) {
-        self.on_silence.iter_mut().for_each(OnSilence::act_if_due);
-    }
-
-    fn time_left(&self) -> io::Result<Duration> {
-        match self.deadline.remaining() {
-            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-            left => Ok(left),
-        }
-    }
-
-    /// Makes reads wait for less than this.
-    fn set_read_timeout(&mut self, left: Duration) -> io::Result<()> {
-        // Long socket timeouts fire late, so wait in shorter steps.
-        if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
-            self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
-            match self.tcp.set_read_timeout(Some(self.timeout)) {
-                // macOS fails so once the peer has gone. Then reads don't wait.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-                result => return result,
-            }
-        }
-        Ok(())
     }
 
     /// Does one read or write without waiting: it fails with `WouldBlock` instead.
@@ -167,13 +92,8 @@ impl Socket {
         self.tcp.set_nonblocking(true)?;
         let result = act(&mut self.tcp);
         self.tcp.set_nonblocking(false)?;
-        result
-    }
-
-    /// Does the same with a pause before that failure. Only Windows needs it: see [`POLLED`].
-    fn poll<T>(&mut self, act: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
-        let result = self.nonblocking(act);
-        if result.as_ref().is_err_and(is_transient) {
+        // Only Windows polls: see [`POLLED`].
+        if self.blocking && result.as_ref().is_err_and(is_transient) {
             std::thread::sleep(Duration::from_millis(1));
         }
         result
@@ -185,39 +105,42 @@ impl Socket {
     ) -> io::Result<usize> {
         let left = left.saturating_sub(POLLED);
         if left.is_zero() {
-            return self.poll(|tcp| tcp.read(buffer));
+            return self.nonblocking(|tcp| tcp.read(buffer));
         }
-        self.set_read_timeout(left.min(most))?;
+        let left = left.min(most);
+        // Long socket timeouts fire late, so wait in shorter steps.
+        if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
+            self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
+            match self.tcp.set_read_timeout(Some(self.timeout)) {
+                Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
+                // macOS fails so once the peer has gone. Then reads don't wait.
+                _ => {}
+            }
+        }
         if cfg!(windows) {
             self.tcp.peek(&mut [0])?;
         }
         self.tcp.read(buffer)
-    }
-
-    /// Writes the bytes that can be written within [`WRITE_PART`].
-    fn write_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if cfg!(windows) {
-            return self.poll(|tcp| tcp.write(bytes));
-        }
-        self.tcp.write(bytes)
     }
 }
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let result = loop {
-            let left = self.time_left()?;
+            let left = self.deadline.time_left()?;
             if !self.blocking {
                 break self.nonblocking(|tcp| tcp.read(buffer));
             }
-            let next = self.on_silence.as_ref().map_or(left, |silence| silence.next.remaining());
+            let next = self.watch.as_ref().map_or(left, |watch| watch.next.remaining());
             match self.read_part(left, next, buffer) {
-                Err(error) if is_transient(&error) => self.note_silence(),
+                Err(error) if is_transient(&error) => {
+                    self.watch.iter_mut().for_each(Watch::act_if_due);
+                }
                 result => break result,
             }
         };
         if result.is_ok() {
-            self.on_silence.take_if(|silence| !silence.is_for_response);
+            self.watch.take_if(|watch| !watch.is_for_response);
         }
         result
     }
@@ -225,14 +148,18 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.blocking {
-            return self.nonblocking(|tcp| tcp.write(bytes));
+        if self.blocking {
+            self.deadline.time_left()?;
         }
-        self.time_left()?;
-        match self.write_part(bytes) {
+        let written = if self.blocking && !cfg!(windows) {
+            self.tcp.write(bytes)
+        } else {
+            self.nonblocking(|tcp| tcp.write(bytes))
+        };
+        match written {
             // Windows reports a write timeout as `TimedOut`.
             Err(error) if is_transient(&error) => {
-                self.note_silence();
+                self.watch.iter_mut().for_each(Watch::act_if_due);
                 Err(io::ErrorKind::WouldBlock.into())
             }
             result => result,
@@ -242,19 +169,6 @@ impl Write for Socket {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Writes all bytes, unless the deadline passes.
-pub(super) fn write_all(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match stream.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => bytes = &bytes[n..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Whether a read or a write has only reached the limit of a single wait, and may be tried again.

@@ -5,19 +5,15 @@ mod errors;
 mod stream;
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::client::{
-    ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue,
-};
+use rustls::client::Resumption;
 use rustls::crypto::{ring, CryptoProvider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, NamedGroup, SupportedCipherSuite};
+use rustls::{ClientConfig, SupportedCipherSuite};
 pub(super) use stream::Stream;
 
 use super::Deadline;
@@ -42,14 +38,13 @@ const BROKEN: Duration = Duration::MAX;
 #[derive(Clone, Default)]
 pub(crate) struct Roots(Option<Arc<Client>>);
 
-/// rustls's configuration, and the sessions that it may resume.
+/// rustls's configuration, with the sessions that it may resume.
 struct Client {
-    config: ClientConfig,
+    config: Arc<ClientConfig>,
     /// The roots that are trusted in addition to the built-in ones.
     roots: Vec<CertificateDer<'static>>,
-    sessions: ClientSessionMemoryCache,
-    /// Servers that failed to resume a session, and until when they are offered none.
-    failed: Mutex<HashMap<ServerName<'static>, Deadline>>,
+    /// Servers that completed a handshake, and until when they are offered no session.
+    known: Mutex<HashMap<ServerName<'static>, Deadline>>,
 }
 
 impl Roots {
@@ -90,13 +85,6 @@ impl PartialEq for Roots {
     }
 }
 
-/// A derived one would link 16 kB of rustls.
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.sessions.fmt(f)
-    }
-}
-
 impl Client {
     /// Trusts the built-in roots and these.
     fn trusting(roots: Vec<CertificateDer<'static>>) -> Result<Client, rustls::Error> {
@@ -122,22 +110,21 @@ impl Client {
             }
             builder.with_root_certificates(store)
         };
-        let config = builder.with_no_client_auth();
-        let sessions = ClientSessionMemoryCache::new(SESSIONS);
-        Ok(Client { config, roots, sessions, failed: Mutex::default() })
+        let mut config = builder.with_no_client_auth();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Ok(Client { config: Arc::new(config), roots, known: Mutex::default() })
     }
 
     fn offer_no_session(&self, server: &ServerName<'static>, period: Duration) {
-        self.failed().insert(server.clone(), Deadline::after(period));
+        self.known().insert(server.clone(), Deadline::after(period));
     }
 
-    fn may_resume(&self, server: &ServerName<'_>) -> bool {
-        let failed: &HashMap<_, _> = &self.failed();
-        failed.get(server).is_none_or(|end| end.remaining().is_zero())
+    fn may_resume(&self, server: &ServerName<'static>) -> bool {
+        self.known().get(server).is_none_or(|end| end.remaining().is_zero())
     }
 
-    fn failed(&self) -> MutexGuard<'_, HashMap<ServerName<'static>, Deadline>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, HashMap<ServerName<'static>, Deadline>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,53 +140,6 @@ fn provider() -> Arc<CryptoProvider> {
         SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider.output_len(),
     });
     Arc::new(provider)
-}
-
-/// The sessions with one server, as rustls sees them for one connection.
-#[derive(Debug)]
-struct Offer {
-    client: Arc<Client>,
-    server: ServerName<'static>,
-    /// Whether rustls took a session to offer it, which it doesn't report.
-    was_made: AtomicBool,
-}
-
-impl Offer {
-    fn make<T>(&self, session: Option<T>) -> Option<T> {
-        let session = session.filter(|_| self.client.may_resume(&self.server));
-        self.was_made.fetch_or(session.is_some(), Ordering::Relaxed);
-        session
-    }
-}
-
-impl ClientSessionStore for Offer {
-    fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
-        self.client.sessions.set_kx_hint(server, group);
-    }
-
-    fn kx_hint(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
-        self.client.sessions.kx_hint(server)
-    }
-
-    fn set_tls12_session(&self, server: ServerName<'static>, session: Tls12ClientSessionValue) {
-        self.client.sessions.set_tls12_session(server, session);
-    }
-
-    fn tls12_session(&self, server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.make(self.client.sessions.tls12_session(server))
-    }
-
-    fn remove_tls12_session(&self, server: &ServerName<'static>) {
-        self.client.sessions.remove_tls12_session(server);
-    }
-
-    fn insert_tls13_ticket(&self, server: ServerName<'static>, ticket: Tls13ClientSessionValue) {
-        self.client.sessions.insert_tls13_ticket(server, ticket);
-    }
-
-    fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.make(self.client.sessions.take_tls13_ticket(server))
-    }
 }
 
 /// The system's clock. rustls's own would panic before 1970.
@@ -229,7 +169,7 @@ mod tests {
         for (period, least) in [(REFUSED, 3590), (BROKEN, 360 * 24 * 3600)] {
             client.offer_no_session(&server, period);
             assert!(!client.may_resume(&server));
-            let left = client.failed()[&server].remaining();
+            let left = client.known()[&server].remaining();
             assert!(left > Duration::from_secs(least) && left <= period, "{left:?}");
         }
         client.offer_no_session(&server, Duration::ZERO);

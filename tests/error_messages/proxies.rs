@@ -36,6 +36,8 @@ const ADVICE: &[(u16, &str)] = &[
 const NOT_HTTP: &str = "the response of the proxy PROXY is not HTTP: check the host, the port, \
                         and any proxy in between";
 const TRUNCATED: &str = "the connection ended before the response of the proxy PROXY was complete";
+const WITH_CONTENT: &str = "the response of the proxy PROXY has content, which the response to a \
+                            CONNECT can't have: check the URL of the proxy";
 const TOO_LONG: &str = "the response of the proxy PROXY has more than 64 KiB or 1024 lines of \
                         header fields or trailers";
 
@@ -77,13 +79,14 @@ fn status_of_a_proxy_is_followed_by_advice() {
 #[test]
 fn malformed_response_of_a_proxy_is_named() {
     let lines = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a:b\r\n".repeat(1025));
-    let rows: [(&[u8], &str); 6] = [
+    let rows: [(&[u8], &str); 7] = [
         (b"", TRUNCATED),
         (b"HTTP/1.1 200 OK\r\nX-A: b\r\n", TRUNCATED),
         (b"HTTP/1.1 100 Continue\r\n\r\n", TRUNCATED),
         (b"SSH-2.0-OpenSSH_9.2\r\n", NOT_HTTP),
         (b"HTTP/2 200\r\n\r\n", NOT_HTTP),
         (lines.as_bytes(), TOO_LONG),
+        (b"HTTP/1.1 200 OK\r\n\r\n<p>page</p>", WITH_CONTENT),
     ];
     let server = proxy(rows.iter().map(|(bytes, _)| bytes.to_vec()).collect());
     for (_, reason) in rows {

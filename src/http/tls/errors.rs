@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use httpdate::HttpDate;
 use rustls::AlertDescription as Alert;
+use rustls::Error::{AlertReceived, InvalidCertificate};
 use rustls::{CertificateError, ProtocolVersion};
 
 use super::since_1970;
@@ -33,7 +34,7 @@ const UNKNOWN_ISSUER: &str = if cfg!(feature = "system-roots") {
 };
 
 /// The server's own failure. The next attempt may succeed.
-const OUT_OF_ORDER: rustls::Error = rustls::Error::AlertReceived(Alert::InternalError);
+const OUT_OF_ORDER: rustls::Error = AlertReceived(Alert::InternalError);
 
 /// Windows's code for a certificate without a known root. The verifier passes it on as text only.
 const CERT_E_CHAINING: &str = "(os error -2146762486)";
@@ -61,59 +62,56 @@ pub(super) fn handshake_error(call: &CallContext, cause: io::Error) -> Error {
     call.error(why).with_source(cause).retryable(!is_final)
 }
 
-/// Returns why a server sends this alert in place of a response, and whether it may have executed the
-/// request.
+/// Returns why a server ends TLS so in place of a response, and whether it may have executed the request.
 pub(super) fn alert_meaning(
-    alert: Alert, version: Option<ProtocolVersion>,
+    refusal: &rustls::Error, version: ProtocolVersion,
 ) -> Option<(&'static str, bool)> {
-    match (alert, version?) {
+    match (refusal, version) {
         // In TLS 1.3 the client's handshake ends before the server sees that there is no certificate.
-        (Alert::CertificateRequired | Alert::BadCertificate, ProtocolVersion::TLSv1_3) => {
-            Some((CERTIFICATE_REQUIRED, false))
+        (
+            AlertReceived(Alert::CertificateRequired | Alert::BadCertificate),
+            ProtocolVersion::TLSv1_3,
+        ) => Some((CERTIFICATE_REQUIRED, false)),
+        (AlertReceived(Alert::HandshakeFailure), ProtocolVersion::TLSv1_2) => {
+            Some((RENEGOTIATION, true))
         }
-        (Alert::HandshakeFailure, ProtocolVersion::TLSv1_2) => Some((RENEGOTIATION, true)),
         _ => None,
     }
 }
 
 fn reason(refusal: &rustls::Error) -> String {
-    match refusal {
-        rustls::Error::InvalidCertificate(why) => return certificate_reason(why),
-        rustls::Error::General(_) => "this system can't check the server's certificate",
-        rustls::Error::InvalidMessage(_) => {
-            "the server does not speak TLS: check the port, and any proxy in between"
-        }
-        &OUT_OF_ORDER => "the server failed in the TLS handshake: try again later",
-        rustls::Error::AlertReceived(Alert::UnrecognisedName) => {
-            "the server does not serve this host name (SNI): check the host in the URL"
-        }
-        rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate) => {
-            CERTIFICATE_REQUIRED
-        }
-        _ => {
-            "the server and this device don't agree on TLS: this crate speaks 1.2 and 1.3, with \
-             AES-GCM or ChaCha20 and ECDHE (X25519, P-256 or P-384), and has no client certificate"
-        }
-    }
-    .to_owned()
-}
-
-fn certificate_reason(why: &CertificateError) -> String {
     use CertificateError as C;
     let clock = |what: &str| {
         // A date before 1970 would panic, and so would one that has more than four digits.
         let now = HttpDate::from(UNIX_EPOCH + since_1970().min(YEAR_9999));
         format!("the server's certificate {what}, or this device's clock is wrong: it says {now}")
     };
-    match why {
-        C::NotValidYet | C::NotValidYetContext { .. } => return clock("is not valid yet"),
-        C::Expired | C::ExpiredContext { .. } => return clock("has expired"),
-        C::UnknownIssuer => UNKNOWN_ISSUER,
-        C::Other(why) if why.to_string().contains(CERT_E_CHAINING) => UNKNOWN_ISSUER,
-        C::NotValidForName | C::NotValidForNameContext { .. } => {
+    match refusal {
+        InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => {
+            return clock("is not valid yet")
+        }
+        InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => return clock("has expired"),
+        InvalidCertificate(C::UnknownIssuer) => UNKNOWN_ISSUER,
+        InvalidCertificate(C::Other(why)) if why.to_string().contains(CERT_E_CHAINING) => {
+            UNKNOWN_ISSUER
+        }
+        InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
             "the server's certificate is for another host name: check the host in the URL"
         }
-        _ => "the server's certificate was refused",
+        InvalidCertificate(_) => "the server's certificate was refused",
+        rustls::Error::General(_) => "this system can't check the server's certificate",
+        rustls::Error::InvalidMessage(_) => {
+            "the server does not speak TLS: check the port, and any proxy in between"
+        }
+        &OUT_OF_ORDER => "the server failed in the TLS handshake: try again later",
+        AlertReceived(Alert::UnrecognisedName) => {
+            "the server does not serve this host name (SNI): check the host in the URL"
+        }
+        AlertReceived(Alert::CertificateRequired | Alert::BadCertificate) => CERTIFICATE_REQUIRED,
+        _ => {
+            "the server and this device don't agree on TLS: this crate speaks 1.2 and 1.3, with \
+             AES-GCM or ChaCha20 and ECDHE (X25519, P-256 or P-384), and has no client certificate"
+        }
     }
     .to_owned()
 }
@@ -128,7 +126,7 @@ mod tests {
 
     #[test]
     fn alert_in_place_of_a_response_is_explained() {
-        let [tls12, tls13] = [ProtocolVersion::TLSv1_2, ProtocolVersion::TLSv1_3].map(Some);
+        let [tls12, tls13] = [ProtocolVersion::TLSv1_2, ProtocolVersion::TLSv1_3];
         for (alert, version, expected) in [
             (Alert::CertificateRequired, tls13, Some((CERTIFICATE_REQUIRED, false))),
             (Alert::BadCertificate, tls13, Some((CERTIFICATE_REQUIRED, false))),
@@ -137,7 +135,8 @@ mod tests {
             (Alert::HandshakeFailure, tls13, None),
             (Alert::InternalError, tls13, None),
         ] {
-            assert_eq!(alert_meaning(alert, version), expected, "{alert:?}");
+            let refusal = AlertReceived(alert);
+            assert_eq!(alert_meaning(&refusal, version), expected, "{alert:?}");
         }
     }
 

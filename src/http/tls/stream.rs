@@ -1,29 +1,30 @@
 //! One TLS connection: the handshake, and the stream. Called by `connection`. Knows nothing of HTTP.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, HandshakeKind};
 
 use super::errors::{alert_meaning, handshake_error, invalid, refusal, NOT_SET_UP, NO_NAME};
-use super::{Offer, Roots, BROKEN, REFUSED};
+use super::{Client, Roots, BROKEN, REFUSED};
 use crate::error::Error;
-use crate::http::socket::{self, BufferedSocket, Socket, Stream as _};
-use crate::http::CallContext;
+use crate::http::socket::{self, Socket, Stream as _};
+use crate::http::{CallContext, Deadline};
 
 /// A TLS connection whose every read and write ends by the deadline of its socket.
 pub(in crate::http) struct Stream {
     tls: ClientConnection,
     socket: Records,
-    offer: Arc<Offer>,
+    client: Arc<Client>,
+    server: ServerName<'static>,
 }
 
 /// A socket that follows TLS's records as their bytes are read.
 struct Records {
-    socket: BufferedSocket,
+    socket: Socket,
     /// The bytes of a record's header that have come, after a leading 1.
     header: u64,
     /// Bytes of the record that are still to come.
@@ -32,10 +33,10 @@ struct Records {
 
 impl Stream {
     /// Connects to this host and does the handshake. If the handshake fails, and an earlier session
-    /// was offered, a second connection does a full handshake.
+    /// may have been offered, does a full handshake on a second connection. rustls does not report
+    /// whether it offered one, but only a server that completed a handshake can have issued one.
     pub(in crate::http) fn open(
-        host: &str, roots: &Roots, call: &CallContext,
-        connect: impl Fn() -> Result<BufferedSocket, Error>,
+        host: &str, roots: &Roots, call: &CallContext, connect: impl Fn() -> Result<Socket, Error>,
     ) -> Result<Box<Stream>, Error> {
         let client = roots.client().map_err(|cause| {
             let other = || call.error(NOT_SET_UP).with_source(cause).retryable(false);
@@ -44,30 +45,38 @@ impl Stream {
         let server = ServerName::try_from(host.to_owned());
         let server =
             server.map_err(|cause| call.error(NO_NAME).with_source(cause).retryable(false))?;
-        let offer = Arc::new(Offer { client, server, was_made: AtomicBool::new(false) });
         loop {
+            let may_resume = client.may_resume(&server);
             // A failed connection is closed before the next one: the server may have one worker only.
-            let cause = match Stream::shake_hands(connect()?, &offer) {
-                Ok(stream) => return Ok(stream),
+            let cause = match Stream::shake_hands(connect()?, &client, &server, may_resume) {
+                Ok(stream) => {
+                    client.known().entry(server).or_insert(Deadline::after(Duration::ZERO));
+                    return Ok(stream);
+                }
                 Err(cause) => cause,
             };
-            let was_made = offer.was_made.swap(false, Ordering::Relaxed);
-            if was_made {
-                offer.client.offer_no_session(&offer.server, REFUSED);
+            let was_offered = may_resume && client.known().contains_key(&server);
+            if was_offered {
+                client.offer_no_session(&server, REFUSED);
             }
-            if !was_made || call.deadline.remaining().is_zero() {
+            if !was_offered || call.deadline.remaining().is_zero() {
                 return Err(handshake_error(call, cause));
             }
         }
     }
 
-    fn shake_hands(socket: BufferedSocket, offer: &Arc<Offer>) -> io::Result<Box<Stream>> {
-        let mut config = offer.client.config.clone();
-        config.resumption = Resumption::store(Arc::clone(offer) as _);
-        let tls = ClientConnection::new(Arc::new(config), offer.server.clone()).map_err(invalid)?;
+    fn shake_hands(
+        socket: Socket, client: &Arc<Client>, server: &ServerName<'static>, may_resume: bool,
+    ) -> io::Result<Box<Stream>> {
+        let (client, server) = (Arc::clone(client), server.clone());
+        let mut config = Arc::clone(&client.config);
+        if !may_resume {
+            Arc::make_mut(&mut config).resumption = Resumption::disabled();
+        }
+        let tls = ClientConnection::new(config, server.clone()).map_err(invalid)?;
+        let socket = Records { socket, header: 1, left: 0 };
         // Boxed at once: it is large, and threads may have a small stack.
-        let mut stream =
-            Box::new(Stream { tls, socket: Records::of(socket), offer: Arc::clone(offer) });
+        let mut stream = Box::new(Stream { tls, socket, client, server });
         while stream.tls.is_handshaking() {
             let Err(cause) = stream.tls.complete_io(&mut stream.socket) else { continue };
             if cause.kind() != io::ErrorKind::WouldBlock {
@@ -84,55 +93,39 @@ impl Stream {
     /// Sends pending TLS messages, such as new keys or an alert, without waiting. Ignores errors:
     /// the response may still be readable.
     fn flush_nonblocking(&mut self) {
-        if self.tls.wants_write() {
-            let blocking = std::mem::replace(&mut self.socket().blocking, false);
-            let _ = self.flush();
-            self.socket().blocking = blocking;
-        }
+        let blocking = std::mem::replace(&mut self.socket().blocking, false);
+        let _ = self.flush();
+        self.socket().blocking = blocking;
     }
 }
 
 impl socket::Stream for Stream {
-    fn reader(&mut self) -> &mut dyn BufRead {
-        self
-    }
-
     fn writer(&mut self) -> &mut dyn Write {
         self
     }
 
     fn socket(&mut self) -> &mut Socket {
-        self.socket.socket.get_mut()
+        &mut self.socket.socket
     }
 
     fn has_unread_data(&self) -> bool {
         // TLS wants to read no more while it holds plaintext.
-        self.socket.is_within_record()
-            || self.socket.socket.has_unread_data()
-            || !self.tls.wants_read()
+        let Records { header, left, .. } = self.socket;
+        left > 0 || header != 1 || !self.tls.wants_read()
     }
 
     fn close(&mut self) {
-        if self.tls.is_handshaking() || self.tls.wants_write() {
-            return;
-        }
-        self.tls.send_close_notify();
-        self.flush_nonblocking();
-    }
-
-    fn forget_session(&self) {
-        if self.tls.handshake_kind() == Some(HandshakeKind::Resumed) {
-            self.offer.client.offer_no_session(&self.offer.server, BROKEN);
+        if !self.tls.wants_write() {
+            self.tls.send_close_notify();
+            self.flush_nonblocking();
         }
     }
 
     fn refusal(&self, cause: &io::Error) -> Option<(&'static str, bool)> {
-        match refusal(cause)? {
-            rustls::Error::AlertReceived(alert) => {
-                alert_meaning(*alert, self.tls.protocol_version())
-            }
-            _ => None,
+        if self.tls.handshake_kind() == Some(HandshakeKind::Resumed) {
+            self.client.offer_no_session(&self.server, BROKEN);
         }
+        alert_meaning(refusal(cause)?, self.tls.protocol_version()?)
     }
 }
 
@@ -181,20 +174,6 @@ impl Write for Stream {
     }
 }
 
-impl Records {
-    fn of(mut socket: BufferedSocket) -> Records {
-        // TLS has a buffer of its own. This one may hold bytes that came after a proxy's response.
-        if !socket.has_unread_data() {
-            socket = BufReader::with_capacity(0, socket.into_inner());
-        }
-        Records { socket, header: 1, left: 0 }
-    }
-
-    fn is_within_record(&self) -> bool {
-        self.left > 0 || self.header != 1
-    }
-}
-
 impl Read for Records {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.socket.read(buffer)?;
@@ -216,7 +195,7 @@ impl Read for Records {
 
 impl Write for Records {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.get_mut().write(bytes)
+        self.socket.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
