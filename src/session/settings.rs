@@ -34,14 +34,11 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn new(base: Url) -> Settings {
-        let common = token::Settings {
-            network: Network { idle_connections: 8, ..Network::default() },
-            renew_before: Duration::from_secs(60),
-            retries: 2,
-            secrets: Vec::new(),
-        };
-        let timeout = Duration::from_secs(60);
-        Settings { base, fields: Vec::new(), timeout, common }
+        let minute = Duration::from_secs(60);
+        let network = Network { idle_connections: 8, ..Network::default() };
+        let common =
+            token::Settings { network, renew_before: minute, retries: 2, secrets: Vec::new() };
+        Settings { base, fields: Vec::new(), timeout: minute, common }
     }
 }
 
