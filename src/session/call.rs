@@ -115,11 +115,8 @@ impl Session {
         fields.extend(content.map(|(media_type, _)| ("Content-Type", media_type)));
         let (method, accept) =
             content.map_or(("GET ", "*/*"), |(media_type, _)| ("POST ", media_type));
-        for (name, value) in [("Accept", accept), ("User-Agent", USER_AGENT)] {
-            if field(own, name).is_none() {
-                fields.push((name, value));
-            }
-        }
+        let defaults = [("Accept", accept), ("User-Agent", USER_AGENT)];
+        fields.extend(defaults.into_iter().filter(|(name, _)| field(own, name).is_none()));
         http::send(Request {
             call: CallContext { label: [method, &url.text()].concat(), deadline: *deadline },
             url,
