@@ -74,10 +74,8 @@ impl Origin {
 
     /// Host and port.
     pub(crate) fn authority(&self) -> String {
-        match self.address() {
-            Some(IpAddr::V6(address)) => format!("[{address}]:{}", self.port),
-            _ => format!("{}:{}", self.host, self.port),
-        }
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        format!("{open}{}{close}:{}", self.host, self.port)
     }
 }
 
