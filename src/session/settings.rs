@@ -331,9 +331,7 @@ pub(super) fn check_tls(url: &Url) -> Result<(), Error> {
     if cfg!(feature = "tls") || !url.origin.https {
         return Ok(());
     }
-    Err(Error::invalid_input(format!(
-        "{} needs TLS, and jas-session was built without it: turn on its feature tls (or \
-         system-roots)",
-        url.origin.text
-    )))
+    let why = "needs TLS, and jas-session was built without it: turn on its feature tls (or \
+               system-roots)";
+    Err(Error::invalid_input(format!("{} {why}", url.origin.text)))
 }
