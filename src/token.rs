@@ -86,9 +86,6 @@ struct State {
     store: Option<Arc<dyn TokenStore>>,
 }
 
-/// The new token, and whether it was requested after the old one was refused.
-type Replacement = Option<(Token, bool)>;
-
 /// A caller's position in the queue. Dropping it leaves the queue, even in a panic.
 struct QueueSlot<'a> {
     tokens: &'a Tokens,
@@ -195,22 +192,18 @@ impl Tokens {
             return outcome;
         }
         let (state, _) = state.unwrap_or_else(PoisonError::into_inner);
-        let is_first = state.queue[0] == slot.number;
+        let timed_out = |when| Err(self.client.call(deadline).timed_out(when));
+        if state.queue[0] != slot.number {
+            return timed_out("while another thread requested the token");
+        }
         let has_failed = state.last.as_ref().is_some_and(|(at, ..)| *at > since);
         drop(state);
         let left = deadline.remaining();
-        if !is_first || left.is_zero() || has_failed && left < SHORTEST {
-            let when = if is_first {
-                "before a token was requested"
-            } else {
-                "while another thread requested the token"
-            };
-            return Err(self.client.call(deadline).timed_out(when));
+        if left.is_zero() || has_failed && left < SHORTEST {
+            return timed_out("before a token was requested");
         }
         let result = self.load_or_request(settings, deadline, |_| true);
-        if let Err(error) = &result {
-            log_event!(warn, "{error}");
-        }
+        let result = result.inspect_err(|error| log_event!(warn, "{error}"));
         let mut state = self.state();
         if let Ok(token) = &result {
             state.hold(token.clone());
@@ -240,9 +233,8 @@ impl Tokens {
         // Some endpoints return the same token until it expires.
         let is_better = |token: &Token| token.expiry > held.expiry && !is_due(token);
         let result = self.load_or_request(settings, deadline.within(part), is_better);
-        if let Err(error) = &result {
-            log_event!(warn, "the token could not be renewed yet: {error}");
-        }
+        let result = result
+            .inspect_err(|error| log_event!(warn, "the token could not be renewed yet: {error}"));
         let mut state = self.state();
         // If the old token was refused in between, the new one may have been revoked as well.
         if state.held.as_ref().map(|token| &token.value) != Some(&held.value) {
@@ -255,10 +247,11 @@ impl Tokens {
         }
     }
 
-    /// Returns a token in place of a refused one, or `None` if another was replaced just before.
+    /// Returns a token in place of a refused one, and whether it was requested after the refusal.
+    /// Returns `None` if another token was replaced just before.
     pub(crate) fn replace(
         &self, old: &Token, settings: &Settings, deadline: Deadline,
-    ) -> Result<Replacement, Error> {
+    ) -> Result<Option<(Token, bool)>, Error> {
         let mut state = self.state();
         let dropped = state.held.take_if(|held| held.value == old.value);
         // An expired token doesn't count as replaced. Servers that count whole seconds end a token

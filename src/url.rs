@@ -37,10 +37,8 @@ impl Origin {
     ) -> Result<Origin, Error> {
         let bracketed = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
         let (host, port) = if let Some((address, port)) = bracketed {
-            let Ok(address) = address.parse::<Ipv6Addr>() else {
-                return Err(refused(what, "has no valid IPv6 address in its brackets"));
-            };
-            (address.to_string(), port)
+            let invalid = |_| refused(what, "has no valid IPv6 address in its brackets");
+            (address.parse::<Ipv6Addr>().map_err(invalid)?.to_string(), port)
         } else {
             let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
             let host = host.to_ascii_lowercase();
@@ -76,10 +74,8 @@ impl Origin {
 
     /// Host and port.
     pub(crate) fn authority(&self) -> String {
-        match self.address() {
-            Some(IpAddr::V6(address)) => format!("[{address}]:{}", self.port),
-            _ => format!("{}:{}", self.host, self.port),
-        }
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        format!("{open}{}{close}:{}", self.host, self.port)
     }
 }
 
@@ -230,11 +226,11 @@ pub(crate) fn check_uri(what: &str, text: &str) -> Result<(), Error> {
     check(what, text, |byte| byte.is_ascii_alphanumeric() || is_sign(byte))?;
     let is_hex = |digits: &str| digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     let is_escape = |i: usize| text.get(i + 1..i + 3).is_some_and(is_hex);
-    let Some((i, _)) = text.match_indices('%').find(|(i, _)| !is_escape(*i)) else {
-        return Ok(());
-    };
     let why = "without two hexadecimal digits behind it: write %25 for a percent sign";
-    Err(refused(what, format_args!("has a `%` as character {} {why}", i + 1)))
+    match text.match_indices('%').find(|(i, _)| !is_escape(*i)) {
+        Some((i, _)) => Err(refused(what, format_args!("has a `%` as character {} {why}", i + 1))),
+        None => Ok(()),
+    }
 }
 
 fn check_host(what: &str, host: &str) -> Result<(), Error> {
@@ -262,8 +258,8 @@ fn check(what: &str, text: &str, is_allowed: impl Fn(u8) -> bool) -> Result<(), 
     if text.is_empty() {
         return Err(refused(what, "is empty"));
     }
-    let wrong = text.bytes().position(|byte| !is_allowed(byte));
-    let Some((i, c)) = wrong.and_then(|i| Some((i, text[i..].chars().next()?))) else {
+    let is_wrong = |c: char| !u8::try_from(c).is_ok_and(&is_allowed);
+    let Some((i, c)) = text.char_indices().find(|&(_, c)| is_wrong(c)) else {
         if text.trim().len() < text.len() {
             return Err(refused(what, "starts or ends with a blank"));
         }

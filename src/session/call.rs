@@ -51,8 +51,7 @@ impl Session {
         // Of all attempts: a later attempt does not undo what an earlier one may have done.
         let mut may_have_executed = false;
         let mut was_replaced = false;
-        self.wait_for_rate_limit(false, deadline);
-        let mut token = self.tokens.token(&self.settings.common, deadline)?;
+        let mut token = self.token_after_limit(false, deadline)?;
         loop {
             let error = match self.send(request, &token) {
                 Ok(response) if response.is_success() => {
@@ -81,8 +80,7 @@ impl Session {
                     log_event!(warn, "{error}; retrying in {pause:?}");
                     std::thread::sleep(pause);
                     attempt.retried += 1;
-                    self.wait_for_rate_limit(true, deadline);
-                    self.tokens.token(&self.settings.common, deadline)
+                    self.token_after_limit(true, deadline)
                 }
             };
             token = next.map_err(|error| {
@@ -93,16 +91,16 @@ impl Session {
         }
     }
 
-    /// Waits for the end of a rate limit, for at most half of the time that is left.
-    fn wait_for_rate_limit(&self, was_refused: bool, deadline: Deadline) {
-        if self.rate_limit.is_none() {
-            return;
+    /// Waits for the end of a rate limit, for at most half of the time that is left. Returns a token.
+    fn token_after_limit(&self, was_refused: bool, deadline: Deadline) -> Result<Token, Error> {
+        if !self.rate_limit.is_none() {
+            let end = deadline.within(deadline.remaining() / 2);
+            // Another call may be refused during this pause, and extend the limit.
+            while let Some(wait) = self.rate_limit.wait(end.remaining(), was_refused) {
+                std::thread::sleep(wait);
+            }
         }
-        let deadline = deadline.within(deadline.remaining() / 2);
-        // Another call may be refused during this pause, and extend the limit.
-        while let Some(wait) = self.rate_limit.wait(deadline.remaining(), was_refused) {
-            std::thread::sleep(wait);
-        }
+        self.tokens.token(&self.settings.common, deadline)
     }
 
     fn send(&self, request: &ApiRequest<'_>, token: &Token) -> Result<http::Response, Error> {
@@ -117,11 +115,8 @@ impl Session {
         fields.extend(content.map(|(media_type, _)| ("Content-Type", media_type)));
         let (method, accept) =
             content.map_or(("GET ", "*/*"), |(media_type, _)| ("POST ", media_type));
-        for (name, value) in [("Accept", accept), ("User-Agent", USER_AGENT)] {
-            if field(own, name).is_none() {
-                fields.push((name, value));
-            }
-        }
+        let defaults = [("Accept", accept), ("User-Agent", USER_AGENT)];
+        fields.extend(defaults.into_iter().filter(|(name, _)| field(own, name).is_none()));
         http::send(Request {
             call: CallContext { label: [method, &url.text()].concat(), deadline: *deadline },
             url,

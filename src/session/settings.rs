@@ -34,14 +34,11 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn new(base: Url) -> Settings {
-        let common = token::Settings {
-            network: Network { idle_connections: 8, ..Network::default() },
-            renew_before: Duration::from_secs(60),
-            retries: 2,
-            secrets: Vec::new(),
-        };
-        let timeout = Duration::from_secs(60);
-        Settings { base, fields: Vec::new(), timeout, common }
+        let minute = Duration::from_secs(60);
+        let network = Network { idle_connections: 8, ..Network::default() };
+        let common =
+            token::Settings { network, renew_before: minute, retries: 2, secrets: Vec::new() };
+        Settings { base, fields: Vec::new(), timeout: minute, common }
     }
 }
 
@@ -334,9 +331,7 @@ pub(super) fn check_tls(url: &Url) -> Result<(), Error> {
     if cfg!(feature = "tls") || !url.origin.https {
         return Ok(());
     }
-    Err(Error::invalid_input(format!(
-        "{} needs TLS, and jas-session was built without it: turn on its feature tls (or \
-         system-roots)",
-        url.origin.text
-    )))
+    let why = "needs TLS, and jas-session was built without it: turn on its feature tls (or \
+               system-roots)";
+    Err(Error::invalid_input(format!("{} {why}", url.origin.text)))
 }

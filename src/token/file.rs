@@ -118,10 +118,7 @@ impl TokenFile {
         let mut file = options.write(true).create_new(true).open(&part)?;
         let written = file.write_all(to_string(&stored).as_bytes());
         let written = written.and_then(|()| fs::rename(&part, &self.0));
-        if written.is_err() {
-            let _ = fs::remove_file(&part);
-        }
-        written
+        written.inspect_err(|_| drop(fs::remove_file(&part)))
     }
 }
 
@@ -131,8 +128,7 @@ fn endpoint(client: &Client) -> String {
 }
 
 fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Fails if another user can read the file, or wrote it. On other systems its directory has to keep
