@@ -13,7 +13,7 @@ mod gate;
 mod site;
 #[path = "support/wire/mod.rs"]
 mod wire;
-use gate::{get, Gate};
+use gate::{for_each, get, Gate};
 use site::{pattern, Over, Site, BOTH, TOKEN_REQUEST};
 use wire::{response, PATIENCE};
 
@@ -264,14 +264,14 @@ fn early_success_does_not_end_a_large_request() {
             let rows = &rows;
             scope.spawn(move || {
                 let site = responding_early(over, rows.to_vec());
-                for (number, row) in rows.iter().enumerate() {
-                    let what = format!("{over:?}: {}", row.what);
+                for_each(0..rows.len(), rows.len(), |number| {
+                    let what = format!("{over:?}: {}", rows[number].what);
                     let path = format!("/large/{number}");
                     let response = send_large(&site.session, &path, number % 2 == 1).expect(&what);
                     assert_eq!(response.status(), 201, "{what}");
                     assert_eq!(response.text().unwrap().trim_end(), "made", "{what}");
                     assert_eq!(get(&site.session, "/next"), "GET /next", "{what}");
-                }
+                });
                 let all = site.requests().concat();
                 let large = all.iter().filter(|line| line.contains("/large/"));
                 assert_eq!(large.count(), rows.len(), "{over:?}: {all:?}");
