@@ -21,7 +21,7 @@ mod wire;
 use gate::Gate;
 use gate::{for_each, get, post, serve_one};
 use site::{good, Over, Peer, Site, BOTH, TOKEN_REQUEST};
-use wire::{assert_in_time, response, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, response, side_by_side, PATIENCE, TIMEOUT};
 
 /// A server that serves one connection at a time, as Apache does with one process.
 fn one_worker(over: Over, serve: impl Fn(Peer) + Send + Sync + 'static) -> Site {
@@ -92,11 +92,7 @@ fn timeout_on_an_idle_connection_closes_the_others() {
             peer.drain();
         });
         let session = &site.session;
-        thread::scope(|scope| {
-            for _ in 0..IDLE {
-                scope.spawn(|| get(session, "/first"));
-            }
-        });
+        side_by_side(0..IDLE, |_| drop(get(session, "/first")));
         let start = Instant::now();
         let error = session.clone().timeout(TIMEOUT).get("/second").unwrap_err();
         assert_in_time(start, &error);
