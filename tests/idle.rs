@@ -17,7 +17,9 @@ mod wire;
 use gate::{get, good_site, post};
 #[cfg(feature = "tls")]
 use gate::{serve_one, Gate};
-use site::{Over, Site, BOTH, TOKEN_REQUEST};
+#[cfg(feature = "tls")]
+use site::Over;
+use site::{Site, BOTH, TOKEN_REQUEST};
 use wire::{response, side_by_side, PATIENCE, TIMEOUT};
 
 fn assert_requests(site: Site, expected: &[&[&str]], what: &str) {
