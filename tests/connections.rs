@@ -21,7 +21,7 @@ mod wire;
 use gate::Gate;
 use gate::{for_each, get, post, serve_one};
 use site::{good, Over, Peer, Site, BOTH, TOKEN_REQUEST};
-use wire::{assert_in_time, response, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, response, side_by_side, PATIENCE, TIMEOUT};
 
 /// A server that serves one connection at a time, as Apache does with one process.
 fn one_worker(over: Over, serve: impl Fn(Peer) + Send + Sync + 'static) -> Site {
@@ -92,11 +92,7 @@ fn timeout_on_an_idle_connection_closes_the_others() {
             peer.drain();
         });
         let session = &site.session;
-        thread::scope(|scope| {
-            for _ in 0..IDLE {
-                scope.spawn(|| get(session, "/first"));
-            }
-        });
+        side_by_side(0..IDLE, |_| drop(get(session, "/first")));
         let start = Instant::now();
         let error = session.clone().timeout(TIMEOUT).get("/second").unwrap_err();
         assert_in_time(start, &error);
@@ -235,11 +231,11 @@ fn connection_with_a_part_of_a_record_is_not_reused() {
     }
 }
 
-const BREAKS_OFF: usize = 8;
+const TRUNCATES: usize = 8;
 const CLOSES: usize = 9;
 
 /// What a server does with the request of this number.
-fn deed(n: usize) -> usize {
+fn action(n: usize) -> usize {
     // Mixes the bits, so that neighbours differ.
     let mixed = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     usize::try_from(((mixed ^ (mixed >> 29)) >> 7) % 10).unwrap()
@@ -249,8 +245,8 @@ fn respond_in_many_ways(mut peer: Peer) {
     while let Some(request) = peer.request() {
         let content = &request.line;
         let whole = good(content);
-        let deed = deed(content["GET /".len()..].parse().unwrap());
-        match deed {
+        let action = action(content["GET /".len()..].parse().unwrap());
+        match action {
             0..=3 | 7 => peer.respond(&whole),
             4 => {
                 thread::sleep(Duration::from_millis(2));
@@ -262,10 +258,10 @@ fn respond_in_many_ways(mut peer: Peer) {
                 peer.respond(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
                 peer.respond(format!("{length:x}\r\n{content}\r\n0\r\n\r\n").as_bytes());
             }
-            BREAKS_OFF => peer.respond(&whole[..whole.len() - 2]),
+            TRUNCATES => peer.respond(&whole[..whole.len() - 2]),
             _ => {}
         }
-        if deed >= 7 {
+        if action >= 7 {
             peer.close();
             break;
         }
@@ -285,11 +281,11 @@ fn parallel_calls_each_get_their_own_response() {
             match session.get(&path).and_then(Response::text) {
                 Ok(content) => {
                     assert_eq!(content, format!("GET {path}"), "{over:?}");
-                    assert!(deed(n) < BREAKS_OFF, "{n}");
+                    assert!(action(n) < TRUNCATES, "{n}");
                 }
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::Exchange, "{n}: {error:?}");
-                    assert!([BREAKS_OFF, CLOSES].contains(&deed(n)), "{n}: {error:?}");
+                    assert!([TRUNCATES, CLOSES].contains(&action(n)), "{n}: {error:?}");
                     assert!(error.may_have_executed());
                 }
             }
@@ -300,10 +296,10 @@ fn parallel_calls_each_get_their_own_response() {
         let sent: HashSet<_> = all.iter().collect();
         assert_eq!(sent.len(), CALLS);
         // Only a request whose connection was closed may have been sent twice.
-        for n in (0..CALLS).filter(|n| deed(*n) != CLOSES) {
+        for n in (0..CALLS).filter(|n| action(*n) != CLOSES) {
             let line = format!("GET /{n}");
             let count = all.iter().filter(|sent| **sent == line).count();
-            assert_eq!(count, 1, "{over:?}: {n}, {}", deed(n));
+            assert_eq!(count, 1, "{over:?}: {n}, {}", action(n));
         }
         assert!(requests.len() < CALLS * 3 / 4, "{}", requests.len());
     }

@@ -17,8 +17,10 @@ mod wire;
 use gate::{get, good_site, post};
 #[cfg(feature = "tls")]
 use gate::{serve_one, Gate};
-use site::{Over, Site, BOTH, TOKEN_REQUEST};
-use wire::{response, PATIENCE, TIMEOUT};
+#[cfg(feature = "tls")]
+use site::Over;
+use site::{Site, BOTH, TOKEN_REQUEST};
+use wire::{response, side_by_side, PATIENCE, TIMEOUT};
 
 fn assert_requests(site: Site, expected: &[&[&str]], what: &str) {
     assert_eq!(site.requests(), expected, "{what}");
@@ -82,11 +84,7 @@ fn only_surplus_connections_are_closed() {
         });
         let session = site.session.clone().idle_connections(KEPT);
         for round in 1..=3 {
-            thread::scope(|scope| {
-                for _ in 0..CALLS {
-                    scope.spawn(|| assert_eq!(get(&session, "/"), "GET /"));
-                }
-            });
+            side_by_side(0..CALLS, |_| assert_eq!(get(&session, "/"), "GET /"));
             let start = Instant::now();
             while closed.load(Ordering::SeqCst) < round * (CALLS - KEPT) {
                 assert!(start.elapsed() < PATIENCE, "a surplus connection stays open");

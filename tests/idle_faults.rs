@@ -16,7 +16,7 @@ mod site;
 mod wire;
 use gate::{get, post, serve_one, Gate};
 use site::{good, pattern, Over, Peer, Site, BOTH, TOKEN_REQUEST};
-use wire::{assert_in_time, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, side_by_side, PATIENCE, TIMEOUT};
 
 const STRAY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray";
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -222,13 +222,9 @@ fn assert_calls_succeed(over: Over, cases: &[(Fault, Call)]) {
 
 #[test]
 fn calls_succeed_whatever_happens_to_an_idle_connection() {
-    thread::scope(|scope| {
-        for &over in BOTH {
-            scope.spawn(move || {
-                let cases = FAULTS.iter().flat_map(|fault| CALLS.map(|call| (*fault, call)));
-                assert_calls_succeed(over, &cases.collect::<Vec<_>>());
-            });
-        }
+    side_by_side(BOTH, |over| {
+        let cases = FAULTS.iter().flat_map(|fault| CALLS.map(|call| (*fault, call)));
+        assert_calls_succeed(*over, &cases.collect::<Vec<_>>());
     });
 }
 
@@ -236,17 +232,13 @@ fn calls_succeed_whatever_happens_to_an_idle_connection() {
 /// the end only with which error the client learns it.
 #[test]
 fn idle_connection_may_die_at_any_byte_of_the_next_request() {
-    thread::scope(|scope| {
-        for &over in BOTH {
-            scope.spawn(move || {
-                let case = |n| {
-                    let end = if n % 2 == 0 { Close } else { Reset };
-                    ((AfterBytes(n), &b""[..], end), QUERY)
-                };
-                let cases: Vec<_> = (0..=length_of_query(over)).map(case).collect();
-                assert_calls_succeed(over, &cases);
-            });
-        }
+    side_by_side(BOTH, |&over| {
+        let case = |n| {
+            let end = if n % 2 == 0 { Close } else { Reset };
+            ((AfterBytes(n), &b""[..], end), QUERY)
+        };
+        let cases: Vec<_> = (0..=length_of_query(over)).map(case).collect();
+        assert_calls_succeed(over, &cases);
     });
 }
 
@@ -285,11 +277,7 @@ fn closed_idle_connections_cost_a_call_one_new_connection() {
             peer.drain();
         });
         let session = &site.session;
-        thread::scope(|scope| {
-            for _ in 0..IDLE {
-                scope.spawn(|| get(session, "/first"));
-            }
-        });
+        side_by_side(0..IDLE, |_| drop(get(session, "/first")));
         for gate in near {
             gate.open();
             gate.wait();
@@ -333,7 +321,8 @@ fn call_to_a_stopped_server_may_have_executed_if_it_was_sent() {
 
 #[test]
 fn call_on_a_silent_idle_connection_ends_in_time() {
-    let run = |over, call: &Call| {
+    let rows = BOTH.iter().flat_map(|over| CALLS.map(|call| (*over, call)));
+    side_by_side(rows, |(over, call)| {
         let site = Site::start(over, |mut peer| {
             if peer.number > 0 {
                 return peer.serve_all();
@@ -357,20 +346,13 @@ fn call_on_a_silent_idle_connection_ends_in_time() {
         let requests = site.requests();
         let sent = requests.concat().into_iter().filter(|line| line == call.line);
         assert_eq!(sent.count(), 1, "{over:?}, {}: {requests:?}", call.name);
-    };
-    for &over in BOTH {
-        thread::scope(|scope| {
-            for call in &CALLS {
-                scope.spawn(move || run(over, call));
-            }
-        });
-    }
+    });
 }
 
 #[test]
 fn calls_succeed_while_idle_connections_are_being_closed() {
     const CALLS: usize = 120;
-    let run = |over| {
+    side_by_side(BOTH, |&over| {
         let site = Site::start(over, |mut peer| {
             let Some(request) = peer.request() else {
                 return;
@@ -396,11 +378,6 @@ fn calls_succeed_while_idle_connections_are_being_closed() {
         for n in (2..CALLS).step_by(3) {
             let line = format!("POST /{n}");
             assert_eq!(all.iter().filter(|sent| **sent == line).count(), 1);
-        }
-    };
-    thread::scope(|scope| {
-        for &over in BOTH {
-            scope.spawn(move || run(over));
         }
     });
 }

@@ -1,6 +1,5 @@
-//! Hundreds of calls to a server that never responds: each connects, and leaves no thread and no socket.
+//! A hundred calls to a server that never responds: each connects, and leaves no thread and no socket.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use jas_session::ErrorKind;
@@ -12,12 +11,11 @@ use sandbox::closed_url;
 mod wire;
 use wire::process::sockets;
 use wire::{
-    assert_nothing_left, assert_passes, held, response, session, text, this_test_alone,
-    until_closed, urls, Server, LATE,
+    assert_nothing_left, assert_passes, held, response, session, side_by_side, text,
+    this_test_alone, until_closed, urls, Server, LATE,
 };
 
-const CALLS: usize = 200;
-const AT_ONCE: usize = 100;
+const CALLS: usize = 100;
 const TIMEOUT: Duration = Duration::from_millis(10);
 
 #[test]
@@ -47,20 +45,14 @@ fn in_sequence(url: &str) {
     for i in 1..=CALLS {
         call(url);
         // wine takes a second to count them.
-        if !cfg!(windows) || i % 100 == 0 {
+        if !cfg!(windows) || i == CALLS {
             assert_eq!(sockets(), before, "after {i} calls");
         }
     }
 }
 
 fn in_parallel(url: &str) {
-    for _ in 0..CALLS / AT_ONCE {
-        thread::scope(|scope| {
-            for _ in 0..AT_ONCE {
-                scope.spawn(|| call(url));
-            }
-        });
-    }
+    side_by_side(0..CALLS, |_| call(url));
 }
 
 /// Runs the calls in a child process, and counts the connections that the server accepted.

@@ -6,7 +6,6 @@ use std::error::Error as _;
 use std::fmt::Display;
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr};
-use std::thread;
 use std::time::Instant;
 
 use jas_session::{Error, ErrorKind, Response, Session};
@@ -21,8 +20,8 @@ mod wire;
 use site::{Over, Site, TOKEN_REQUEST};
 use wire::{
     assert_in_time, assert_nothing_left, assert_passes, drip, held, request, respond, response,
-    session, session_without_token, this_test_alone, tunnel, until_closed, urls, with_token,
-    Server, TIMEOUT,
+    session, session_without_token, side_by_side, this_test_alone, tunnel, until_closed, urls,
+    with_token, Server, TIMEOUT,
 };
 
 const URL: &str = "https://api.test";
@@ -141,27 +140,23 @@ fn each_2xx_opens_the_tunnel() {
 
 /// Makes a create through a proxy for each of these responses, after which the proxy waits or closes.
 fn assert_refused(responses: Vec<Vec<u8>>, is_retried: bool, closes: bool) {
-    thread::scope(|scope| {
-        for response in responses {
-            scope.spawn(move || {
-                let what = response.escape_ascii().to_string();
-                let proxy = Server::start(move |stream| {
-                    let received = request(stream);
-                    respond(stream, &response);
-                    if closes {
-                        let _ = stream.shutdown(Shutdown::Write);
-                    }
-                    [received, until_closed(stream)].concat()
-                });
-                let error = create(&through(proxy.address).retries(1));
-                assert_names(&error, proxy.address);
-                assert_eq!(error.kind(), ErrorKind::Exchange);
-                let received = proxy.ended();
-                assert_eq!(received.len(), 1 + usize::from(is_retried), "{what:.200}");
-                for received in received {
-                    assert!(received.ends_with(b"\r\n\r\n"), "more than CONNECT");
-                }
-            });
+    side_by_side(responses, |response| {
+        let what = response.escape_ascii().to_string();
+        let proxy = Server::start(move |stream| {
+            let received = request(stream);
+            respond(stream, &response);
+            if closes {
+                let _ = stream.shutdown(Shutdown::Write);
+            }
+            [received, until_closed(stream)].concat()
+        });
+        let error = create(&through(proxy.address).retries(1));
+        assert_names(&error, proxy.address);
+        assert_eq!(error.kind(), ErrorKind::Exchange);
+        let received = proxy.ended();
+        assert_eq!(received.len(), 1 + usize::from(is_retried), "{what:.200}");
+        for received in received {
+            assert!(received.ends_with(b"\r\n\r\n"), "more than CONNECT");
         }
     });
 }

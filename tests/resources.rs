@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 mod wire;
 use wire::{
     assert_in_time, assert_nothing_left, assert_passes, held, request, respond, response, session,
-    session_without_token, this_test_alone, until_closed, urls, Server, TIMEOUT, TOKEN,
+    session_without_token, side_by_side, this_test_alone, until_closed, urls, Server, TIMEOUT,
+    TOKEN,
 };
 
 #[test]
@@ -36,12 +37,10 @@ fn minreq_timeout_in_the_environment_changes_nothing() {
     let silent = Server::keeping_open(b"");
     let urls = [good.url(), slow.url(), silent.url()];
     let test = "minreq_timeout_in_the_environment_changes_nothing";
-    thread::scope(|scope| {
-        for value in ["0", "1", "garbage", "", "18446744073709551615"] {
-            let mut child = this_test_alone(test, &urls);
-            child.env("MINREQ_TIMEOUT", value);
-            scope.spawn(move || assert_passes(child));
-        }
+    side_by_side(["0", "1", "garbage", "", "18446744073709551615"], |value| {
+        let mut child = this_test_alone(test, &urls);
+        child.env("MINREQ_TIMEOUT", value);
+        assert_passes(child);
     });
 }
 
@@ -136,11 +135,7 @@ mod descriptors {
             session.post("/", "text/plain", "create").unwrap();
             drop(open);
 
-            thread::scope(|scope| {
-                for _ in 0..IDLE {
-                    scope.spawn(|| session.get("/").unwrap().text().unwrap());
-                }
-            });
+            side_by_side(0..IDLE, |_| drop(session.get("/").unwrap().text().unwrap()));
             let open = leave_free(0);
             session.invalidate("new");
             session.access_token().unwrap();

@@ -15,7 +15,7 @@ mod site;
 mod wire;
 use site::{good, pattern, Over, Peer, Site, BOTH};
 use wire::process::{go_on, stop};
-use wire::{response, urls, PATIENCE};
+use wire::{response, side_by_side, urls, PATIENCE};
 
 /// How long a process is stopped.
 const STOPPED: Duration = Duration::from_millis(1200);
@@ -149,13 +149,8 @@ fn calls_of_a_process_stopped_at_any_moment_succeed() {
         Uploading(2),
         Uploading(3),
     ];
-    thread::scope(|scope| {
-        for &over in BOTH {
-            for moment in moments {
-                scope.spawn(move || stop_at(over, moment));
-            }
-        }
-    });
+    let rows = BOTH.iter().flat_map(|over| moments.map(|moment| (*over, moment)));
+    side_by_side(rows, |(over, moment)| stop_at(over, moment));
 }
 
 /// Runs a child, and stops it at this moment.
@@ -211,22 +206,20 @@ fn calls_of_a_process_stopped_again_and_again_succeed() {
     if let [url] = &urls()[..] {
         return call_each(url, 10 * CALLS);
     }
-    thread::scope(|scope| {
-        for &over in BOTH {
+    side_by_side(BOTH, |&over| {
+        let site = Site::start(over, |mut peer| peer.serve_all());
+        let test = "calls_of_a_process_stopped_again_and_again_succeed";
+        let child = start(test, site.url());
+        let pid = child.id();
+        thread::scope(|scope| {
             scope.spawn(move || {
-                let site = Site::start(over, |mut peer| peer.serve_all());
-                let test = "calls_of_a_process_stopped_again_and_again_succeed";
-                let child = start(test, site.url());
-                let pid = child.id();
-                scope.spawn(move || {
-                    while stop(pid) {
-                        thread::sleep(Duration::from_millis(30));
-                        go_on(pid);
-                        thread::sleep(Duration::from_millis(10));
-                    }
-                });
-                assert_passes(child, &format!("{over:?}"));
+                while stop(pid) {
+                    thread::sleep(Duration::from_millis(30));
+                    go_on(pid);
+                    thread::sleep(Duration::from_millis(10));
+                }
             });
-        }
+            assert_passes(child, &format!("{over:?}"));
+        });
     });
 }

@@ -12,7 +12,8 @@ mod wire;
 use wire::process::IDLE_SOCKETS;
 use wire::{
     assert_in_time, assert_nothing_left, assert_passes, drip, held, request, respond, response,
-    session, text, this_test_alone, until_closed, urls, Server, LATE, PATIENCE, TIMEOUT,
+    session, side_by_side, text, this_test_alone, until_closed, urls, Server, LATE, PATIENCE,
+    TIMEOUT,
 };
 
 /// Too large for the buffers of the sockets.
@@ -72,11 +73,8 @@ fn call_to_a_slow_server_ends_in_time_and_leaves_nothing() {
         }),
         Server::keeping_open(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf"),
     ];
-    thread::scope(|scope| {
-        for server in &slow {
-            let child = this_test_alone(test, &[good.url(), server.url()]);
-            scope.spawn(move || assert_passes(child));
-        }
+    side_by_side(&slow, |server| {
+        assert_passes(this_test_alone(test, &[good.url(), server.url()]));
     });
     // One connection for each call, and one request on each.
     for server in slow {

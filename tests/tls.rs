@@ -2,6 +2,7 @@
 #![cfg(feature = "tls")]
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ use gate::{get, post};
 use site::{Over, Site};
 use wire::tls::{https, tls, Authority, Days};
 use wire::{
-    assert_in_time, assert_nothing_left, assert_passes, drip, held, respond, response, session,
+    assert_in_time, assert_nothing_left, assert_passes, drip, held, respond, response,
     session_without_token, text, this_test_alone, until_closed, urls, with_token, Server, TIMEOUT,
 };
 
@@ -103,39 +104,6 @@ fn required_client_certificate_is_named_and_final() {
     }
 }
 
-#[test]
-fn stalled_handshake_ends_in_time_and_leaves_nothing() {
-    if let [first, rest @ ..] = &urls()[..] {
-        text(first).unwrap_err(); // initializes what all calls share
-        let before = held();
-        for url in rest {
-            let start = Instant::now();
-            let session = session(url).timeout(TIMEOUT);
-            let error = session.post("/", "text/plain", "create").unwrap_err();
-            assert_in_time(start, &error);
-            assert!(!error.may_have_executed());
-            assert_nothing_left(before, url);
-        }
-        return;
-    }
-    let silent = Server::start(until_closed);
-    // The header of a handshake record, and the record byte by byte.
-    let dripping = Server::start(|stream| {
-        drip(stream, &[22, 3, 3, 0x3f, 0xff, 2, 0, 0x3f, 0xfb], 3);
-        until_closed(stream)
-    });
-    let untrusted = tls(Authority::new().config("localhost", Days::Now), |_| Vec::new());
-    let urls = [https(&untrusted), https(&silent), https(&dripping)];
-    assert_passes(this_test_alone("stalled_handshake_ends_in_time_and_leaves_nothing", &urls));
-    for server in [silent, dripping] {
-        let received = server.ended();
-        // One record: the client's first message.
-        let [22, _, _, high, low, rest @ ..] = &received[0][..] else { panic!("{received:?}") };
-        assert_eq!(rest.len(), usize::from(u16::from_be_bytes([*high, *low])));
-        assert_eq!(received.len(), 1);
-    }
-}
-
 // Handshakes that succeed
 
 #[test]
@@ -190,7 +158,7 @@ fn system_roots_are_trusted_and_more_on_demand() {
         assert_refused(&text(other).unwrap_err(), "this system's roots");
         let root = std::fs::read(root).unwrap();
         for url in [url, other] {
-            let session = session(url).root_certificates(&root).unwrap();
+            let session = wire::session(url).root_certificates(&root).unwrap();
             assert_eq!(with_token(session).get("/").unwrap().text().unwrap(), "good");
         }
         return;
@@ -233,48 +201,73 @@ fn response_before_an_unreadable_record_counts() {
     }
 }
 
+/// What the server does on the n-th connection.
+const STALLS: [&str; 7] = [
+    "good",
+    "silent-handshake",
+    "handshake-in-bytes",
+    "silence",
+    "head-in-records",
+    "head-in-bytes",
+    "content-in-bytes",
+];
+
 #[test]
-fn stalls_after_the_handshake_end_in_time() {
+fn stalled_tls_ends_in_time_and_leaves_nothing() {
     if let [url] = &urls()[..] {
         let call = |what: &str| {
-            let session = site::trusting(session_without_token(url)).timeout(TIMEOUT);
-            let session = with_token(session);
-            let result = session.post(what, "text/plain", "create");
+            let session = with_token(site::trusting(session_without_token(url)));
+            let result = session.timeout(TIMEOUT).post(what, "text/plain", "create");
             result.and_then(Response::bytes)
         };
         assert_eq!(call("/good").unwrap(), b"POST /good");
         let before = held();
-        for what in ["/silence", "/head-in-records", "/head-in-bytes", "/content-in-bytes"] {
+        for what in &STALLS[1..] {
             let start = Instant::now();
-            let error = call(what).unwrap_err();
+            let error = call("/").expect_err(what);
             assert_in_time(start, &error);
-            assert!(error.may_have_executed());
+            assert_eq!(error.may_have_executed(), !what.contains("handshake"), "{what}");
             assert_nothing_left(before, what);
         }
         return;
     }
-    let site = Site::start(Over::Tls, |mut peer| {
+    let site = Site::accepting(Over::Tls, |mut peer| {
+        let stall = STALLS[peer.number];
+        if stall.contains("handshake") {
+            return stall_in_handshake(peer.tcp(), stall == "handshake-in-bytes");
+        }
         let Some(request) = peer.request() else { return };
-        match request.line.rsplit('/').next().unwrap() {
-            "silence" => {}
+        match stall {
             // Whole records, each with one byte.
             "head-in-records" => drip(&mut peer, b"HTTP/1.1 200 OK\r\nX-A: ", b'x'),
             // One record, byte by byte.
-            what @ ("head-in-bytes" | "content-in-bytes") => {
-                if what == "content-in-bytes" {
+            "head-in-bytes" | "content-in-bytes" => {
+                if stall == "content-in-bytes" {
                     peer.respond(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n");
                 }
                 let record = peer.sealed(&[b'x'; 9000]);
                 drip(peer.tcp(), &record, 0);
             }
-            _ => peer.serve(&request),
+            "good" => peer.serve(&request),
+            _ => {}
         }
         peer.drain();
     });
-    let test = "stalls_after_the_handshake_end_in_time";
+    let test = "stalled_tls_ends_in_time_and_leaves_nothing";
     assert_passes(site::trusted_by(this_test_alone(test, &[site.url()])));
     // Nothing was retried.
-    assert_eq!(site.requests().len(), 5);
+    assert_eq!(site.requests().len(), STALLS.len());
+}
+
+/// Is silent, or sends a handshake record byte by byte, until the client closes.
+fn stall_in_handshake(tcp: &mut TcpStream, drips: bool) {
+    if drips {
+        drip(tcp, &[22, 3, 3, 0x3f, 0xff, 2, 0, 0x3f, 0xfb], 3);
+    }
+    let received = until_closed(tcp);
+    // One record: the client's first message.
+    let [22, _, _, high, low, rest @ ..] = &received[..] else { panic!("{received:?}") };
+    assert_eq!(rest.len(), usize::from(u16::from_be_bytes([*high, *low])));
 }
 
 #[test]

@@ -4,7 +4,6 @@
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
-use std::thread;
 use std::time::Instant;
 
 #[path = "support/gate/mod.rs"]
@@ -15,7 +14,7 @@ mod site;
 mod wire;
 use gate::{get, post};
 use site::{Over, Peer, Site};
-use wire::{assert_in_time, until_closed, with_token, PATIENCE, TIMEOUT};
+use wire::{assert_in_time, side_by_side, until_closed, with_token, PATIENCE, TIMEOUT};
 
 const VERSIONS: [Over; 2] = [Over::Tls, Over::Tls12];
 
@@ -79,15 +78,10 @@ fn refused_tls_session_costs_a_handshake_and_no_call() {
 fn threads_with_refused_tls_sessions_lose_no_call() {
     for over in VERSIONS {
         let site = refusing(over, |tcp| alert(tcp, Some(40)));
-        thread::scope(|scope| {
-            for thread in 0..8 {
-                let session = &site.session;
-                scope.spawn(move || {
-                    for n in 0..10 {
-                        let path = format!("/{thread}/{n}");
-                        assert_eq!(post(session, &path), format!("POST {path}"));
-                    }
-                });
+        side_by_side(0..8, |thread| {
+            for n in 0..10 {
+                let path = format!("/{thread}/{n}");
+                assert_eq!(post(&site.session, &path), format!("POST {path}"));
             }
         });
         assert_eq!(site.requests().concat().len(), 80);

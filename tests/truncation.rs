@@ -3,7 +3,6 @@
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc;
-use std::thread;
 
 use jas_session::{Error, ErrorKind, Response, Session};
 
@@ -18,7 +17,7 @@ mod site;
 mod wire;
 use gate::{get, serve_one};
 use site::{good, Over, Peer, Site, BOTH, TOKEN_REQUEST};
-use wire::{response, Server};
+use wire::{response, side_by_side, Server};
 
 const CONTENT: &str = "all of the content";
 const TOKEN: &str = r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":600}"#;
@@ -125,11 +124,7 @@ const SWEEPS: &[(Over, &[Framing], &[End])] = &[
 fn truncated_response_is_an_error_unless_http_hides_it() {
     for (over, framings, ends) in SWEEPS {
         for framing in *framings {
-            thread::scope(|scope| {
-                for end in *ends {
-                    scope.spawn(|| truncate_everywhere(*over, *framing, *end));
-                }
-            });
+            side_by_side(*ends, |end| truncate_everywhere(*over, *framing, *end));
         }
     }
 }
@@ -312,20 +307,16 @@ fn truncation_on_a_reused_connection_is_an_error() {
 fn truncated_response_to_a_get_is_retried() {
     let length = good("GET /00").len();
     let head = length - "GET /00".len();
-    thread::scope(|scope| {
-        for &over in BOTH {
-            for n in [1, 9, 20, head - 1, head, head + 1, length - 1] {
-                scope.spawn(move || {
-                    let site = truncating(over, Close, false);
-                    let session = site.session.clone().retries(1);
-                    get(&session, "/warm");
-                    let path = format!("/{n:02}");
-                    assert_eq!(get(&session, &path), format!("GET {path}"), "{over:?}: {n}");
-                    drop(session);
-                    let all = site.requests().concat();
-                    assert_eq!(all.len(), 3, "{over:?}: {n}: {all:?}");
-                });
-            }
-        }
+    let places = [1, 9, 20, head - 1, head, head + 1, length - 1];
+    let rows = BOTH.iter().flat_map(|over| places.map(|n| (*over, n)));
+    side_by_side(rows, |(over, n)| {
+        let site = truncating(over, Close, false);
+        let session = site.session.clone().retries(1);
+        get(&session, "/warm");
+        let path = format!("/{n:02}");
+        assert_eq!(get(&session, &path), format!("GET {path}"), "{over:?}: {n}");
+        drop(session);
+        let all = site.requests().concat();
+        assert_eq!(all.len(), 3, "{over:?}: {n}: {all:?}");
     });
 }

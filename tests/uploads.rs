@@ -15,7 +15,7 @@ mod site;
 mod wire;
 use gate::{get, Gate};
 use site::{pattern, Over, Site, BOTH, TOKEN_REQUEST};
-use wire::{response, PATIENCE};
+use wire::{response, side_by_side, PATIENCE};
 
 /// More than the buffers between client and server take.
 const HUGE: usize = 5 << 20;
@@ -136,18 +136,13 @@ fn long_or_divided_refusal_ends_a_large_request() {
         ("a long field", &long, &[]),
         ("many fields", &many, &[]),
     ];
-    thread::scope(|scope| {
-        for &over in BOTH {
-            for (what, refusal, divisions) in rows {
-                scope.spawn(move || {
-                    let ends = divisions.iter().copied().chain([refusal.len()]);
-                    let begins = [0].into_iter().chain(divisions.iter().copied());
-                    let parts = begins.zip(ends).map(|(begin, end)| refusal[begin..end].to_vec());
-                    let what = format!("{over:?}, {what}");
-                    assert_refused(over, parts.collect(), Then::ReadsNoMore, false, &what);
-                });
-            }
-        }
+    let rows = BOTH.iter().flat_map(|over| rows.map(|row| (*over, row)));
+    side_by_side(rows, |(over, (what, refusal, divisions))| {
+        let ends = divisions.iter().copied().chain([refusal.len()]);
+        let begins = [0].into_iter().chain(divisions.iter().copied());
+        let parts = begins.zip(ends).map(|(begin, end)| refusal[begin..end].to_vec());
+        let what = format!("{over:?}, {what}");
+        assert_refused(over, parts.collect(), Then::ReadsNoMore, false, &what);
     });
 }
 
@@ -259,24 +254,19 @@ fn early_success_does_not_end_a_large_request() {
         row("half of its head", &made[..20], &made[20..]),
         Early { pause: Duration::from_millis(1200), ..row("a long response", &long, b"") },
     ];
-    thread::scope(|scope| {
-        for &over in BOTH {
-            let rows = &rows;
-            scope.spawn(move || {
-                let site = responding_early(over, rows.to_vec());
-                for (number, row) in rows.iter().enumerate() {
-                    let what = format!("{over:?}: {}", row.what);
-                    let path = format!("/large/{number}");
-                    let response = send_large(&site.session, &path, number % 2 == 1).expect(&what);
-                    assert_eq!(response.status(), 201, "{what}");
-                    assert_eq!(response.text().unwrap().trim_end(), "made", "{what}");
-                    assert_eq!(get(&site.session, "/next"), "GET /next", "{what}");
-                }
-                let all = site.requests().concat();
-                let large = all.iter().filter(|line| line.contains("/large/"));
-                assert_eq!(large.count(), rows.len(), "{over:?}: {all:?}");
-            });
-        }
+    side_by_side(BOTH, |&over| {
+        let site = responding_early(over, rows.to_vec());
+        side_by_side(rows.iter().enumerate(), |(number, row)| {
+            let what = format!("{over:?}: {}", row.what);
+            let path = format!("/large/{number}");
+            let response = send_large(&site.session, &path, number % 2 == 1).expect(&what);
+            assert_eq!(response.status(), 201, "{what}");
+            assert_eq!(response.text().unwrap().trim_end(), "made", "{what}");
+            assert_eq!(get(&site.session, "/next"), "GET /next", "{what}");
+        });
+        let all = site.requests().concat();
+        let large = all.iter().filter(|line| line.contains("/large/"));
+        assert_eq!(large.count(), rows.len(), "{over:?}: {all:?}");
     });
 }
 

@@ -15,7 +15,7 @@ mod wire;
 use site::{Over, Site, BOTH};
 #[cfg(feature = "tls")]
 use wire::urls;
-use wire::{with_token, PATIENCE};
+use wire::{side_by_side, with_token, PATIENCE};
 
 /// When a connection takes a worker.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -62,15 +62,6 @@ fn ways() -> Vec<(Over, Taken)> {
     let mut ways = BOTH.iter().map(|over| (*over, Taken::AtOnce)).collect::<Vec<_>>();
     ways.extend(BOTH.get(1).map(|over| (*over, Taken::ByProxy)));
     ways
-}
-
-/// Runs each row in a thread of its own.
-fn side_by_side<T: Send>(rows: impl IntoIterator<Item = T>, run: impl Fn(T) + Sync) {
-    thread::scope(|scope| {
-        for row in rows {
-            scope.spawn(|| run(row));
-        }
-    });
 }
 
 fn get(session: &Session, path: &str) {
@@ -166,15 +157,11 @@ fn more_threads_than_workers_do_not_wait_for_each_other() {
         let site = with_workers(over, workers, taken, mpsc::channel().1);
         let session = &site.session;
         let start = Instant::now();
-        thread::scope(|scope| {
-            for thread in 0..THREADS {
-                scope.spawn(move || {
-                    for call in 0..CALLS {
-                        let path = format!("/{thread}/{call}");
-                        get(session, &path);
-                        post(session, &path, 6);
-                    }
-                });
+        side_by_side(0..THREADS, |thread| {
+            for call in 0..CALLS {
+                let path = format!("/{thread}/{call}");
+                get(session, &path);
+                post(session, &path, 6);
             }
         });
         assert!(start.elapsed() < PATIENCE / 2, "{over:?} {taken:?} {workers}");
@@ -214,14 +201,10 @@ fn slow_handshakes_cost_no_idle_connections() {
             peer.serve_all();
         });
         let session = &site.session;
-        thread::scope(|scope| {
-            for _ in 0..THREADS {
-                scope.spawn(|| {
-                    for _ in 0..ROUNDS {
-                        (0..5).for_each(|_| get(session, "/"));
-                        post(session, "/", 6);
-                    }
-                });
+        side_by_side(0..THREADS, |_| {
+            for _ in 0..ROUNDS {
+                (0..5).for_each(|_| get(session, "/"));
+                post(session, "/", 6);
             }
         });
         // Each POST needs one, and so does the first GET of each thread. Some idle connections are
@@ -251,13 +234,9 @@ fn slow_server_keeps_its_connections() {
         get(session, "/");
         get(session, "/");
         assert_eq!(session.counts().connections, 1, "{over:?}");
-        thread::scope(|scope| {
-            for _ in 0..THREADS {
-                scope.spawn(|| {
-                    get(session, "/slow");
-                    get(session, "/");
-                });
-            }
+        side_by_side(0..THREADS, |_| {
+            get(session, "/slow");
+            get(session, "/");
         });
         // Without TLS, a slow response looks like a busy worker.
         let more = u64::from(over == Over::Plain);

@@ -93,8 +93,13 @@ fn respond(request: &Request, fault: Option<Fault>, mut socket: Socket) -> io::R
         }
         response
     };
+    match &fault {
+        Some(Fault::Wait(gate)) => gate.pass(shared),
+        Some(Fault::Revoke) => shared.lock().tokens.clear(),
+        _ => {}
+    }
     match fault {
-        None => send(&mut good().whole(), &mut socket),
+        None | Some(Fault::Wait(_) | Fault::Revoke) => send(&mut good().whole(), &mut socket),
         Some(Fault::Response(status, fields, content)) => {
             let mut response = Response::new(status, "", content);
             response.fields = fields;
@@ -115,10 +120,6 @@ fn respond(request: &Request, fault: Option<Fault>, mut socket: Socket) -> io::R
             }
             send(&mut socket, &mut io::sink())
         }
-        Some(Fault::Wait(gate)) => {
-            gate.pass(shared);
-            send(&mut good().whole(), &mut socket)
-        }
         Some(Fault::With(fields)) => {
             let mut response = good();
             response.fields.extend(fields);
@@ -130,10 +131,6 @@ fn respond(request: &Request, fault: Option<Fault>, mut socket: Socket) -> io::R
             let mut response = good();
             socket.write_all(&response.head(None))?;
             send(&mut response.content, &mut socket)
-        }
-        Some(Fault::Revoke) => {
-            shared.lock().tokens.clear();
-            send(&mut good().whole(), &mut socket)
         }
     }
 }

@@ -217,6 +217,15 @@ pub fn session_without_token(url: &str) -> Session {
     Session::new(url, "id", "secret").unwrap().retries(0).timeout(PATIENCE)
 }
 
+/// Runs each row in a thread of its own.
+pub fn side_by_side<T: Send>(rows: impl IntoIterator<Item = T>, run: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for row in rows {
+            scope.spawn(|| run(row));
+        }
+    });
+}
+
 /// Returns the content of a GET.
 pub fn text(url: &str) -> Result<String, Error> {
     session(url).get("/")?.text()

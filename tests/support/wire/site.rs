@@ -4,7 +4,7 @@
 #![allow(unreachable_pub, reason = "pub is what tests use")]
 #![cfg_attr(
     not(feature = "tls"),
-    allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "TLS needs it")
+    allow(unused_variables, clippy::unused_self, reason = "TLS needs it")
 )]
 
 use std::io::{self, Read, Write};
@@ -53,7 +53,7 @@ pub const TOKEN_REQUEST: &str = "POST /oauth2/token";
 pub struct Site {
     pub session: Session,
     pub address: SocketAddr,
-    over: Over,
+    url: String,
     /// The requests of each connection.
     log: Arc<Mutex<Vec<Vec<String>>>>,
     server: Server,
@@ -97,12 +97,14 @@ impl Site {
             Vec::new()
         });
         let address = server.address;
-        let session = with_token(trusting(session_without_token(&url(over, address))));
-        Site { session, address, over, log, server }
+        let scheme = if over == Over::Plain { "http" } else { "https" };
+        let url = format!("{scheme}://{address}");
+        let session = with_token(trusting(session_without_token(&url)));
+        Site { session, address, url, log, server }
     }
 
     pub fn url(&self) -> String {
-        url(self.over, self.address)
+        self.url.clone()
     }
 
     /// Waits for all connections to end. Returns the requests of each.
@@ -111,14 +113,6 @@ impl Site {
         self.server.ended();
         let log = self.log.lock().unwrap();
         log.clone()
-    }
-}
-
-fn url(over: Over, address: SocketAddr) -> String {
-    match over {
-        Over::Plain => format!("http://{address}"),
-        #[cfg(feature = "tls")]
-        Over::Tls | Over::Tls12 => format!("https://{address}"),
     }
 }
 
