@@ -79,7 +79,7 @@ fn eight_threads_at_a_limit_make_all_their_calls() {
     thread::scope(|scope| {
         scope.spawn(|| makes_all_calls(&[Some("0.5")], 4));
         // Without a useful time to wait, the pauses are longer.
-        scope.spawn(|| makes_all_calls(&[None, Some("0")], 3));
+        scope.spawn(|| makes_all_calls(&[None, Some("0")], 2));
     });
 }
 

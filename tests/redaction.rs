@@ -182,7 +182,7 @@ fn all_tokens_of_a_call_are_hidden() {
         sandbox.next(Place::Token, response(200, &[], content));
     }
     sandbox.next(Place::Api, response(401, &[], ""));
-    sandbox.next(Place::Api, response(503, &[("Retry-After", "1")], ""));
+    sandbox.next(Place::Api, response(503, &[("Retry-After", "0.5")], ""));
     sandbox.next(Place::Api, response(500, &[], format!("no {first}, {middle}, last-token")));
     let message = thread::scope(|scope| {
         let call = scope.spawn(|| session.get("/x").unwrap_err().to_string());
