@@ -112,7 +112,7 @@ fn mutants(response: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn mutated_response_is_an_error_or_what_it_says() {
+fn mutated_response_is_an_error_or_read_as_sent() {
     call_all(&good(), |_, result| assert_eq!(result.unwrap(), b"all of the content"));
     for good in good() {
         assert_eq!(meaning(&good).unwrap(), b"all of the content");
@@ -153,7 +153,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn random_response_is_an_error_or_what_it_says() {
+fn random_response_is_an_error_or_read_as_sent() {
     let begins = [
         "",
         "HTTP/1.1 200 OK\r\n",
