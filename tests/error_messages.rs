@@ -22,6 +22,9 @@ mod statuses;
 #[cfg(feature = "tls")]
 #[path = "error_messages/tls.rs"]
 mod tls;
+#[cfg(feature = "tls")]
+#[path = "error_messages/urls.rs"]
+mod urls;
 
 use sandbox::{Fault, Place, Sandbox};
 

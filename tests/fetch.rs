@@ -39,38 +39,29 @@ fn exit_status_says_what_to_do() {
     let sandbox = Sandbox::start();
     let book = ["post", "/bookings/v1/bookings", "application/json", "-"];
     let shipment = ["get", "/tracking/v1/shipments/S505185992"];
-    let wrong = |place, status| {
-        sandbox.next(place, Fault::Response(status, vec![], b"<why>".to_vec()));
-    };
-    let run = |arguments: &[&str], secret| {
+    let status = |status| Some(Fault::Response(status, vec![], b"<why>".to_vec()));
+    for (fault, arguments, secret, expected) in [
+        (None, &[][..], CLIENT_SECRET, 2),
+        (None, &["get", "/a", "b"], CLIENT_SECRET, 2),
+        (None, &["get", "a"], CLIENT_SECRET, 2),
+        (None, &shipment, "", 2),
+        (None, &["post", "/a", "a/b", "/no/such/file"], CLIENT_SECRET, 1),
+        (None, &shipment, "wrong", 3),
+        (status(418), &shipment, CLIENT_SECRET, 4),
+        (status(400), &book, CLIENT_SECRET, 4),
+        (Some(Fault::Raw(vec![])), &shipment, CLIENT_SECRET, 5),
+        (status(500), &book, CLIENT_SECRET, 6),
+        (Some(Fault::Truncate(0)), &book, CLIENT_SECRET, 6),
+    ] {
+        let has_content = matches!(fault, Some(Fault::Response(..)));
+        sandbox.always(Place::Api, fault);
         let output = fetch(&sandbox, secret, arguments, "{}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}: {errors}");
         assert!(output.stdout.is_empty());
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         // With the feature `log`, its lines come first.
         assert!(errors.lines().any(|line| line.starts_with("error: ")), "{errors}");
-        (output.status.code().expect("no signal"), errors)
-    };
-    assert_eq!(run(&[], CLIENT_SECRET).0, 2);
-    assert_eq!(run(&["get", "/a", "b"], CLIENT_SECRET).0, 2);
-    assert_eq!(run(&["get", "a"], CLIENT_SECRET).0, 2);
-    assert_eq!(run(&shipment, "").0, 2);
-    assert_eq!(run(&["post", "/a", "a/b", "/no/such/file"], CLIENT_SECRET).0, 1);
-    assert_eq!(run(&shipment, "wrong").0, 3);
-    wrong(Place::Api, 418);
-    let (status, errors) = run(&shipment, CLIENT_SECRET);
-    assert_eq!(status, 4);
-    assert!(errors.ends_with("<why>\n"), "{errors}");
-    for _ in 0..3 {
-        sandbox.next(Place::Api, Fault::Raw(vec![]));
+        assert_eq!(errors.ends_with("<why>\n"), has_content, "{errors}");
     }
-    assert_eq!(run(&shipment, CLIENT_SECRET).0, 5);
-    wrong(Place::Api, 400);
-    assert_eq!(run(&book, CLIENT_SECRET).0, 4);
-    wrong(Place::Api, 500);
-    assert_eq!(run(&book, CLIENT_SECRET).0, 6);
-    sandbox.next(Place::Api, Fault::Truncate(0));
-    assert_eq!(run(&book, CLIENT_SECRET).0, 6);
-    sandbox.next(Place::Api, Fault::Truncate(0));
-    assert_eq!(run(&book, CLIENT_SECRET).0, 6);
-    assert_eq!(sandbox.bookings(), 2);
+    assert_eq!(sandbox.bookings(), 1);
 }

@@ -245,7 +245,7 @@ fn refusals(status: &str, retry: &str) -> Vec<(Vec<u8>, Then)> {
 }
 
 #[test]
-fn refused_token_is_renewed_whatever_is_wrong_with_the_refusal() {
+fn malformed_401_renews_the_token() {
     // Not even a booking is lost: it was refused.
     let requests = [TOKEN_REQUEST, "POST /x", "POST /x"];
     for_each(&refusals("401", ""), "POST /x", &requests, |session, _, what| {
@@ -254,7 +254,7 @@ fn refused_token_is_renewed_whatever_is_wrong_with_the_refusal() {
 }
 
 #[test]
-fn conflict_stays_one_whatever_is_wrong_with_it() {
+fn malformed_409_keeps_its_status() {
     for_each(&refusals("409", ""), "POST /x", &["POST /x"], |session, _, what| {
         let error = post(&session).expect_err(what);
         assert_eq!(error.kind(), ErrorKind::Status, "{what}: {error:?}");
@@ -284,7 +284,7 @@ fn malformed_429_of_a_plain_post_says_how_long_to_wait() {
 }
 
 #[test]
-fn refused_credentials_are_denied_whatever_is_wrong() {
+fn malformed_401_to_a_token_request_means_denied() {
     for_each(&refusals("401", ""), TOKEN_REQUEST, &[TOKEN_REQUEST], |session, _, what| {
         session.invalidate("token");
         let error = session.access_token().expect_err(what);

@@ -38,7 +38,7 @@ fn code(path: &Path) -> String {
 }
 
 #[test]
-fn modules_use_each_other_as_contributing_draws_it() {
+fn modules_use_each_other_as_documented() {
     let names: Vec<String> = fs::read_dir("src")
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -19,7 +19,7 @@ fn session(sandbox: &Sandbox) -> Session {
 }
 
 #[test]
-fn public_types_can_go_where_users_want_them() {
+fn public_types_can_be_sent_to_threads_and_boxed() {
     fn is_shared<T: Send + Sync + Debug + 'static>() {}
     fn is_sent<T: Send + Debug + 'static>() {}
     fn is_io_error<T: Into<io::Error> + StdError>() {}
@@ -123,7 +123,7 @@ impl StdError for Wrapper {
 }
 
 #[test]
-fn error_is_found_in_what_wraps_it() {
+fn error_is_found_in_its_wrappers() {
     let sandbox = Sandbox::start();
     let session = session(&sandbox);
     let reading = || {

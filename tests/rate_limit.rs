@@ -79,7 +79,7 @@ fn eight_threads_at_a_limit_make_all_their_calls() {
     thread::scope(|scope| {
         scope.spawn(|| makes_all_calls(&[Some("0.5")], 4));
         // Without a useful time to wait, the pauses are longer.
-        scope.spawn(|| makes_all_calls(&[None, Some("0")], 3));
+        scope.spawn(|| makes_all_calls(&[None, Some("0")], 2));
     });
 }
 
@@ -104,19 +104,14 @@ fn clone_waits_for_the_end_of_a_limit_that_another_call_met() {
     });
 }
 
+/// The unit tests of `src/retry.rs` have the responses that report none.
 #[test]
-fn response_that_reports_no_short_limit_delays_no_other_call() {
+fn long_limit_or_a_success_delays_no_other_call() {
     let sandbox = Sandbox::start();
     for (timeout, fault) in [
-        (600, limited(429, "31")),
         // No call waits for longer than half of its time.
         (59, limited(429, "30")),
-        (5, limited(429, "3600")),
-        (60, limited(500, "30")),
-        (60, limited(404, "30")),
         (60, Fault::With(vec![("Retry-After", "30".to_owned())])),
-        (60, Fault::Response(503, vec![], vec![])),
-        (60, Fault::Response(403, vec![], vec![])),
     ] {
         let session = sandbox.session().timeout(Duration::from_secs(timeout));
         sandbox.next(Place::Api, fault);

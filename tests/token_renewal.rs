@@ -37,7 +37,7 @@ fn due_session(sandbox: &Sandbox) -> (Session, String) {
 }
 
 #[test]
-fn due_token_does_not_hold_up_a_booking() {
+fn due_token_delays_no_booking() {
     let sandbox = Sandbox::start();
     let (session, old) = due_session(&sandbox);
     let session = session.timeout(Duration::from_secs(1));

@@ -71,7 +71,7 @@ fn token_without_a_lifetime_serves_the_call_that_requested_it() {
 // The token held
 
 #[test]
-fn token_of_an_earlier_process_is_used_until_it_ends_or_is_refused() {
+fn token_of_an_earlier_process_is_used_while_it_is_good() {
     let sandbox = Sandbox::start();
     let (token, left) = {
         let session = sandbox.session();

@@ -41,23 +41,17 @@ fn timeout_names_the_connection_that_was_not_made() {
 #[test]
 fn timeout_names_what_was_not_complete() {
     let sandbox = Sandbox::start();
-    for (timeout, fault, reason) in [
-        (
-            TIMEOUT,
-            Fault::Stall(None),
-            "the timeout of 300ms passed before the response was complete",
-        ),
-        (
-            TIMEOUT,
-            Fault::Stall(Some(3)),
-            "the timeout of 300ms passed before the content was complete (3 of 614 bytes came)",
-        ),
+    let fresh = sandbox.session().retries(0);
+    fresh.access_token().unwrap();
+    let path = "/tracking/v1/shipments/S505185992";
+    for (fault, reason) in [
+        (Fault::Stall(None), "the response was complete"),
+        (Fault::Stall(Some(3)), "the content was complete (3 of 614 bytes came)"),
     ] {
         sandbox.next(Place::Api, fault);
-        let path = "/tracking/v1/shipments/S505185992";
-        let session = session_with_token(&sandbox).timeout(timeout);
-        let error = session.get(path).unwrap_err();
+        let error = fresh.clone().timeout(TIMEOUT).get(path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
+        let reason = format!("the timeout of 300ms passed before {reason}");
         assert_eq!(error.to_string(), format!("GET {}{path}: {reason}", sandbox.url()));
     }
     let error = session(&sandbox).timeout(Duration::ZERO).get("/x").unwrap_err();
@@ -70,21 +64,12 @@ fn timeout_names_what_was_not_complete() {
     assert_eq!(format!("{:#}", Error::find(&error).unwrap()), text);
 }
 
-/// A session whose token the sandbox has issued.
-fn session_with_token(sandbox: &Sandbox) -> Session {
-    let session = session(sandbox);
-    session.invalidate(TOKEN);
-    session.access_token().unwrap();
-    session
-}
-
 #[test]
 fn timeout_names_the_other_thread_that_requests_the_token() {
     let sandbox = Sandbox::start();
     let gate = Gate::new();
     sandbox.next(Place::Token, Fault::Wait(gate.clone()));
-    let patient = session(&sandbox);
-    patient.invalidate(TOKEN);
+    let patient = sandbox.session();
     thread::scope(|scope| {
         scope.spawn(|| patient.access_token().unwrap());
         sandbox.await_count(Place::Token, 1);
