@@ -258,9 +258,8 @@ fn check(what: &str, text: &str, is_allowed: impl Fn(u8) -> bool) -> Result<(), 
     if text.is_empty() {
         return Err(refused(what, "is empty"));
     }
-    let is_wrong = |c: char| !u8::try_from(c).is_ok_and(&is_allowed);
-    let Some((i, c)) = text.char_indices().find(|&(_, c)| is_wrong(c)) else {
-        if text.trim().len() < text.len() {
+    let Some(i) = text.bytes().position(|byte| !is_allowed(byte)) else {
+        if text.trim_ascii().len() < text.len() {
             return Err(refused(what, "starts or ends with a blank"));
         }
         return Ok(());
@@ -269,6 +268,8 @@ fn check(what: &str, text: &str, is_allowed: impl Fn(u8) -> bool) -> Result<(), 
         let why = "ends with a line break, as the content of a file does: trim it";
         return Err(refused(what, why));
     }
+    // Only ASCII comes before it, so the index counts characters.
+    let c = text[i..].chars().next().unwrap_or_default();
     let name = match c {
         '\n' | '\r' => "a line break",
         '\t' => "a tab",
@@ -278,7 +279,6 @@ fn check(what: &str, text: &str, is_allowed: impl Fn(u8) -> bool) -> Result<(), 
         c if !c.is_ascii() => "not ASCII",
         _ => "not allowed there",
     };
-    // Only ASCII comes before it, so the index counts characters.
     let (number, code) = (i + 1, u32::from(c));
     Err(refused(what, format_args!("can't be sent: character {number} is {name} (U+{code:04X})")))
 }

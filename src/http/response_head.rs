@@ -39,18 +39,19 @@ pub(super) fn read_head(
     reader: &mut dyn BufRead, budget: &mut usize, head: &mut Vec<u8>,
 ) -> io::Result<()> {
     // Fail on the first wrong byte: another protocol's server may be waiting for us.
-    while let Some(expected) = b"HTTP/".get(head.len()) {
+    while let Some(expected @ [_, ..]) = b"HTTP/".get(head.len()..) {
         let chunk = reader.fill_buf()?;
         // Nearly always, this is the only allocation.
         head.reserve(chunk.len());
-        match chunk.first() {
+        let length = chunk.len().min(expected.len()).min(*budget);
+        match length {
             _ if *budget == 0 => return Err(io::Error::other(OVER_LIMIT)),
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Some(byte) if byte == expected => head.push(*byte),
-            Some(_) => return Err(io::Error::other(NO_HTTP)),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ if chunk[..length] != expected[..length] => return Err(io::Error::other(NO_HTTP)),
+            _ => head.extend_from_slice(&chunk[..length]),
         }
-        reader.consume(1);
-        *budget -= 1;
+        reader.consume(length);
+        *budget -= length;
     }
     read_fields(reader, budget, head)
 }
@@ -59,14 +60,26 @@ pub(super) fn read_head(
 pub(super) fn read_fields(
     reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
 ) -> io::Result<()> {
+    let is_complete = |lines: &[u8]| lines.ends_with(b"\n\n") || lines.ends_with(b"\n\r\n");
     let mut number = lines.split(|&byte| byte == b'\n').count();
-    while !(lines.ends_with(b"\n\n") || lines.ends_with(b"\n\r\n")) {
-        // The first line and the empty line are no fields.
-        if *budget == 0 || number > LINE_LIMIT + 2 {
-            return Err(io::Error::other(OVER_LIMIT));
+    while !is_complete(lines) {
+        let (chunk, start) = (reader.fill_buf()?, lines.len());
+        if chunk.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        read_line(reader, budget, lines)?;
-        number += 1;
+        for line in chunk.split_inclusive(|&byte| byte == b'\n') {
+            lines.extend_from_slice(&line[..line.len().min(*budget)]);
+            *budget = budget.saturating_sub(line.len());
+            number += usize::from(line.ends_with(b"\n"));
+            if line.len() <= 2 && is_complete(lines) {
+                break;
+            }
+            // The first line and the empty line are no fields.
+            if *budget == 0 || number > LINE_LIMIT + 2 {
+                return Err(io::Error::other(OVER_LIMIT));
+            }
+        }
+        reader.consume(lines.len() - start);
     }
     Ok(())
 }
@@ -141,13 +154,12 @@ fn fields(head: &[u8]) -> (Vec<(String, String)>, Option<&'static str>) {
     let (mut fields, mut fault) = (Vec::<(String, String)>::with_capacity(16), None);
     let lines = head.split(|&byte| byte == b'\n').skip(1);
     for line in lines.map(without_return).take_while(|line| !line.is_empty()) {
-        let line = text(line);
-        let folded = fields.last_mut().filter(|_| line.starts_with(SPACE));
+        let folded = fields.last_mut().filter(|_| matches!(line[0], b' ' | b'\t'));
         if let Some((_, value)) = folded {
             // RFC 9112, section 5.2: the line continues the field.
-            let whole = [value, " ", line.trim_matches(SPACE)].concat();
+            let whole = [value, " ", &text(trim(line))].concat();
             whole.trim_matches(SPACE).clone_into(value);
-        } else if let Some(field) = field(&line) {
+        } else if let Some(field) = field(line) {
             fields.push(field);
         } else {
             fault = Some("has a header field without a valid name");
@@ -157,16 +169,26 @@ fn fields(head: &[u8]) -> (Vec<(String, String)>, Option<&'static str>) {
 }
 
 /// Splits a line into name and value.
-fn field(line: &str) -> Option<(String, String)> {
-    let (name, value) = line.split_at(line.bytes().position(|byte| byte == b':')?);
-    let name = name.trim_end_matches(SPACE);
-    let field = || (name.to_ascii_lowercase(), value[1..].trim_matches(SPACE).to_owned());
-    is_token(name.as_bytes()).then(field)
+fn field(line: &[u8]) -> Option<(String, String)> {
+    let (mut name, value) = line.split_at(line.iter().position(|&byte| byte == b':')?);
+    while let [rest @ .., b' ' | b'\t'] = name {
+        name = rest;
+    }
+    let field = || (text(name).to_ascii_lowercase(), text(trim(&value[1..])).into_owned());
+    is_token(name).then(field)
 }
 
 /// Optional whitespace ([RFC 9110, section
 /// 5.6.3](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.3)).
 const SPACE: [char; 2] = [' ', '\t'];
+
+/// Removes optional whitespace at both ends.
+fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
 
 fn without_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
