@@ -41,8 +41,8 @@ pub(super) fn read_head(
     // Fail on the first wrong byte: another protocol's server may be waiting for us.
     while let Some(expected @ [_, ..]) = b"HTTP/".get(head.len()..) {
         let chunk = reader.fill_buf()?;
-        // Nearly always, this is the only allocation.
-        head.reserve(chunk.len());
+        // Most heads are shorter, so this is the only allocation.
+        head.reserve(512.min(chunk.len()));
         let length = chunk.len().min(expected.len()).min(*budget);
         match length {
             _ if *budget == 0 => return Err(io::Error::other(OVER_LIMIT)),
