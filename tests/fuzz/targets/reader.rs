@@ -19,20 +19,19 @@ pub(crate) enum Content {
 pub(crate) fn read(bytes: &[u8], is_closed: bool) -> Reference {
     let unusable = |status| Reference { status, content: Content::Unusable };
     let mut rest = bytes;
-    let mut is_valid = true;
-    let (status, fields) = loop {
+    let (status, fields, is_valid) = loop {
         let Some(line) = line(&mut rest) else {
             // Not even a status line has ended, but its part may have a status.
             return unusable(status(rest));
         };
-        is_valid &= line.starts_with(b"HTTP/1.");
+        let mut is_valid = line.starts_with(b"HTTP/1.");
         let status = status(line);
         let Some(fields) = fields(&mut rest, &mut is_valid) else { return unusable(status) };
         match status {
             None => return unusable(None),
-            // An interim response.
+            // An interim response. Its version and its fields don't matter.
             Some(100..=199) => {}
-            Some(status) => break (status, fields),
+            Some(status) => break (status, fields, is_valid),
         }
     };
     let values = |name| -> Vec<&str> {
