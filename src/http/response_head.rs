@@ -60,26 +60,31 @@ pub(super) fn read_head(
 pub(super) fn read_fields(
     reader: &mut dyn BufRead, budget: &mut usize, lines: &mut Vec<u8>,
 ) -> io::Result<()> {
-    let is_complete = |lines: &[u8]| lines.ends_with(b"\n\n") || lines.ends_with(b"\n\r\n");
+    let is_complete =
+        |lines: &[u8]| matches!(lines, [.., b'\n', b'\n'] | [.., b'\n', b'\r', b'\n']);
     let mut number = lines.split(|&byte| byte == b'\n').count();
     while !is_complete(lines) {
-        let (chunk, start) = (reader.fill_buf()?, lines.len());
+        let chunk = reader.fill_buf()?;
         if chunk.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let mut length = 0;
         for line in chunk.split_inclusive(|&byte| byte == b'\n') {
-            lines.extend_from_slice(&line[..line.len().min(*budget)]);
-            *budget = budget.saturating_sub(line.len());
+            length += line.len();
             number += usize::from(line.ends_with(b"\n"));
-            if line.len() <= 2 && is_complete(lines) {
+            // This may be the empty line, or its end.
+            if line.len() <= 2 || number > LINE_LIMIT + 2 {
                 break;
             }
-            // The first line and the empty line are no fields.
-            if *budget == 0 || number > LINE_LIMIT + 2 {
-                return Err(io::Error::other(OVER_LIMIT));
-            }
         }
-        reader.consume(lines.len() - start);
+        length = length.min(*budget);
+        lines.extend_from_slice(&chunk[..length]);
+        reader.consume(length);
+        *budget -= length;
+        // The first line and the empty line are no fields.
+        if !is_complete(lines) && (*budget == 0 || number > LINE_LIMIT + 2) {
+            return Err(io::Error::other(OVER_LIMIT));
+        }
     }
     Ok(())
 }
