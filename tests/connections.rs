@@ -154,7 +154,7 @@ fn one_response_late(over: Over, status: u16, line: &'static str) -> Site {
 #[test]
 fn stray_refusal_shifts_no_later_response() {
     const LATER: usize = 10;
-    let statuses = [400, 408, 413, 414, 431, 500, 503, 599];
+    let statuses = [400, 408, 413, 414, 431, 500, 501, 502, 503, 504, 505, 507, 511, 520, 599];
     for (over, status) in BOTH.iter().flat_map(|over| statuses.map(|status| (*over, status))) {
         for line in ["GET /2", TOKEN_REQUEST] {
             let site = one_response_late(over, status, line);
