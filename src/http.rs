@@ -136,7 +136,7 @@ impl CallContext {
             "too many files are open, and each connection counts as one: raise the limit of open \
              files, or keep fewer responses that are not read to their end"
         } else {
-            "127.0.0.1 can't be reached, over which tokens are requested: check the loopback \
+            "127.0.0.1 can't be reached, and tokens are requested over it: check the loopback \
              interface and the firewall"
         };
         self.error(why).with_source(cause)

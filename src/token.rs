@@ -307,7 +307,7 @@ impl Tokens {
         if let Some(token) = stored.filter(is_acceptable) {
             // A token that was held before has been refused, or is the one to be renewed.
             if !self.state().recent.contains(&token.value) {
-                log_event!(debug, "the token is that of the token file");
+                log_event!(debug, "using the token of the token file");
                 return Ok(token);
             }
         }

@@ -226,7 +226,7 @@ pub(crate) fn check_uri(what: &str, text: &str) -> Result<(), Error> {
     check(what, text, |byte| byte.is_ascii_alphanumeric() || is_sign(byte))?;
     let is_hex = |digits: &str| digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     let is_escape = |i: usize| text.get(i + 1..i + 3).is_some_and(is_hex);
-    let why = "without two hexadecimal digits behind it: write %25 for a percent sign";
+    let why = "without two hexadecimal digits after it: write %25 for a percent sign";
     match text.match_indices('%').find(|(i, _)| !is_escape(*i)) {
         Some((i, _)) => Err(refused(what, format_args!("has a `%` as character {} {why}", i + 1))),
         None => Ok(()),
@@ -260,7 +260,7 @@ fn check(what: &str, text: &str, is_allowed: impl Fn(u8) -> bool) -> Result<(), 
     }
     let Some(i) = text.bytes().position(|byte| !is_allowed(byte)) else {
         if text.trim_ascii().len() < text.len() {
-            return Err(refused(what, "starts or ends with a blank"));
+            return Err(refused(what, "starts or ends with a space"));
         }
         return Ok(());
     };
@@ -273,7 +273,7 @@ fn check(what: &str, text: &str, is_allowed: impl Fn(u8) -> bool) -> Result<(), 
     let name = match c {
         '\n' | '\r' => "a line break",
         '\t' => "a tab",
-        ' ' => "a blank",
+        ' ' => "a space",
         '#' => "a `#`",
         c if c.is_control() => "a control character",
         c if !c.is_ascii() => "not ASCII",

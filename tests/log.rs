@@ -116,11 +116,11 @@ fn token_files(sandbox: &Sandbox) {
     logged();
     let requested = requested(sandbox);
     let lines = run();
-    let begin = format!("{requested}\nWARN the token is not kept in {shown}: ");
+    let begin = format!("{requested}\nWARN the token could not be stored in {shown}: ");
     assert!(lines.starts_with(&begin), "{lines}");
     std::fs::create_dir(&directory).unwrap();
     assert_eq!(run(), requested);
-    assert_eq!(run(), "DEBUG the token is that of the token file");
+    assert_eq!(run(), "DEBUG using the token of the token file");
     std::fs::write(&file, "{").unwrap();
     assert_eq!(run(), format!("WARN no token from {shown}: it is damaged\n{requested}"));
 }

@@ -9,7 +9,7 @@ use super::{field, ErrorKind};
 
 const WRONG_CREDENTIALS: &str = ": check the client id and the client secret, and that the \
     application is subscribed to an API";
-const NO_ENDPOINT: &str = ": no token endpoint is there: check the base URL, or give the \
+const NO_ENDPOINT: &str = ": there is no token endpoint: check the base URL, or give the \
     endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT";
 
 /// A response that refused the request, or that could not be used.

@@ -128,7 +128,9 @@ impl Proxy {
             407 => ": it wants a user name and a password: give them as \
                     http://USER:PASSWORD@HOST:PORT, percent-encoded"
                 .to_owned(),
-            403 => format!(": it refuses connections to {target}: ask who runs it to allow them"),
+            403 => {
+                format!(": it refuses connections to {target}: ask its administrator to allow them")
+            }
             500.. => format!(": it has no connection to {target}"),
             _ => String::new(),
         };

@@ -99,7 +99,7 @@ impl Session {
         let path = path.into();
         let is_other = path.metadata().is_ok_and(|found| !found.is_file());
         if path.file_name().is_none() || is_other {
-            let why = format_args!("is not that of a file: \"{}\"", path.display());
+            let why = format_args!("does not name a file: \"{}\"", path.display());
             return Err(refused("token file's path", why));
         }
         // The components leave out a slash at the end.
@@ -143,7 +143,7 @@ impl Session {
                 "Content-Type" => ": give it to Session::post",
                 _ => "",
             };
-            return Err(refused("field", format_args!("{owned} is the session's own{advice}")));
+            return Err(refused("field", format_args!("{owned} is set by the session{advice}")));
         }
         check_field_value(&format!("value of the field {name}"), value)?;
         // Some gateways take a key in a field of their own.
@@ -286,7 +286,8 @@ impl Session {
     /// Sets how many times a request that may be retried is retried: 2 by default. The token request
     /// and the call are counted separately. Three things don't count: the request after a refused
     /// token, the request on a new connection after an idle one broke before a byte of the response
-    /// came, and a second handshake after a server refused an earlier TLS session.
+    /// came, and a second TLS handshake after the first one failed with a server that completed one
+    /// before (it may not be able to resume a TLS session).
     ///
     /// The pause before a retry is the response's `Retry-After`. Without one it is 250 ms, doubled
     /// for each retry, and up to a quarter shorter or longer at random; after a 429, four times that.

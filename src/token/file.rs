@@ -55,7 +55,7 @@ impl TokenStore for TokenFile {
 
     fn write(&self, client: &Client, token: &Token) {
         if let Err(why) = self.try_write(client, token, now()) {
-            log_event!(warn, "the token is not kept in {}: {why}", self.0.display());
+            log_event!(warn, "the token could not be stored in {}: {why}", self.0.display());
         }
     }
 

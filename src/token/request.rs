@@ -117,7 +117,7 @@ pub(crate) fn read(content: &[u8], secrets: &[String]) -> Result<(String, Durati
     let value = members.access_token.filter(|value| !value.is_empty());
     let value = value.ok_or("it has no access_token")?;
     check_visible("access_token", &value)
-        .map_err(|_| "its access_token can't stand in a header field")?;
+        .map_err(|_| "its access_token is not valid in a header field")?;
     let kind = members.token_type.unwrap_or_default();
     // Some gateways send `BearerToken`, or leave it out.
     if !["", "bearer", "bearertoken"].contains(&&*kind.trim().to_ascii_lowercase()) {

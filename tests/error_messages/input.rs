@@ -12,8 +12,8 @@ fn refused_input_is_named() {
     let header = |name| session.clone().header(name, "x").err();
     let key = |key| session.clone().api_key(key).err();
     let token_file = |path| session.clone().token_file(path).err();
-    let own = |name, advice| format!("the field {name} is the session's own{advice}");
-    let no_file = |path| format!("the token file's path is not that of a file: \"{path}\"");
+    let own = |name, advice| format!("the field {name} is set by the session{advice}");
+    let no_file = |path| format!("the token file's path does not name a file: \"{path}\"");
     let rows = [
         (header("authorization"), own("Authorization", "")),
         (header("Host"), own("Host", "")),
@@ -29,10 +29,10 @@ fn refused_input_is_named() {
             "the field name can't be sent: character 2 is not allowed there (U+003A)".into(),
         ),
         (key(""), "the API key is empty".into()),
-        (key("a b"), "the API key can't be sent: character 2 is a blank (U+0020)".into()),
+        (key("a b"), "the API key can't be sent: character 2 is a space (U+0020)".into()),
         (
             session.clone().header("X-A", " a").err(),
-            "the value of the field X-A starts or ends with a blank".into(),
+            "the value of the field X-A starts or ends with a space".into(),
         ),
         (
             session.post("/x", "json", "").err(),
@@ -41,12 +41,12 @@ fn refused_input_is_named() {
         (session.clone().resume("", wire::PATIENCE).err(), "the access token is empty".into()),
         (
             session.clone().token_endpoint("https://a b").err(),
-            "the token endpoint's URL can't be sent: character 10 is a blank (U+0020)".into(),
+            "the token endpoint's URL can't be sent: character 10 is a space (U+0020)".into(),
         ),
         (Session::new("http://localhost", "", "secret").err(), "the client id is empty".into()),
         (
             Session::new("http://localhost", "id", "hush ").err(),
-            "the client secret starts or ends with a blank".into(),
+            "the client secret starts or ends with a space".into(),
         ),
         (token_file(""), no_file("")),
         (token_file("a/.."), no_file("a/..")),
@@ -77,7 +77,7 @@ const VARIABLES: &[(&[(&str, &str)], &str)] = &[
     ),
     (
         &[("JAS_API_KEY", "a b")],
-        "the environment variable JAS_API_KEY can't be sent: character 2 is a blank (U+0020)",
+        "the environment variable JAS_API_KEY can't be sent: character 2 is a space (U+0020)",
     ),
     (
         &[("JAS_TOKEN_ENDPOINT", "x")],

@@ -14,7 +14,8 @@ const WRONG: &str = ": check the user name and the password; if they are right, 
                      no Basic credentials, the only ones that this crate sends";
 const MISSING: &str = ": it wants a user name and a password: give them as \
                        http://USER:PASSWORD@HOST:PORT, percent-encoded";
-const REFUSED: &str = ": it refuses connections to api.test:443: ask who runs it to allow them";
+const REFUSED: &str =
+    ": it refuses connections to api.test:443: ask its administrator to allow them";
 const FAILED: &str = ": it has no connection to api.test:443";
 
 /// A status of a proxy, and the advice that follows it.

@@ -143,7 +143,7 @@ fn reason_why_there_is_no_token_is_named() {
     for (content, reason) in [
         ("<html>", "it is not a JSON object as RFC 6749, section 5.1, describes it"),
         ("{}", "it has no access_token"),
-        (r#"{"access_token":"a b"}"#, "its access_token can't stand in a header field"),
+        (r#"{"access_token":"a b"}"#, "its access_token is not valid in a header field"),
         (r#"{"access_token":"a","expires_in":"soon"}"#, "its expires_in is not a number"),
         (r#"{"access_token":"abc","token_type":"mac"}"#, "its token_type is \"mac\", not Bearer"),
         (&long, "it is longer than 64 KiB"),

@@ -49,7 +49,7 @@ const TOKEN_ADVICE: &[(u16, Fields, &str)] = &[
 
 const CHECK_CREDENTIALS: &str = ": check the client id and the client secret, and that the \
                                  application is subscribed to an API";
-const NO_ENDPOINT: &str = ": no token endpoint is there: check the base URL, or give the \
+const NO_ENDPOINT: &str = ": there is no token endpoint: check the base URL, or give the \
                            endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT";
 
 /// The header fields of a response, and the time that the message shows.

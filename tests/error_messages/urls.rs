@@ -30,11 +30,11 @@ const BASE_URLS: &[(&str, &str)] = &[
     ("https://a\n/", "can't be sent: character 10 is a line break (U+000A)"),
     ("https://a\0/", "can't be sent: character 10 is a control character (U+0000)"),
     ("https://é", "can't be sent: character 9 is not ASCII (U+00E9)"),
-    ("https://a b", "can't be sent: character 10 is a blank (U+0020)"),
+    ("https://a b", "can't be sent: character 10 is a space (U+0020)"),
     ("https://a\\b", "can't be sent: character 10 is not allowed there (U+005C)"),
     (
         "https://a/%2",
-        "has a `%` as character 11 without two hexadecimal digits behind it: write %25 for a \
+        "has a `%` as character 11 without two hexadecimal digits after it: write %25 for a \
          percent sign",
     ),
     ("http://127.0.0.9:pw@api.example.com/", USER_INFO),
@@ -79,7 +79,7 @@ const PROXIES: &[(&str, &str)] = &[
     ("http://user:hush", BAD_PORT),
     ("http://user:hush@", BAD_HOST),
     ("http://[hush]:1", BAD_ADDRESS),
-    ("http://us er:hush@a:1", "can't be sent: character 10 is a blank (U+0020)"),
+    ("http://us er:hush@a:1", "can't be sent: character 10 is a space (U+0020)"),
     ("http://a:1\n", LINE_BREAK),
 ];
 

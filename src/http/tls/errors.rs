@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::http::CallContext;
 
 pub(super) const NO_NAME: &str =
-    "the host is no name that a certificate can have: check the host in the URL";
+    "no certificate can be valid for this host: check the host in the URL";
 pub(super) const NOT_SET_UP: &str = if cfg!(feature = "system-roots") {
     "TLS can't be set up: does this system have root certificates? SSL_CERT_FILE can name a file of them"
 } else {

@@ -56,7 +56,7 @@ impl Suite {
         let client = self.job.clone();
         self.scene(
             "the token endpoint is elsewhere",
-            "Denied: status 404: no token endpoint is there: check the base URL, or give \
+            "Denied: status 404: there is no token endpoint: check the base URL, or give \
              the endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT",
             "POST 404, connection",
             |_| {
