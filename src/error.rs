@@ -11,7 +11,7 @@ use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use response::ErrorResponse;
+pub(crate) use response::{ErrorResponse, ERROR_CONTENT_LIMIT};
 
 /// Why a call failed.
 ///

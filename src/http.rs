@@ -25,12 +25,12 @@ use connection::{Connection, Route};
 use exchange::PART;
 pub(crate) use pool::Pool;
 pub(crate) use proxy::Proxy;
-pub(crate) use response_content::{Content, ERROR_CONTENT_LIMIT};
+pub(crate) use response_content::Content;
 use response_head::{is_encoded, Head};
 use socket::Socket;
 pub(crate) use tls::Roots;
 
-use crate::error::{Error, ErrorKind, ErrorResponse};
+use crate::error::{Error, ErrorKind, ErrorResponse, ERROR_CONTENT_LIMIT};
 use crate::url::{Origin, Url};
 
 /// The `User-Agent` of requests, unless `Session::header` replaces it.
@@ -195,10 +195,8 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
     let content = Content::new(request.call, framing, connection, network.pool.clone(), most);
     let mut response = Response { status, fields, content };
     if response.is_success() {
-        if is_encoded(&response.fields) && response.content.read_ahead(1)? > 0 {
-            let message = "the content is encoded (Content-Encoding), which was not asked for";
-            let error = response.content.call().error(message);
-            return Err(error.executed_at_least(true).retryable(false));
+        if is_encoded(&response.fields) {
+            response.content.refuse_encoded()?;
         }
         if is_repeatable
             && response.content.length().is_none_or(|length| length <= READ_AHEAD_LIMIT)

@@ -161,8 +161,8 @@ impl Tokens {
         }
         // Requests that end after this point count for this caller, too.
         let mut since = Instant::now();
-        let retries = settings.retries;
-        let mut attempt = Attempt { is_idempotent: true, retries, ..Attempt::default() };
+        let mut attempt =
+            Attempt { is_idempotent: true, retries: settings.retries, ..Attempt::default() };
         loop {
             let error = match self.next_token(settings, deadline, since) {
                 Ok(token) => return Ok(token),

@@ -12,6 +12,9 @@ const WRONG_CREDENTIALS: &str = ": check the client id and the client secret, an
 const NO_ENDPOINT: &str = ": there is no token endpoint: check the base URL, or give the \
     endpoint's own URL with Session::token_endpoint, or JAS_TOKEN_ENDPOINT";
 
+/// How much content an error keeps.
+pub(crate) const ERROR_CONTENT_LIMIT: u64 = 64 * 1024;
+
 /// A response that refused the request, or that could not be used.
 pub(crate) struct ErrorResponse {
     pub(crate) status: u16,

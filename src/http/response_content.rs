@@ -8,10 +8,7 @@ use super::connection::Connection;
 use super::pool::Pool;
 use super::response_head::{read_fields, read_line, Framing, HEAD_LIMIT};
 use super::CallContext;
-use crate::error::{Error, ErrorKind};
-
-/// How much content an error keeps.
-pub(crate) const ERROR_CONTENT_LIMIT: u64 = 64 * 1024;
+use crate::error::{Error, ErrorKind, ERROR_CONTENT_LIMIT};
 
 /// Maximum size of the line that holds the size of a chunk.
 const SIZE_LIMIT: usize = 4 * 1024;
@@ -76,6 +73,15 @@ impl Content {
         self.read_up_to(most, &mut ahead)?;
         self.ahead = ahead.into();
         Ok(self.ahead.len())
+    }
+
+    /// Fails if there is any content: it is encoded, and no encoding was requested.
+    pub(super) fn refuse_encoded(&mut self) -> Result<(), Error> {
+        if self.read_ahead(1)? == 0 {
+            return Ok(());
+        }
+        let why = "the content is encoded (Content-Encoding), which was not asked for";
+        Err(self.call.error(why).executed_at_least(true).retryable(false))
     }
 
     /// Returns up to `most` bytes that arrive within a quarter of the remaining time.

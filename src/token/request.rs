@@ -8,8 +8,8 @@ use miniserde::json::{from_str, Number, Value};
 
 use super::{minreq, Token};
 use crate::error::remote_text::{excerpt, members, reason, text};
-use crate::error::{Error, ErrorKind, ErrorResponse};
-use crate::http::{CallContext, Deadline, Network, Request, ERROR_CONTENT_LIMIT, USER_AGENT};
+use crate::error::{Error, ErrorKind, ErrorResponse, ERROR_CONTENT_LIMIT};
+use crate::http::{CallContext, Deadline, Network, Request, USER_AGENT};
 use crate::json;
 use crate::url::{check_visible, form_encoded, Url};
 
