@@ -284,10 +284,13 @@ impl Session {
     }
 
     /// Sets how many times a request that may be retried is retried: 2 by default. The token request
-    /// and the call are counted separately. Three things don't count: the request after a refused
-    /// token, the request on a new connection after an idle one broke before a byte of the response
-    /// came, and a second TLS handshake after the first one failed with a server that completed one
-    /// before (it may not be able to resume a TLS session).
+    /// and the call are counted separately. These don't count:
+    ///
+    /// - the request with another token, after the first one was refused,
+    /// - the request on a new connection, after an idle one broke before a byte of the response came,
+    ///   or a 408 came on it,
+    /// - a second TLS handshake with a server that completed one before: it may not be able to resume
+    ///   a TLS session.
     ///
     /// The pause before a retry is the response's `Retry-After`. Without one it is 250 ms, doubled
     /// for each retry, and up to a quarter shorter or longer at random; after a 429, four times that.
