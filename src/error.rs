@@ -26,9 +26,10 @@ pub struct Error(Box<Inner>);
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The caller: a URL, a field, a setting or an environment variable. Nothing was sent.
+    /// The caller can mend it: a URL, a field, a setting or an environment variable is invalid.
+    /// Nothing was sent.
     InvalidInput,
-    /// The credentials, or the token endpoint's URL: the endpoint refused to issue a token.
+    /// The token endpoint refused to issue a token: the credentials or its URL are wrong.
     /// [`Error::status`] is the endpoint's status, not the API's. Calls within ten seconds after
     /// refused credentials (400, 401, 403, or 2xx with an `error`) get the same error.
     Denied,
@@ -37,8 +38,8 @@ pub enum ErrorKind {
     Status,
     /// The call took longer than its timeout ([`Session::timeout`](crate::Session::timeout)).
     Timeout,
-    /// The network or the server: no connection, no TLS, or a response that was truncated or not
-    /// HTTP.
+    /// The exchange with the server failed: no connection, no TLS, or a response that was truncated
+    /// or not HTTP.
     Exchange,
     /// The token endpoint's 2xx response holds no usable bearer token.
     InvalidToken,
@@ -64,8 +65,8 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns the status code of the response, if there was one: of a refusal, or 2xx if the content
-    /// could not be read or used.
+    /// Returns the status code of the response, if there was one. It is 2xx if the content could not be
+    /// read or used.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         Some(self.response()?.status)
@@ -77,13 +78,13 @@ impl Error {
         field(&self.response()?.fields, name)
     }
 
-    /// Returns the content of that response as it was received: up to 64 KiB of a refusal, all that
-    /// was read of a 2xx response.
+    /// Returns the content of that response as it was received: all that was read of a 2xx
+    /// response, up to 64 KiB of another.
     ///
     /// So the number of a booking is not lost if the content doesn't have the expected shape, or if
     /// it is truncated after the number. The content may hold anything, including a secret that the
-    /// server received: `Display` shows a cleaned excerpt. Of a token endpoint's responses only
-    /// refusals are kept.
+    /// server received: `Display` shows a cleaned excerpt. Of a token endpoint's responses, those
+    /// with a token are not kept.
     #[must_use]
     pub fn content(&self) -> Option<&[u8]> {
         Some(&self.response()?.content)
@@ -178,7 +179,7 @@ impl Error {
         self
     }
 
-    /// Marks the error as one that a retry would meet again, such as a refused certificate.
+    /// Sets whether a retry can help. It can't after a refused certificate, for example.
     pub(crate) fn retryable(mut self, is_retryable: bool) -> Error {
         self.0.is_retryable = is_retryable;
         self

@@ -130,11 +130,11 @@ impl CallContext {
         self.error(why).with_source(cause)
     }
 
-    /// The error if this device refused a socket, or a connection to itself.
+    /// Returns the error if this device refused a socket, or a connection to itself.
     pub(crate) fn refused_by_host(&self, cause: io::Error) -> Error {
         let why = if is_out_of_files(&cause) {
             "too many files are open, and each connection counts as one: raise the limit of open \
-             files, or keep fewer responses that are not read to their end"
+             files, or read responses to their end, or drop them"
         } else {
             "127.0.0.1 can't be reached, and tokens are requested over it: check the loopback \
              interface and the firewall"
@@ -149,8 +149,8 @@ impl CallContext {
         refused.map(|cause| self.refused_by_host(cause))
     }
 
-    /// The error if `what` is missing or incomplete; or malformed, if the cause has the kind
-    /// [`Other`](io::ErrorKind::Other), which no system returns.
+    /// Returns the error for a cause of the kind [`Other`](io::ErrorKind::Other) if `what` is malformed,
+    /// else for a connection that ended before it was complete. No system returns that kind.
     fn incomplete(&self, what: &str, cause: io::Error) -> Error {
         if self.deadline.remaining().is_zero() {
             return self.timed_out(&format!("before {what} was complete"));
@@ -305,7 +305,7 @@ impl Request<'_> {
 
 impl Response {
     /// Reads what an error keeps of a response: its content up to 64 KiB, as far as it arrives in a
-    /// quarter of the remaining time. The status says enough if it is truncated.
+    /// quarter of the remaining time. If the content is truncated, the status says enough.
     pub(crate) fn into_error_response(self) -> ErrorResponse {
         ErrorResponse::new(self.status, self.fields, self.content.beginning(ERROR_CONTENT_LIMIT))
     }

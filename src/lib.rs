@@ -102,7 +102,7 @@
 //!
 //! **Rate limits.** A 429 is a rate limit, and so is a 403 or 503 with `Retry-After`. The session
 //! retries [`get`](Session::get) and [`post_idempotent`](Session::post_idempotent) when the limit
-//! ends. Its other calls wait for that, too, if the limit lasts 30 seconds at most and the wait
+//! ends. Its other calls wait for the end of the limit, too, if the limit lasts 30 seconds at most and the wait
 //! fits into half of the time that they have left.
 //!
 //! - If the limit allows as many simultaneous calls as you have threads, you need no setting.
@@ -123,7 +123,7 @@
 //!
 //! The example `track_shipments` of the repository is a complete job: it writes CSV in the order of
 //! its input, shows its progress and sets an exit status. [`Session::counts`] returns the numbers
-//! for its last line.
+//! for the last line that a job prints.
 //!
 //! # Cron jobs
 //!
@@ -138,16 +138,15 @@
 //! # Ok(()) }
 //! ```
 //!
-//! If the file is missing or damaged, the session requests a token, and the feature `log` reports
-//! it. To keep the token elsewhere, use [`Session::held_token`] and [`Session::resume`].
+//! If the file is missing or damaged, the session requests a token. The feature `log` logs damage. To keep the token elsewhere, use [`Session::held_token`] and [`Session::resume`].
 //!
 //! A token may expire while the device is suspended. The API then refuses it, and the session
 //! replaces it.
 //!
 //! # Windows
 //!
-//! - **Certificates.** A proxy of your company may decrypt TLS. If Windows trusts its issuer, turn
-//!   on the feature `system-roots`. Otherwise export the issuer as "Base-64 encoded X.509", and
+//! - **Certificates.** A proxy of your company may decrypt TLS. If Windows trusts the issuer of its certificate,
+//!   turn on the feature `system-roots`. Otherwise export the issuer as "Base-64 encoded X.509", and
 //!   pass it to [`Session::root_certificates`].
 //! - **Proxies.** Windows's settings are not read: use [`Session::proxy`]. The proxy must accept
 //!   Basic credentials or none.
@@ -217,7 +216,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A proxy that decrypts TLS sends a certificate of your company. Roots its issuer with
+//! A proxy that decrypts TLS sends a certificate of your company. Trust its issuer with
 //! [`Session::root_certificates`]. If your system trusts the issuer already, turn on the feature
 //! `system-roots` instead.
 //!
@@ -346,13 +345,14 @@
 //! | each `post` or `post_json`, always on a new connection | 3 |
 //!
 //! - **Connections** stay open for later calls: see [`Session::idle_connections`]. A `post` never
-//!   uses an idle connection: if that broke, it would be unknown whether the booking was made.
+//!   uses an idle connection: the server may be closing it just then, and it would be unknown whether
+//!   the booking was made.
 //! - **Threads.** A new connection to a host name starts a thread, for the look-up. A token request
 //!   starts one, for minreq. Nothing else starts a thread.
-//! - **Token requests.** minreq requests the tokens, over a port of 127.0.0.1: it writes the header
-//!   fields of the request and reads the status of the response there. This crate adds the
-//!   credentials, sends the request to the server, and keeps to the session's timeout, proxy and
-//!   roots. So a token request needs the loopback interface. Other calls don't.
+//! - **Token requests.** The crate minreq requests the tokens. It can't keep to the session's timeout,
+//!   proxy and roots by itself, so it connects to a port of 127.0.0.1: there it writes the header
+//!   fields of the request and reads the status of the response. This crate adds the credentials
+//!   and makes the exchange with the server. So a token request needs the loopback interface. Other calls don't.
 //! - **Stack.** A thread that makes calls needs 100 KiB of stack in a debug build, and 50 KiB in a
 //!   release build.
 //!
@@ -381,7 +381,8 @@
 //! If the application has installed a default [`CryptoProvider`] of rustls, the session uses that
 //! instead of ring. It never installs one itself.
 //!
-//! A logger must not call the session: that would deadlock.
+//! A logger must make no call with the session: that would deadlock. It may call
+//! [`Session::held_token`] and [`Session::counts`].
 //!
 //! [`CryptoProvider`]: https://docs.rs/rustls/0.23/rustls/crypto/struct.CryptoProvider.html
 //!

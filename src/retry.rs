@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind, ErrorResponse};
 /// The pause before the first retry; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Factor for the pause after a 429 without `Retry-After`: known rate limits count the calls of a
-/// second or more.
+/// Factor for the pause after a 429 without `Retry-After`: known limits are per second or longer, so
+/// 250 ms would be too short.
 const RATE_LIMIT_FACTOR: u32 = 4;
 
 /// Longer limits apply only to the call that met them: other paths may have other limits.
@@ -27,7 +27,7 @@ pub(crate) struct Attempt {
     pub(crate) retried: u32,
     /// How many retries are allowed.
     pub(crate) retries: u32,
-    /// A token was refused during this call, and another was requested since.
+    /// The token was replaced during this call, so that another refusal is final.
     pub(crate) was_renewed: bool,
 }
 

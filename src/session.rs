@@ -23,12 +23,13 @@ use settings::{check_tls, Settings};
 /// Calls the JAS APIs with an access token that it requests and renews by itself.
 ///
 /// A session is made once and used for all calls, from any number of threads: they share one
-/// token. Clones share the token, too, and each clone has its own settings. Where a setting decides
-/// how the token endpoint is reached ([`token_endpoint`](Session::token_endpoint),
-/// [`proxy`](Session::proxy), [`proxy_from_env`](Session::proxy_from_env),
-/// [`root_certificates`](Session::root_certificates)), it gives the clone its own token as well.
+/// token. Clones share the token, too, and each clone has its own settings. Four settings also give
+/// the clone a token of its own: [`token_endpoint`](Session::token_endpoint),
+/// [`proxy`](Session::proxy), [`proxy_from_env`](Session::proxy_from_env) and
+/// [`root_certificates`](Session::root_certificates).
 ///
-/// Settings take the session and return it, in any order, and are checked at once. Only
+/// Each setting takes the session, checks its value and returns the session. Their order does not
+/// matter, except that
 /// [`resume`](Session::resume) has to come after [`token_endpoint`](Session::token_endpoint).
 ///
 /// ```
@@ -83,7 +84,7 @@ impl Session {
         Session::checked([("base URL", base_url), ("client id", client_id), secret])
     }
 
-    /// Makes a session from pairs of a name, for errors, and a value.
+    /// Makes a session. Each argument is a name for error messages and a value.
     fn checked([url, id, secret]: [(&str, &str); 3]) -> Result<Session, Error> {
         let base = Url::base(url.0, url.1)?;
         check_tls(&base)?;
@@ -138,7 +139,7 @@ impl Session {
     ///
     /// A booking is not made twice: the POST is retried only if it never reached the API, or if the
     /// API refused the token. If it fails, [`may_have_executed`](Error::may_have_executed) says
-    /// whether the booking may exist, so that you have to look before you send it again. For calls
+    /// whether the booking may exist. If so, look for it before you send it again. For calls
     /// that only read, use [`post_idempotent`](Session::post_idempotent).
     ///
     /// ```no_run
@@ -226,7 +227,7 @@ impl Session {
     pub fn access_token(&self) -> Result<String, Error> {
         let deadline = Deadline::after(self.settings.timeout);
         let token = self.tokens.token(&self.settings.common, deadline)?;
-        // Now, because the other client can't renew it after its request.
+        // Renew now: only the other client sends a request next.
         self.tokens.renew_if_due(&self.settings.common, deadline);
         let held = self.tokens.held().map(|(held, _)| held);
         Ok(held.unwrap_or_else(|| token.value.to_string()))
@@ -283,7 +284,7 @@ impl Session {
     }
 }
 
-/// Without the client id: a caller who swaps the two would print the secret.
+/// Without the client id: a caller who swaps id and secret would print the secret.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { base, timeout, common, .. } = &*self.settings;

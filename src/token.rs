@@ -24,10 +24,12 @@ use file::{TokenFile, TokenStore};
 /// A longer lifetime is shortened to this.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The minimum interval after refused credentials, a failed early renewal or a replacement.
+/// How long to wait after refused credentials, a failed early renewal or a replacement, before the
+/// next one.
 const COOLDOWN: Duration = Duration::from_secs(10);
 
-/// The most time that an early renewal takes. The token is still valid, so a call need not wait.
+/// The most time that an early renewal takes: the token is still valid, so a call should not wait
+/// for long.
 const LONGEST_RENEWAL: Duration = Duration::from_secs(2);
 
 /// With less time than this left, don't repeat a request that just failed.
@@ -76,12 +78,13 @@ struct State {
     queue: VecDeque<u64>,
     /// The number of the caller that queued last.
     last_number: u64,
-    /// When the last request on demand ended, and its result. `None` after a renewal.
+    /// When the last request for a caller without a valid token ended, and its result. `None` after
+    /// an early renewal.
     last: Option<(Instant, Result<Token, Error>)>,
     /// When a refused token was last replaced.
     replaced: Option<Instant>,
-    /// When the last early renewal failed, and twice the time that it had. Until the cooldown has
-    /// passed, only callers with more time than that try again.
+    /// When the last failed early renewal began, and twice the time that it had. Until the cooldown
+    /// has passed, only callers with more time than that try again.
     failed_early: Option<(Instant, Duration)>,
     store: Option<Arc<dyn TokenStore>>,
 }
@@ -110,7 +113,8 @@ impl State {
         held.filter(|token| Instant::now() < token.expiry)
     }
 
-    /// Returns the token held, or the result of a request that ended after `since`.
+    /// Returns the token held, or the result of a request that ended after `since`. Refused
+    /// credentials count for ten seconds.
     fn outcome(&self, since: Instant) -> Option<Result<Token, Error>> {
         if let Some(token) = self.valid() {
             return Some(Ok(token));
@@ -120,7 +124,7 @@ impl State {
             Err(error) if is_denied(error) && at.elapsed() < COOLDOWN => true,
             // This caller may have more time.
             Err(error) if error.kind() == ErrorKind::Timeout => false,
-            // A token counts even if it has expired at once.
+            // A token counts even if its lifetime is zero.
             _ => *at > since,
         };
         is_due.then(|| result.clone())
@@ -142,7 +146,7 @@ impl Tokens {
         Tokens { client, received, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Returns the same client's tokens from another endpoint, without a token as yet.
+    /// Returns an empty holder for the tokens that another endpoint issues to the same client.
     pub(crate) fn with_endpoint(&self, endpoint: Url) -> Tokens {
         let tokens = Tokens::new(Client { endpoint, ..self.client.clone() });
         tokens.state().store.clone_from(&self.state().store);
@@ -265,7 +269,7 @@ impl Tokens {
             }
             state.replaced = Some(Instant::now());
         }
-        // Not locked any more: a logger may call `held_token`.
+        // A logger may call `held_token`, which locks the state, too.
         drop(state);
         if dropped.is_some() {
             log_event!(warn, "the token was refused; requesting another");
@@ -305,7 +309,7 @@ impl Tokens {
         let store = self.state().store.clone();
         let stored = store.as_ref().and_then(|store| store.read(&self.client));
         if let Some(token) = stored.filter(is_acceptable) {
-            // A token that was held before has been refused, or is the one to be renewed.
+            // Don't use a token that was held before: it was refused, or is about to expire.
             if !self.state().recent.contains(&token.value) {
                 log_event!(debug, "using the token of the token file");
                 return Ok(token);

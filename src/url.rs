@@ -31,7 +31,7 @@ pub(crate) struct Url {
 }
 
 impl Origin {
-    /// Parses a host and an optional port. Errors call them `what`.
+    /// Parses a host and an optional port. Error messages call them `what`.
     pub(crate) fn parse(
         what: &str, https: bool, authority: &str, default_port: u16,
     ) -> Result<Origin, Error> {
@@ -99,7 +99,7 @@ impl Url {
         Ok(url)
     }
 
-    /// Parses a URL. Errors call it `what`.
+    /// Parses a URL. Error messages call it `what`.
     pub(crate) fn parse(what: &str, text: &str) -> Result<Url, Error> {
         check_uri(what, text)?;
         let (https, rest) = match text.split_once("://") {
@@ -136,7 +136,7 @@ impl Url {
         })
     }
 
-    /// Joins like [`join`](Url::join). Errors call the path `what`.
+    /// Joins like [`join`](Url::join). Error messages call the path `what`.
     fn join_named(&self, what: &str, path: &str) -> Result<Url, Error> {
         check_uri(what, path)?;
         if path.starts_with('/') {
@@ -151,8 +151,8 @@ impl Url {
         }
         let (own, other) = (&self.origin.text, &url.origin.text);
         let why = format_args!(
-            "is a URL of another origin ({other}) than the base URL's ({own}), where neither token \
-             nor API key may go"
+            "has the origin {other}, not the base URL's {own}, and only that gets the token and the \
+             API key"
         );
         Err(refused(what, why))
     }

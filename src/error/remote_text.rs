@@ -16,8 +16,8 @@ const SCAN_LIMIT: usize = 8 * 1024;
 /// The number of letters and digits in a row that text must not have in common with a secret.
 const RUN: usize = 8;
 
-/// What a message shows in place of a secret. Until then the text has one character there, so that
-/// a short secret is not found in the word.
+/// What a message shows in place of a secret. During the search [`HIDDEN`] takes its place: a short
+/// secret such as `act` would match in `[redacted]`.
 const REDACTED: &str = "[redacted]";
 const HIDDEN: &str = "\u{fffc}";
 
@@ -62,10 +62,10 @@ pub(crate) fn reason(response: &ErrorResponse, secrets: &[String], shows_text: b
 
 /// Shortens text from a server to one line without secrets.
 ///
-/// Secrets are replaced. All of the text is hidden if the rest shares with a secret a run of
-/// [`RUN`] ASCII letters and digits, or as many as the secret's longest run has. They are compared
-/// without case, and once more without all other characters. Text that escapes letters or digits is
-/// hidden, too.
+/// Secrets are replaced. All of the text is hidden if [`RUN`] letters and digits in a row also occur
+/// in a secret (fewer, if the secret has no run of that length). They are compared without case, and
+/// once more after all other characters were removed. Text that escapes letters or digits is hidden,
+/// too.
 pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     let text = replace_secrets(text, secrets);
     let alphanumeric = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "");
@@ -114,7 +114,7 @@ pub(crate) fn text(content: &[u8]) -> String {
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let start = &content[..content.len().min(SCAN_LIMIT)];
     let valid = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-    // After a character that is not ASCII, an error means UTF-8 truncated within a character.
+    // If valid UTF-8 beyond ASCII comes first, the limit has truncated a character.
     if valid.len() == start.len() || !valid.is_ascii() {
         valid.to_owned()
     } else if start.iter().all(is_text) {
@@ -133,8 +133,8 @@ fn without_query(location: &str) -> String {
     scheme.to_owned() + &rest[user.map_or(0, |user| user + 1)..]
 }
 
-/// Returns the text of a page of HTML or XML: of its body, or else its title, or else all of it,
-/// for its attributes. Other text is returned as it is.
+/// Returns the text of a page of HTML or XML: of its body, or of its title, or, if both are empty, its
+/// raw markup. Other text is returned as it is.
 fn page(text: &str) -> String {
     let body = text.to_ascii_lowercase().find("<body").unwrap_or(0);
     let parts = [&text[body..], text].map(without_markup);

@@ -68,14 +68,14 @@ impl ErrorResponse {
         self.is_rate_limit() || matches!(self.status, 502..=504)
     }
 
-    /// Whether the status limits the rate of all requests. A 429 does even without a `Retry-After`.
-    /// Some gateways send a 403 with the field instead. Without it, a 403 is a refusal.
+    /// Whether the response reports a rate limit. A 429 does even without `Retry-After`. Some
+    /// gateways send a 403 with `Retry-After` instead. Without it, a 403 is a refusal.
     pub(crate) fn is_rate_limit(&self) -> bool {
         self.status == 429 || matches!(self.status, 403 | 503) && self.retry_after.is_some()
     }
 
-    /// How long the server asks to wait. Zero counts as no request after a 429: a retry at once
-    /// would be refused again.
+    /// How long the server asks to wait. After a 429, zero is ignored: a retry at once would be
+    /// refused again.
     pub(crate) fn requested_pause(&self) -> Option<Duration> {
         self.retry_after.filter(|wait| self.status != 429 || !wait.is_zero())
     }
@@ -105,14 +105,14 @@ fn advice(status: u16) -> &'static str {
         400 => ": the server could not read the request: check its content and its media type",
         404 => ": not found: check the base URL, the path and any number in it",
         405 => ": this path does not accept this method",
-        // It speaks of this request: nothing was done now.
+        // A 409 means that this request did nothing. An earlier one may have.
         409 => ": it conflicts with existing data, which an earlier request may have made",
         413 => ": the content is too large: send less at a time",
         415 => ": the server does not accept this media type here: check it",
         429 => ": rate limit exceeded: send fewer requests at a time",
         500 => ": the server failed: try again later",
         502..=504 => ": the server or its backend is down or overloaded: try again later",
-        // The gateways of one maker say so.
+        // Mashery's gateways send it.
         596 => ": no such route: check the base URL, the path, and the subscription to this API",
         _ => "",
     }
@@ -139,7 +139,7 @@ fn says_invalid_token(content: &[u8]) -> bool {
     members(&text(content)).into_iter().any(|mut reason| {
         reason.retain(|c| c.is_ascii_alphabetic());
         let reason = reason.to_ascii_lowercase();
-        // Nothing else: a parser of XML calls what it can't read "(invalid token)", too.
+        // The whole text must match: XML parsers, too, report "not well-formed (invalid token)".
         matches!(&*reason, "invalidtoken" | "invalidtokenerror" | "invalidaccesstoken")
             || reason.contains("token") && reason.contains("expired")
     })

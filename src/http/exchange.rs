@@ -24,8 +24,8 @@ struct Exchange<'a> {
 }
 
 /// Sends a request, whose head is in `beginning`, and reads the head of the final response. Also
-/// returns whether the connection is stale: if it was idle, the server closed it before it saw this
-/// request. A 408 means the same ([RFC 9110, section
+/// returns whether no byte of a response came, or a 408. On a reused connection both mean that the
+/// server closed it before it saw this request ([RFC 9110, section
 /// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
 pub(super) fn run(
     connection: &mut Connection, beginning: &[u8], rest: &[u8],

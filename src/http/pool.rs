@@ -10,8 +10,8 @@ use super::socket::Socket;
 use super::Deadline;
 use crate::url::Origin;
 
-/// How long a new connection may be silent before idle ones make way, plus four times the time that
-/// connecting took. A server that is silent for longer may have no free worker.
+/// A new connection may be silent for this time, plus four times what connecting took. If it is silent
+/// for longer, the server may have no free worker, so idle connections are closed.
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// How long a response over TLS may take before an idle connection is closed to free a worker.
@@ -26,25 +26,25 @@ pub(crate) struct Pool(Arc<Mutex<State>>);
 pub(super) struct State {
     /// The most recently used one comes last.
     pub(super) connections: Vec<Connection>,
-    /// All open connections. The socket of each holds one reference, and a second one as long as no
-    /// byte has been received.
+    /// All open connections. A count of one means that the socket has received a byte, and two that it
+    /// is silent: then its [`Watch`] holds the second reference.
     open: Vec<Weak<Hop>>,
-    /// Silent connections that wait for a worker. For each of them, one connection to the same hop is
-    /// closed when its response has been read.
+    /// Silent connections that wait for a worker. For each of them, the next connection to the same hop
+    /// that becomes idle is closed.
     owed: Vec<Weak<Hop>>,
 }
 
 /// The server or proxy that a connection was made to.
 pub(super) type Hop = Arc<Origin>;
 
-/// Watches a silent connection. Other connections to the same hop are closed, one at a time: they may
-/// occupy all workers of a small server. Each time that the silence has doubled, another one follows.
+/// Watches a silent connection. Other connections to the same hop may occupy all workers of a small
+/// server, so they are closed one at a time: after the silence of, say, 100 ms, 200 ms, 400 ms.
 pub(super) struct Watch {
     pool: Pool,
     /// This connection's own: it identifies the connection.
     hop: Arc<Hop>,
-    /// Whether it waits for the response. Then bytes of TLS don't end it. The server may be slow, or may
-    /// wait for a worker itself, so only idle connections are closed.
+    /// Whether the TLS handshake is over. Then the first byte of the response ends the watch, and only
+    /// connections that are idle already are closed: the server may just be slow.
     pub(super) is_for_response: bool,
     start: Instant,
     pub(super) next: Deadline,
@@ -126,8 +126,8 @@ impl Pool {
 }
 
 impl Watch {
-    /// Closes an idle connection if it is time. If there is none, notes that one is to be closed after
-    /// its response.
+    /// Closes an idle connection if it is time. If there is none, asks for the next one that becomes
+    /// idle.
     pub(super) fn act_if_due(&mut self) {
         if !self.next.remaining().is_zero() {
             return;

@@ -36,8 +36,8 @@ impl Proxy {
         check_uri(what, text)?;
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         if !scheme.eq_ignore_ascii_case("http") {
-            let why = "does not start with http://, which is how this device speaks to a proxy \
-                       (what goes through it is TLS): HTTPS and SOCKS proxies are not supported";
+            let why = "does not start with http:// (requests through the proxy are encrypted all \
+                       the same): HTTPS and SOCKS proxies are not supported";
             return Err(refused(what, why));
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -73,8 +73,8 @@ impl Proxy {
     }
 
     /// Whether `no_proxy` lists this host, as curl's
-    /// [`lib/noproxy.c`](https://github.com/curl/curl/blob/master/lib/noproxy.c) reads it, but for
-    /// networks. Only a lone `*` is special, and an entry with a port matches no host.
+    /// [`lib/noproxy.c`](https://github.com/curl/curl/blob/master/lib/noproxy.c) reads it, except that
+    /// networks (`10.0.0.0/8`) match nothing. Only a lone `*` is special, and an entry with a port matches no host.
     pub(super) fn exempts(&self, origin: &Origin) -> bool {
         let address = origin.address();
         let is_listed = |entry: &str| match address {
@@ -101,7 +101,7 @@ impl Proxy {
         let incomplete = |cause| call.incomplete(&response, cause);
         reader.get_mut().write_all(request.as_bytes()).map_err(incomplete)?;
         match final_status(&mut reader).map_err(incomplete)? {
-            // The header fields of a 2xx frame no content: the tunnel follows them.
+            // A 2xx has no content, whatever its fields say: the tunnel follows the head.
             200..=299 => {
                 let mut socket = reader.into_inner();
                 network.pool.watch(&mut socket, &self.origin, Some(start.elapsed()));
@@ -121,8 +121,8 @@ impl Proxy {
         let advice = match status {
             // tinyproxy responds with 401 to wrong credentials.
             401 | 407 if self.credentials.is_some() => {
-                ": check the user name and the password; if they are right, the proxy takes no \
-                 Basic credentials, the only ones that this crate sends"
+                ": check the user name and the password; if they are right, the proxy does not \
+                 accept Basic authentication, and this crate supports no other"
                     .to_owned()
             }
             407 => ": it wants a user name and a password: give them as \

@@ -20,7 +20,7 @@ pub(crate) struct Content {
     /// Content that was read by `read_ahead` and not yet returned.
     ahead: VecDeque<u8>,
     is_truncated: bool,
-    /// `None` after the end of the content, or an error.
+    /// `None` after the end of the content, or after an error.
     connection: Option<Connection>,
     /// Takes the connection at the end of the content.
     pool: Pool,
@@ -32,7 +32,7 @@ pub(crate) struct Content {
 struct Position {
     framing: Framing,
     received: u64,
-    /// Bytes that may follow in the current chunk, or in all without chunks.
+    /// Bytes that may follow in the current chunk. Without chunks: in the whole content.
     remaining: u64,
 }
 
@@ -232,7 +232,7 @@ fn pass(reader: &mut dyn BufRead, most: usize, sink: impl FnOnce(&[u8])) -> io::
     Ok(length)
 }
 
-/// Reads up to the bytes of the next chunk, and returns their number. If it is zero, reads the trailers
+/// Reads the line with the size of the next chunk, and returns it. If it is zero, reads the trailers
 /// ([RFC 9112, section 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)).
 fn chunk(reader: &mut dyn BufRead, is_first: bool) -> io::Result<u64> {
     let mut line = Vec::new();

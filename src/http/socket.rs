@@ -13,11 +13,10 @@ use super::Deadline;
 /// response.
 pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
 
-/// How much of the remaining time reads are polled. A timeout of Windows lasts half a second at least,
-/// and hides how many bytes were read or written before
+/// Reads are polled in this last part of the remaining time. On Windows a socket timeout takes at least
+/// half a second, and loses the count of the bytes that were read or written before
 /// ([documentation](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)). So
-/// on Windows `peek` waits for bytes, which leaves them in place; and the last second, and all
-/// writes, are polled.
+/// `peek` waits there, which leaves the bytes in place, and the last second and all writes are polled.
 const POLLED: Duration = Duration::from_secs(if cfg!(windows) { 1 } else { 0 });
 
 /// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_PART`] fails
@@ -34,7 +33,7 @@ pub(super) trait Stream: BufRead + Send + Sync {
     fn close(&mut self) {}
 
     /// Returns why the server ended TLS in place of a response, and whether it may have executed the
-    /// request. If this connection has resumed a TLS session, the server is offered none again.
+    /// request. As a side effect, a server that broke a resumed TLS session is offered none again.
     fn refusal(&self, _: &io::Error) -> Option<(&'static str, bool)> {
         None
     }
@@ -48,7 +47,7 @@ pub(super) struct Socket {
     pub(super) deadline: Deadline,
     /// Whether reads and writes may wait. If not, they fail with `WouldBlock`.
     pub(super) blocking: bool,
-    /// Removed by the first byte, or by the first byte of the response.
+    /// Removed by the first byte, or by the first byte of the response: see `is_for_response`.
     pub(super) watch: Option<Watch>,
     /// The current read timeout. Setting it costs a system call.
     timeout: Duration,
@@ -99,7 +98,7 @@ impl Socket {
         result
     }
 
-    /// Reads the bytes that come within a part of the time that is left, or of `most`.
+    /// Reads the bytes that come within a part of `left`, or of `most` if that is less.
     fn read_part(
         &mut self, left: Duration, most: Duration, buffer: &mut [u8],
     ) -> io::Result<usize> {
@@ -108,12 +107,13 @@ impl Socket {
             return self.nonblocking(|tcp| tcp.read(buffer));
         }
         let left = left.min(most);
-        // Long socket timeouts fire late, so wait in shorter steps.
+        // Long socket timeouts fire late, so wait in shorter steps: for a quarter to seven eighths of
+        // the time.
         if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
             self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
             match self.tcp.set_read_timeout(Some(self.timeout)) {
                 Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
-                // macOS fails so once the peer has gone. Then reads don't wait.
+                // macOS returns `InvalidInput` once the peer has gone. Then reads don't wait.
                 _ => {}
             }
         }
@@ -175,7 +175,7 @@ impl Write for Socket {
 pub(super) fn is_transient(error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => true,
-        // On other systems the peer has gone.
+        // On other systems `TimedOut` means that the peer has gone.
         io::ErrorKind::TimedOut => cfg!(windows),
         _ => false,
     }

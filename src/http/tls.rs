@@ -21,14 +21,14 @@ use super::Deadline;
 // On Android the verifier needs Java code in the app, and takes no more roots.
 #[cfg(all(feature = "system-roots", target_os = "android"))]
 compile_error!(
-    "system-roots does not work on Android: turn it off. Session::root_certificates trusts more"
+    "system-roots does not work on Android: turn it off. Session::root_certificates adds roots"
 );
 
-/// The maximum number of sessions, kept for shorter handshakes. rustls counts eight for each server.
+/// The maximum number of TLS sessions, kept for shorter handshakes. rustls counts eight for each server.
 const SESSIONS: usize = 64;
 
-/// How long no session is offered to a server that refused one in the handshake. The refusal cost no
-/// call, and may have been the network's fault.
+/// How long no TLS session is offered to a server that refused one in the handshake. No call failed,
+/// and it may have been the network's fault.
 const REFUSED: Duration = Duration::from_secs(3600);
 
 /// The same for a server that broke a resumed connection, which costs a call: in effect for ever.
@@ -38,12 +38,12 @@ const BROKEN: Duration = Duration::MAX;
 #[derive(Clone, Default)]
 pub(crate) struct Roots(Option<Arc<Client>>);
 
-/// rustls's configuration, with the sessions that it may resume.
+/// rustls's configuration, with the TLS sessions that it may resume.
 struct Client {
     config: Arc<ClientConfig>,
     /// The roots that are trusted in addition to the built-in ones.
     roots: Vec<CertificateDer<'static>>,
-    /// Servers that completed a handshake, and until when they are offered no session.
+    /// Servers that completed a handshake, and until when they are offered no TLS session.
     known: Mutex<HashMap<ServerName<'static>, Deadline>>,
 }
 
@@ -95,7 +95,7 @@ impl Client {
         let builder = {
             use rustls_platform_verifier::Verifier;
             let verifier = match &*roots {
-                // Windows would look an unknown issuer up once more, among no roots.
+                // With an empty list, Windows would repeat its search for an unknown issuer.
                 [] => Verifier::new(provider)?,
                 _ => Verifier::new_with_extra_roots(roots.iter().cloned(), provider)?,
             };

@@ -35,7 +35,8 @@ impl Session {
         }
         let deadline = Deadline::after(self.settings.timeout);
         let result = self.attempts(&ApiRequest { url, content, is_idempotent, deadline });
-        // After the call, so that no call waits for the token endpoint while its token is valid.
+        // Renew after the response: then an outage of the token endpoint can't fail this call, only
+        // delay its return.
         let error = result.as_ref().err();
         if error.is_none_or(|error| error.status().is_some()) {
             self.tokens.renew_if_due(&self.settings.common, deadline);
@@ -43,12 +44,12 @@ impl Session {
         result
     }
 
-    /// Sends the request until there is a response, or an error that [`decide`] returns.
+    /// Sends the request until there is a response, or [`decide`] says to stop.
     fn attempts(&self, request: &ApiRequest<'_>) -> Result<Response, Error> {
         let ApiRequest { is_idempotent, deadline, .. } = *request;
         let retries = self.settings.common.retries;
         let mut attempt = Attempt { is_idempotent, retries, ..Attempt::default() };
-        // Of all attempts: a later attempt does not undo what an earlier one may have done.
+        // Counts all attempts: a later one does not undo what an earlier one may have done.
         let mut may_have_executed = false;
         let mut was_replaced = false;
         let mut token = self.token_after_limit(false, deadline)?;
@@ -68,7 +69,7 @@ impl Session {
                 Next::Return => Err(error),
                 Next::Renew => match self.tokens.replace(&token, &self.settings.common, deadline) {
                     Ok(Some((token, is_new))) => {
-                        // A token that was held or stored already may be refused as well, once.
+                        // Allow another replacement if this token came from memory or from the file.
                         attempt.was_renewed = is_new || was_replaced;
                         was_replaced = true;
                         Ok(token)

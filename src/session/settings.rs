@@ -17,8 +17,8 @@ use crate::url::{check_field_name, check_field_value, check_visible, refused, Ur
 const OWNED: &str = "Authorization Host Content-Length Content-Type Transfer-Encoding Connection \
                      Expect Accept-Encoding x-api-key";
 
-/// A value of a header field may be a key, so it is a secret from this length on. The values of
-/// [`PUBLIC`] fields are none: other text has the same words.
+/// The value of a header field may be a key, so it is a secret from this length on. The values of
+/// [`PUBLIC`] fields are not: to hide their common words would spoil messages.
 const KEY_LENGTH: usize = 12;
 const PUBLIC: &str = "Accept Accept-Language User-Agent";
 
@@ -44,7 +44,7 @@ impl Settings {
 
 impl Session {
     /// Sets the URL that tokens are requested from: by default the base URL + `/oauth2/token`. The
-    /// session has no token then, and shares none with earlier clones.
+    /// session drops its token. Earlier clones keep theirs.
     ///
     /// The response has to be JSON with an `access_token` that is a bearer token: `token_type` is
     /// `Bearer` (in any case), `BearerToken` or missing. Without `expires_in` the lifetime is ten
@@ -57,7 +57,7 @@ impl Session {
         self.named_token_endpoint("token endpoint's URL", url)
     }
 
-    /// Sets the token endpoint, whose URL errors call `name`.
+    /// Sets the token endpoint. Error messages call its URL `name`.
     pub(super) fn named_token_endpoint(mut self, name: &str, url: &str) -> Result<Session, Error> {
         let endpoint = Url::parse(name, url)?;
         check_tls(&endpoint)?;
@@ -80,8 +80,8 @@ impl Session {
     ///   on a local disk, since a network file system could delay a call. On Windows, use a
     ///   directory in `%LOCALAPPDATA%`.
     ///
-    /// A file that is missing, damaged or not writable fails no call: a token is requested, and the
-    /// feature `log` logs why. While the token of the file is valid, a wrong client secret goes
+    /// A file that is missing, damaged or not writable fails no call: a token is requested. The
+    /// feature `log` logs why a file could not be used. While the token of the file is valid, a wrong client secret goes
     /// unnoticed.
     ///
     /// ```no_run
@@ -117,7 +117,7 @@ impl Session {
         self.named_api_key("API key", key)
     }
 
-    /// Sets the API key, which errors call `name`.
+    /// Sets the API key. Error messages call it `name`.
     pub(super) fn named_api_key(mut self, name: &str, key: &str) -> Result<Session, Error> {
         check_visible(name, key)?;
         self.set_field("x-api-key", key, true);
@@ -126,8 +126,8 @@ impl Session {
 
     /// Sets a header field of every API call, but of no token request. It replaces an earlier value,
     /// and the session's own `User-Agent` (`jas-session/VERSION`) and `Accept` (the media type of a
-    /// POST, else `*/*`). A value of 12 characters or more may be a key of a gateway, so no message
-    /// shows it, except that of `Accept`, `Accept-Language` and `User-Agent`.
+    /// POST, else `*/*`). A value of 12 characters or more may be a key of a gateway, so messages
+    /// hide it. They show the values of `Accept`, `Accept-Language` and `User-Agent`.
     ///
     /// # Errors
     ///
@@ -221,8 +221,8 @@ impl Session {
     /// Trusts the issuers of these certificates, too (PEM, one or several), for a proxy that decrypts
     /// TLS or a sandbox in your tests. Each call adds to them. By default only the built-in roots are
     /// trusted: Mozilla's, or this system's with the feature `system-roots`. With that feature,
-    /// Windows ignores these certificates if the server sends its own root: install the issuer in
-    /// Windows then.
+    /// Windows ignores these certificates if the server also sends its root certificate. In that
+    /// case install the issuer in Windows.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -255,10 +255,10 @@ impl Session {
     ///
     /// A call that opens a connection closes an idle one first, so a session never holds more
     /// connections to a server than it had calls in flight at once. The next call closes connections
-    /// that were idle for 30 seconds or are five minutes old. Dropping the last clone closes all. While
-    /// a new connection gets no response, idle connections to the same server or proxy are closed one
-    /// by one, after about a tenth of a second and at growing intervals, because they may occupy all
-    /// workers of the server.
+    /// that were idle for 30 seconds or are five minutes old. Dropping the last clone closes all. Idle
+    /// connections may occupy all workers of a small server. So while a new connection gets no
+    /// response, idle ones to the same server or proxy are closed one by one: the first after about a
+    /// tenth of a second, the others at growing intervals.
     pub fn idle_connections(mut self, n: usize) -> Session {
         self.change().common.network.idle_connections = n;
         self
@@ -289,8 +289,8 @@ impl Session {
     /// - the request with another token, after the first one was refused,
     /// - the request on a new connection, after an idle one broke before a byte of the response came,
     ///   or a 408 came on it,
-    /// - a second TLS handshake with a server that completed one before: it may not be able to resume
-    ///   a TLS session.
+    /// - a second TLS handshake, without resumption, if the first one fails with a server that
+    ///   completed one before.
     ///
     /// The pause before a retry is the response's `Retry-After`. Without one it is 250 ms, doubled
     /// for each retry, and up to a quarter shorter or longer at random; after a 429, four times that.
@@ -299,7 +299,8 @@ impl Session {
     ///
     /// A rate limit (429, or 403 or 503 with `Retry-After`) of at most 30 seconds applies to the
     /// session and its clones. Their other calls wait for its end before they send, if that takes
-    /// at most half of their time. Calls that were not refused themselves wait a quarter longer.
+    /// at most half of their time. Calls that were not refused themselves wait a quarter of
+    /// the limit longer, so that the refused ones go first.
     pub fn retries(mut self, n: u32) -> Session {
         self.change().common.retries = n;
         self
@@ -330,7 +331,7 @@ fn find(list: &'static str, name: &str) -> Option<&'static str> {
     list.split(' ').find(|listed| listed.eq_ignore_ascii_case(name))
 }
 
-/// Fails for `https` if the crate was built without TLS, before the first call would.
+/// Fails for `https` if the crate was built without TLS. Otherwise the first call would fail.
 pub(super) fn check_tls(url: &Url) -> Result<(), Error> {
     if cfg!(feature = "tls") || !url.origin.https {
         return Ok(());

@@ -33,8 +33,8 @@ const SHORT_PAUSE: Duration = Duration::from_micros(100);
 const SHORT_PAUSES: usize = 10;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How many pauses minreq has to end after its port is closed. They are counted because a deadline
-/// would give it no time if the process was stopped.
+/// How long to wait for minreq's thread after its port is closed. Pauses are counted, because a
+/// deadline may already be over if the process was stopped.
 const EXIT_PAUSES: u32 = 50;
 
 /// The stack of the thread that minreq runs on.
@@ -97,8 +97,8 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
     Ok(response)
 }
 
-/// Starts minreq and waits until it has connected and written its head. All calls are nonblocking:
-/// a signal could restart a blocking wait for ever.
+/// Starts minreq and waits until it has connected and written its head. No system call here
+/// blocks: repeated signals could restart it for ever.
 fn meet(mut port: Port, fields: &[(&str, &str)], call: &CallContext) -> Result<Minreq, Error> {
     let timed_out = || call.timed_out("before the request was sent").append(proxy_advice());
     let start = |port: &Port| port.start(fields, call).map_err(|cause| call.refused_thread(cause));
@@ -127,8 +127,8 @@ impl Port {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let password = format!("{:016x}{:016x}", random(), random());
-        // If the loopback interface is down, this fails in time. minreq would wait for as long as
-        // the system does.
+        // If the loopback interface is down, this fails by the deadline. minreq would wait
+        // for as long as the system does.
         TcpStream::connect_timeout(&listener.local_addr()?, call.deadline.remaining().max(PAUSE))?;
         Ok(Port { listener, password, callers: Vec::new(), is_full: false, has_closed_some: false })
     }
@@ -145,7 +145,8 @@ impl Port {
             .with_follow_redirects(false)
             .with_header(FIELD, &*self.password)
             .with_headers(fields.iter().copied());
-        // minreq would take its timeout from this variable, or wait for a proxy without one.
+        // Without a timeout of ours, MINREQ_TIMEOUT would set it, or minreq would wait for a proxy
+        // for ever.
         if !proxy_advice().is_empty() || env::var_os("MINREQ_TIMEOUT").is_some() {
             // For a timeout minreq starts a thread, and panics if that fails.
             thread::Builder::new().spawn(|| ())?;

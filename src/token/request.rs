@@ -52,7 +52,7 @@ impl Client {
             url: &self.endpoint,
             fields: &fields,
             content: Some(content.as_bytes()),
-            // On a new connection, so that no other request gets the response with the token.
+            // On a new connection: an idle one may hold a late response to another request.
             is_repeatable: false,
             network,
         })?;

@@ -91,7 +91,7 @@ fn too_many_open_files_are_named() {
         let error = session.get("/").unwrap_err();
         drop(open);
         let reason = "too many files are open, and each connection counts as one: raise the limit \
-                      of open files, or keep fewer responses that are not read to their end";
+                      of open files, or read responses to their end, or drop them";
         assert_eq!(error.to_string(), format!("GET {url}/: {reason}"));
         return;
     }

@@ -10,8 +10,8 @@ use jas_session::ErrorKind;
 use sandbox::closed_address;
 
 const URL: &str = "https://api.test";
-const WRONG: &str = ": check the user name and the password; if they are right, the proxy takes \
-                     no Basic credentials, the only ones that this crate sends";
+const WRONG: &str = ": check the user name and the password; if they are right, the proxy does \
+                     not accept Basic authentication, and this crate supports no other";
 const MISSING: &str = ": it wants a user name and a password: give them as \
                        http://USER:PASSWORD@HOST:PORT, percent-encoded";
 const REFUSED: &str =

@@ -15,11 +15,11 @@ const NO_AGREEMENT: &str =
      or ChaCha20 and ECDHE (X25519, P-256 or P-384), and has no client certificate";
 const CLOCK: &str = ", or this device's clock is wrong: it says DATE";
 const UNKNOWN_ISSUER: &str = if cfg!(feature = "system-roots") {
-    "the issuer of the server's certificate is not among this system's roots; \
-     Session::root_certificates trusts more"
+    "the issuer of the server's certificate is not among this system's roots: \
+     Session::root_certificates adds roots"
 } else {
-    "the issuer of the server's certificate is not among the compiled-in roots; \
-     Session::root_certificates trusts more, and the feature system-roots trusts this system's \
+    "the issuer of the server's certificate is not among the compiled-in roots: \
+     Session::root_certificates adds roots, and the feature system-roots trusts this system's \
      roots instead"
 };
 

@@ -54,8 +54,8 @@ const PATHS: &[(&str, &str)] = &[
     ("https://user:hu?sh@api.jas.com/", BAD_PORT),
     (
         "https://api.jas.com:444/x?y",
-        "\"https://api.jas.com:444/x\" is a URL of another origin (https://api.jas.com:444) than \
-         the base URL's (https://api.jas.com), where neither token nor API key may go",
+        "\"https://api.jas.com:444/x\" has the origin https://api.jas.com:444, not the base URL's \
+         https://api.jas.com, and only that gets the token and the API key",
     ),
 ];
 
@@ -63,8 +63,8 @@ const PATHS: &[(&str, &str)] = &[
 const PROXIES: &[(&str, &str)] = &[
     (
         "socks5://user:hush@a:1",
-        "does not start with http://, which is how this device speaks to a proxy (what goes \
-         through it is TLS): HTTPS and SOCKS proxies are not supported",
+        "does not start with http:// (requests through the proxy are encrypted all the same): \
+         HTTPS and SOCKS proxies are not supported",
     ),
     (
         "http://user:1/hush@a:1",

@@ -25,11 +25,11 @@ const RENEGOTIATION: &str =
     "the server refused the request within TLS: it may require a client certificate or other \
      ciphers for this path (renegotiation), which this crate does not support";
 const UNKNOWN_ISSUER: &str = if cfg!(feature = "system-roots") {
-    "the issuer of the server's certificate is not among this system's roots; \
-     Session::root_certificates trusts more"
+    "the issuer of the server's certificate is not among this system's roots: \
+     Session::root_certificates adds roots"
 } else {
-    "the issuer of the server's certificate is not among the compiled-in roots; \
-     Session::root_certificates trusts more, and the feature system-roots trusts this system's \
+    "the issuer of the server's certificate is not among the compiled-in roots: \
+     Session::root_certificates adds roots, and the feature system-roots trusts this system's \
      roots instead"
 };
 
@@ -62,7 +62,8 @@ pub(super) fn handshake_error(call: &CallContext, cause: io::Error) -> Error {
     call.error(why).with_source(cause).retryable(!is_final)
 }
 
-/// Returns why a server ends TLS so in place of a response, and whether it may have executed the request.
+/// Returns what an alert in place of a response means, and whether the server may have executed the
+/// request.
 pub(super) fn alert_meaning(
     refusal: &rustls::Error, version: ProtocolVersion,
 ) -> Option<(&'static str, bool)> {

@@ -22,7 +22,7 @@ pub(in crate::http) struct Stream {
     server: ServerName<'static>,
 }
 
-/// A socket that follows TLS's records as their bytes are read.
+/// A socket that knows whether a record of TLS was read only in part.
 struct Records {
     socket: Socket,
     /// The bytes of a record's header that have come, after a leading 1.
@@ -109,7 +109,7 @@ impl socket::Stream for Stream {
     }
 
     fn has_unread_data(&self) -> bool {
-        // TLS wants to read no more while it holds plaintext.
+        // rustls does not want to read while it holds plaintext.
         let Records { header, left, .. } = self.socket;
         left > 0 || header != 1 || !self.tls.wants_read()
     }
@@ -135,7 +135,7 @@ impl BufRead for Stream {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let blocking = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
         while self.tls.reader().fill_buf().is_err_and(blocking) {
-            // Fails again if it failed below, now that the content before the failure was read.
+            // Report an earlier failure, now that the content before it has been read.
             let state = self.tls.process_new_packets().map(drop);
             self.flush_nonblocking();
             state.map_err(invalid)?;

@@ -23,11 +23,11 @@ impl Suite {
             |_| with_token("https://old.test").get("/")?.text(),
         );
         let issuer = if HAS_SYSTEM_ROOTS {
-            "Exchange: the issuer of the server's certificate is not among this system's roots; \
-             Session::root_certificates trusts more ("
+            "Exchange: the issuer of the server's certificate is not among this system's roots: \
+             Session::root_certificates adds roots ("
         } else {
-            "Exchange: the issuer of the server's certificate is not among the compiled-in roots; \
-             Session::root_certificates trusts more, and the feature system-roots trusts this \
+            "Exchange: the issuer of the server's certificate is not among the compiled-in \
+             roots: Session::root_certificates adds roots, and the feature system-roots trusts this \
              system's roots instead ("
         };
         for (name, url, expected) in [
