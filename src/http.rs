@@ -131,7 +131,7 @@ impl CallContext {
     }
 
     /// Returns the error if this device refused a socket, or a connection to itself.
-    pub(crate) fn refused_by_host(&self, cause: io::Error) -> Error {
+    pub(crate) fn refused_by_device(&self, cause: io::Error) -> Error {
         let why = if is_out_of_files(&cause) {
             "too many files are open, and each connection counts as one: raise the limit of open \
              files, or read responses to their end, or drop them"
@@ -146,7 +146,7 @@ impl CallContext {
     /// so.
     fn refused_files(&self) -> Option<Error> {
         let refused = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).err().filter(is_out_of_files);
-        refused.map(|cause| self.refused_by_host(cause))
+        refused.map(|cause| self.refused_by_device(cause))
     }
 
     /// Returns the error for a cause of the kind [`Other`](io::ErrorKind::Other) if `what` is malformed,
@@ -173,7 +173,7 @@ impl Network {
 
     /// If the system has refused a file descriptor, closes the idle connections. Returns whether any
     /// were closed, so that another attempt may succeed.
-    pub(crate) fn makes_room(&self, error: &Error) -> bool {
+    pub(crate) fn frees_descriptors(&self, error: &Error) -> bool {
         let cause = error.source().and_then(|source| source.downcast_ref());
         cause.is_some_and(is_out_of_files) && self.pool.close(|_| true)
     }
@@ -275,7 +275,7 @@ impl Request<'_> {
         self.network.pool.close_one(|c| c.route == *route);
         let connection = loop {
             match Connection::open(route, self.network, &self.call) {
-                Err(error) if self.network.makes_room(&error) => {}
+                Err(error) if self.network.frees_descriptors(&error) => {}
                 opened => break opened?,
             }
         };

@@ -36,7 +36,7 @@ pub(crate) enum Next {
     /// Return the error to the caller.
     Return,
     /// Replace the token and send the request again.
-    Renew,
+    Replace,
     /// Send the request again after this pause.
     Retry(Duration),
 }
@@ -46,7 +46,7 @@ pub(crate) enum Next {
 pub(crate) fn decide(attempt: Attempt, error: &Error, time_left: Duration, jitter: u64) -> Next {
     let response = error.response();
     if response.is_some_and(ErrorResponse::is_token_refused) {
-        return if attempt.was_renewed { Next::Return } else { Next::Renew };
+        return if attempt.was_renewed { Next::Return } else { Next::Replace };
     }
     let may_retry = match error.kind() {
         ErrorKind::Status => {
@@ -172,7 +172,7 @@ mod tests {
     fn a_token_that_was_refused_is_renewed_once() {
         for (is_idempotent, wait) in [(true, None), (false, None), (false, Some(7))] {
             let attempt = attempt(is_idempotent);
-            assert_eq!(decide(attempt, &status(401, wait), LONG, 256), Next::Renew);
+            assert_eq!(decide(attempt, &status(401, wait), LONG, 256), Next::Replace);
             let again = Attempt { was_renewed: true, ..attempt };
             assert_eq!(decide(again, &status(401, wait), LONG, 256), Next::Return);
         }

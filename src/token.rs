@@ -120,14 +120,14 @@ impl State {
             return Some(Ok(token));
         }
         let (at, result) = self.last.as_ref()?;
-        let is_due = match result {
+        let applies = match result {
             Err(error) if is_denied(error) && at.elapsed() < COOLDOWN => true,
             // This caller may have more time.
             Err(error) if error.kind() == ErrorKind::Timeout => false,
             // A token counts even if its lifetime is zero.
             _ => *at > since,
         };
-        is_due.then(|| result.clone())
+        applies.then(|| result.clone())
     }
 
     fn hold(&mut self, token: Token) {
@@ -196,7 +196,7 @@ impl Tokens {
             return outcome;
         }
         let (state, _) = state.unwrap_or_else(PoisonError::into_inner);
-        let timed_out = |when| Err(self.client.call(deadline).timed_out(when));
+        let timed_out = |when| Err(self.client.context(deadline).timed_out(when));
         if state.queue[0] != slot.number {
             return timed_out("while another thread requested the token");
         }

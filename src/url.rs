@@ -37,7 +37,7 @@ impl Origin {
     ) -> Result<Origin, Error> {
         let bracketed = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
         let (host, port) = if let Some((address, port)) = bracketed {
-            let invalid = |_| refused(what, "has no valid IPv6 address in its brackets");
+            let invalid = |_| invalid(what, "has no valid IPv6 address in its brackets");
             (address.parse::<Ipv6Addr>().map_err(invalid)?.to_string(), port)
         } else {
             let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
@@ -48,7 +48,7 @@ impl Origin {
         let port = match (port, port.strip_prefix(':').map(str::parse)) {
             ("", _) => default_port,
             (text, Some(Ok(port))) if port != 0 && !text.starts_with(":+") => port,
-            _ => return Err(refused(what, "has a port that is not from 1 to 65535")),
+            _ => return Err(invalid(what, "has a port that is not from 1 to 65535")),
         };
         let mut origin = Origin { https, host, port, text: String::new() };
         let (scheme, default) = if https { ("https://", ":443") } else { ("http://", ":80") };
@@ -89,12 +89,12 @@ impl Url {
     pub(crate) fn base(what: &str, text: &str) -> Result<Url, Error> {
         let mut url = Url::parse(what, text)?;
         if url.path.contains('?') {
-            return Err(refused(what, "has a query, which it can't have"));
+            return Err(invalid(what, "has a query, which it can't have"));
         }
         url.path.truncate(url.path.trim_end_matches('/').len());
         if let Some(base) = url.path.strip_suffix("/oauth2/token") {
             let why = "is that of the token endpoint: leave its path out";
-            return Err(refused(what, format_args!("{why} ({}{base})", url.origin.text)));
+            return Err(invalid(what, format_args!("{why} ({}{base})", url.origin.text)));
         }
         Ok(url)
     }
@@ -105,18 +105,18 @@ impl Url {
         let (https, rest) = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
-            _ => return Err(refused(what, "does not start with https://")),
+            _ => return Err(invalid(what, "does not start with https://")),
         };
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if authority.contains('@') {
             let why = "has user information before its host (`@`), which must not be sent";
-            return Err(refused(what, why));
+            return Err(invalid(what, why));
         }
         let origin = Origin::parse(what, https, authority, if https { 443 } else { 80 })?;
         if !https && !origin.is_loopback() {
             let why = "is not https: http is for this machine only (localhost, 127.0.0.0/8, \
                        [::1]), because secrets would be readable on the way";
-            return Err(refused(what, why));
+            return Err(invalid(what, why));
         }
         // RFC 9112, section 3.2.1: a request target starts with `/`.
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
@@ -143,7 +143,7 @@ impl Url {
             return Ok(Url { origin: self.origin.clone(), path: [&self.path, path].concat() });
         }
         if !path.contains("://") {
-            return Err(refused(what, "starts neither with `/` nor with the base URL's origin"));
+            return Err(invalid(what, "starts neither with `/` nor with the base URL's origin"));
         }
         let url = Url::parse(what, path)?;
         if url.origin == self.origin {
@@ -154,7 +154,7 @@ impl Url {
             "has the origin {other}, not the base URL's {own}, and only that gets the token and the \
              API key"
         );
-        Err(refused(what, why))
+        Err(invalid(what, why))
     }
 }
 
@@ -206,7 +206,7 @@ pub(crate) fn check_media_type(text: &str) -> Result<(), Error> {
     if is_token(kind.as_bytes()) && is_token(subtype.as_bytes()) {
         return Ok(());
     }
-    Err(refused(what, "is not of the form type/subtype, such as application/json"))
+    Err(invalid(what, "is not of the form type/subtype, such as application/json"))
 }
 
 /// Whether this is a token of [RFC 9110, section
@@ -228,7 +228,7 @@ pub(crate) fn check_uri(what: &str, text: &str) -> Result<(), Error> {
     let is_escape = |i: usize| text.get(i + 1..i + 3).is_some_and(is_hex);
     let why = "without two hexadecimal digits after it: write %25 for a percent sign";
     match text.match_indices('%').find(|(i, _)| !is_escape(*i)) {
-        Some((i, _)) => Err(refused(what, format_args!("has a `%` as character {} {why}", i + 1))),
+        Some((i, _)) => Err(invalid(what, format_args!("has a `%` as character {} {why}", i + 1))),
         None => Ok(()),
     }
 }
@@ -240,14 +240,14 @@ fn check_host(what: &str, host: &str) -> Result<(), Error> {
             && label.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
     };
     if host.len() > 253 || !host.split('.').all(is_label) {
-        return Err(refused(what, "has no valid host name"));
+        return Err(invalid(what, "has no valid host name"));
     }
     // Resolvers read `127.1`, `0x7f.0.0.1` and `2130706433` as addresses, too.
     let last = host.rsplit('.').next().unwrap_or_default();
     let is_number = last.starts_with("0x") || last.bytes().all(|byte| byte.is_ascii_digit());
     if is_number && host.parse::<Ipv4Addr>().is_err() {
         let why = "has a host that is neither a name nor an IPv4 address in four decimal parts";
-        return Err(refused(what, why));
+        return Err(invalid(what, why));
     }
     Ok(())
 }
@@ -256,17 +256,17 @@ fn check_host(what: &str, host: &str) -> Result<(), Error> {
 /// ends with a space.
 fn check(what: &str, text: &str, is_allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
     if text.is_empty() {
-        return Err(refused(what, "is empty"));
+        return Err(invalid(what, "is empty"));
     }
     let Some(i) = text.bytes().position(|byte| !is_allowed(byte)) else {
         if text.trim_ascii().len() < text.len() {
-            return Err(refused(what, "starts or ends with a space"));
+            return Err(invalid(what, "starts or ends with a space"));
         }
         return Ok(());
     };
     if i > 0 && text.ends_with('\n') && text.trim_end_matches(['\r', '\n']).len() == i {
         let why = "ends with a line break, as the content of a file does: trim it";
-        return Err(refused(what, why));
+        return Err(invalid(what, why));
     }
     // Only ASCII comes before it, so the index counts characters.
     let c = text[i..].chars().next().unwrap_or_default();
@@ -280,10 +280,10 @@ fn check(what: &str, text: &str, is_allowed: impl Fn(u8) -> bool) -> Result<(), 
         _ => "not allowed there",
     };
     let (number, code) = (i + 1, u32::from(c));
-    Err(refused(what, format_args!("can't be sent: character {number} is {name} (U+{code:04X})")))
+    Err(invalid(what, format_args!("can't be sent: character {number} is {name} (U+{code:04X})")))
 }
 
-pub(crate) fn refused(what: &str, why: impl fmt::Display) -> Error {
+pub(crate) fn invalid(what: &str, why: impl fmt::Display) -> Error {
     Error::invalid_input(format!("the {what} {why}"))
 }
 

@@ -117,7 +117,7 @@ fn connect(
             match tcp.and_then(|tcp| Socket::new(tcp, call.deadline)) {
                 Ok(socket) => return Ok((socket, address, start.elapsed())),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => silent.push(address),
-                Err(error) if is_out_of_files(&error) => return Err(call.refused_by_host(error)),
+                Err(error) if is_out_of_files(&error) => return Err(call.refused_by_device(error)),
                 Err(error) => last = error,
             }
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::response_head::{read_head, Head, HEAD_LIMIT};
-use super::socket::{is_transient, WRITE_PART};
+use super::socket::{is_transient, WRITE_WAIT};
 
 /// Content up to this size is sent together with the head. Longer content is sent in parts of this
 /// size.
@@ -74,7 +74,7 @@ impl Exchange<'_> {
                 // A signal may end a write early, and a stopped process seems to block for long: count
                 // the time that has passed, but no more than a write may take.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    blocked += start.elapsed().min(WRITE_PART);
+                    blocked += start.elapsed().min(WRITE_WAIT);
                 }
                 Err(error) => return Err(error),
             }

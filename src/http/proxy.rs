@@ -15,7 +15,7 @@ use super::response_head::{read_head, status_line, HEAD_LIMIT, NO_HTTP};
 use super::socket::Socket;
 use super::{CallContext, Network};
 use crate::error::Error;
-use crate::url::{check_uri, refused, Origin};
+use crate::url::{check_uri, invalid, Origin};
 
 /// The port of a proxy whose URL has none, as in curl.
 const DEFAULT_PORT: u16 = 1080;
@@ -38,13 +38,13 @@ impl Proxy {
         if !scheme.eq_ignore_ascii_case("http") {
             let why = "does not start with http:// (requests through the proxy are encrypted all \
                        the same): HTTPS and SOCKS proxies are not supported";
-            return Err(refused(what, why));
+            return Err(invalid(what, why));
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if !matches!(path, "" | "/") {
             let why = "has a path or a query, which it can't have: in a user name or a password \
                        write %2F for `/` and %3F for `?`";
-            return Err(refused(what, why));
+            return Err(invalid(what, why));
         }
         let (user_info, host_port) = authority.rsplit_once('@').unwrap_or(("", authority));
         let origin = Origin::parse(what, false, host_port, DEFAULT_PORT)?;
@@ -171,13 +171,13 @@ fn final_status(reader: &mut BufReader<Socket>) -> io::Result<u16> {
 fn credentials(what: &str, user_info: &str) -> Result<[String; 2], Error> {
     let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
     let (Some(user), Some(password)) = (percent_decoded(user), percent_decoded(password)) else {
-        return Err(refused(
+        return Err(invalid(
             what,
             "has a user name or a password that is not UTF-8 or holds a control character",
         ));
     };
     if user.contains(':') {
-        return Err(refused(what, "has a colon in its user name, which HTTP can't carry"));
+        return Err(invalid(what, "has a colon in its user name, which HTTP can't carry"));
     }
     let basic = STANDARD.encode(format!("{user}:{password}"));
     Ok([password, basic])

@@ -158,7 +158,7 @@ pub(super) const BAD_LENGTH: &str = "has a Content-Length that is not a number o
 fn fields(head: &[u8]) -> (Vec<(String, String)>, Option<&'static str>) {
     let (mut fields, mut fault) = (Vec::<(String, String)>::with_capacity(16), None);
     let lines = head.split(|&byte| byte == b'\n').skip(1);
-    for line in lines.map(without_return).take_while(|line| !line.is_empty()) {
+    for line in lines.map(without_cr).take_while(|line| !line.is_empty()) {
         let folded = fields.last_mut().filter(|_| matches!(line[0], b' ' | b'\t'));
         if let Some((_, value)) = folded {
             // RFC 9112, section 5.2: the line continues the field.
@@ -195,7 +195,7 @@ fn trim(mut text: &[u8]) -> &[u8] {
     text
 }
 
-fn without_return(line: &[u8]) -> &[u8] {
+fn without_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
@@ -210,7 +210,7 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
 /// Returns version and status code of a head's first line ([RFC 9112, section
 /// 4](https://www.rfc-editor.org/rfc/rfc9112#section-4)).
 pub(super) fn status_line(head: &[u8]) -> Option<(&[u8], u16)> {
-    let line = without_return(head.split(|&byte| byte == b'\n').next()?);
+    let line = without_cr(head.split(|&byte| byte == b'\n').next()?);
     let line = line.strip_prefix(b"HTTP/")?;
     let mut parts = line.split(|&byte| byte == b' ');
     let (version, code) = (parts.next()?, parts.next()?);

@@ -11,7 +11,7 @@ use super::Deadline;
 
 /// How long a write may block before it fails with `WouldBlock`. Then the writer can look for an early
 /// response.
-pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
+pub(super) const WRITE_WAIT: Duration = Duration::from_millis(50);
 
 /// Reads are polled in this last part of the remaining time. On Windows a socket timeout takes at least
 /// half a second, and loses the count of the bytes that were read or written before
@@ -19,7 +19,7 @@ pub(super) const WRITE_PART: Duration = Duration::from_millis(50);
 /// `peek` waits there, which leaves the bytes in place, and the last second and all writes are polled.
 const POLLED: Duration = Duration::from_secs(if cfg!(windows) { 1 } else { 0 });
 
-/// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_PART`] fails
+/// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_WAIT`] fails
 /// with `WouldBlock`, and may be tried again.
 pub(super) trait Stream: BufRead + Send + Sync {
     fn writer(&mut self) -> &mut dyn Write;
@@ -73,7 +73,7 @@ impl Socket {
         // before it.
         let _ = tcp.set_nodelay(true);
         if cfg!(not(windows)) {
-            tcp.set_write_timeout(Some(WRITE_PART))?;
+            tcp.set_write_timeout(Some(WRITE_WAIT))?;
         }
         let timeout = Duration::MAX;
         Ok(Socket { tcp, deadline, blocking: true, watch: None, counted: None, timeout })

@@ -67,7 +67,8 @@ impl Session {
             may_have_executed |= error.may_have_executed();
             let next = match decide(attempt, &error, deadline.remaining(), random()) {
                 Next::Return => Err(error),
-                Next::Renew => match self.tokens.replace(&token, &self.settings.common, deadline) {
+                Next::Replace => match self.tokens.replace(&token, &self.settings.common, deadline)
+                {
                     Ok(Some((token, is_new))) => {
                         // Allow another replacement if this token came from memory or from the file.
                         attempt.was_renewed = is_new || was_replaced;

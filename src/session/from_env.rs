@@ -6,7 +6,7 @@ use std::env::{self, VarError};
 use super::Session;
 use crate::error::Error;
 use crate::json::BYTE_ORDER_MARK;
-use crate::url::refused;
+use crate::url::invalid;
 
 /// The name of a setting for messages, and its value, which is empty if it is not set.
 type Setting = (String, String);
@@ -47,17 +47,17 @@ fn secret(name: &str) -> Result<Setting, Error> {
     }
     if !setting.1.is_empty() {
         let what = format!("environment variables {name} and {of_file}");
-        return Err(refused(&what, "are both set: unset one"));
+        return Err(invalid(&what, "are both set: unset one"));
     }
     let what = format!("file {path} ({of_file})");
     let content = std::fs::read(&path);
-    let content = content.map_err(|cause| refused(&what, "can't be read").with_source(cause))?;
+    let content = content.map_err(|cause| invalid(&what, "can't be read").with_source(cause))?;
     // Invalid UTF-8 becomes a character that is refused later.
     let content = String::from_utf8_lossy(&content);
     let text = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content);
     let line = text.strip_suffix('\n').unwrap_or(text);
     match line.strip_suffix('\r').unwrap_or(line) {
-        "" => Err(refused(&what, "is empty")),
+        "" => Err(invalid(&what, "is empty")),
         value => Ok((what, value.to_owned())),
     }
 }
@@ -66,7 +66,7 @@ fn secret(name: &str) -> Result<Setting, Error> {
 pub(super) fn variable(name: &str) -> Result<String, Error> {
     match env::var(name) {
         Err(VarError::NotUnicode(_)) => {
-            Err(refused(&format!("environment variable {name}"), "is not UTF-8"))
+            Err(invalid(&format!("environment variable {name}"), "is not UTF-8"))
         }
         value => Ok(value.unwrap_or_default()),
     }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::http::{Network, Proxy};
 use crate::token;
-use crate::url::{check_field_name, check_field_value, check_visible, refused, Url};
+use crate::url::{check_field_name, check_field_value, check_visible, invalid, Url};
 
 /// The header fields that the session sets itself.
 const OWNED: &str = "Authorization Host Content-Length Content-Type Transfer-Encoding Connection \
@@ -100,7 +100,7 @@ impl Session {
         let is_other = path.metadata().is_ok_and(|found| !found.is_file());
         if path.file_name().is_none() || is_other {
             let why = format_args!("does not name a file: \"{}\"", path.display());
-            return Err(refused("token file's path", why));
+            return Err(invalid("token file's path", why));
         }
         // The components leave out a slash at the end.
         self.tokens.store_in(path.components().collect());
@@ -143,7 +143,7 @@ impl Session {
                 "Content-Type" => ": give it to Session::post",
                 _ => "",
             };
-            return Err(refused("field", format_args!("{owned} is set by the session{advice}")));
+            return Err(invalid("field", format_args!("{owned} is set by the session{advice}")));
         }
         check_field_value(&format!("value of the field {name}"), value)?;
         // Some gateways take a key in a field of their own.
@@ -182,10 +182,10 @@ impl Session {
     /// [`Timeout`](ErrorKind::Timeout), and the message names the proxy. Nothing has reached the
     /// API, so a plain POST is retried, too, unless the proxy refused (a status below 500).
     pub fn proxy(self, url: &str) -> Result<Session, Error> {
-        Ok(self.through(Some(Proxy::parse("proxy's URL", url)?)))
+        Ok(self.with_proxy(Some(Proxy::parse("proxy's URL", url)?)))
     }
 
-    fn through(mut self, proxy: Option<Proxy>) -> Session {
+    fn with_proxy(mut self, proxy: Option<Proxy>) -> Session {
         self.own_tokens();
         let common = &mut self.change().common;
         common.secrets.extend(Proxy::secrets(proxy.as_ref()));
@@ -215,7 +215,7 @@ impl Session {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if a value can't be used: it names the variable.
     pub fn proxy_from_env(self) -> Result<Session, Error> {
-        Ok(self.through(Proxy::from_env(variable)?))
+        Ok(self.with_proxy(Proxy::from_env(variable)?))
     }
 
     /// Trusts the issuers of these certificates, too (PEM, one or several), for a proxy that decrypts
@@ -238,7 +238,7 @@ impl Session {
     /// read, or if the crate was built without TLS.
     pub fn root_certificates(mut self, pem: &[u8]) -> Result<Session, Error> {
         let roots = self.settings.common.network.roots.extended(pem);
-        let roots = roots.map_err(|why| refused("root certificates", why))?;
+        let roots = roots.map_err(|why| invalid("root certificates", why))?;
         self.own_tokens();
         self.change().common.network.roots = roots;
         Ok(self)

@@ -68,9 +68,9 @@ struct Port {
 pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> {
     let call = request.call.clone();
     let (mut socket, head, thread) = loop {
-        let port = Port::open(&call).map_err(|cause| call.refused_by_host(cause));
-        match port.and_then(|port| meet(port, request.fields, &call)) {
-            Err(error) if request.network.makes_room(&error) => {}
+        let port = Port::open(&call).map_err(|cause| call.refused_by_device(cause));
+        match port.and_then(|port| wait_for_minreq(port, request.fields, &call)) {
+            Err(error) if request.network.frees_descriptors(&error) => {}
             met => break met?,
         }
     };
@@ -99,7 +99,9 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
 
 /// Starts minreq and waits until it has connected and written its head. No system call here
 /// blocks: repeated signals could restart it for ever.
-fn meet(mut port: Port, fields: &[(&str, &str)], call: &CallContext) -> Result<Minreq, Error> {
+fn wait_for_minreq(
+    mut port: Port, fields: &[(&str, &str)], call: &CallContext,
+) -> Result<Minreq, Error> {
     let timed_out = || call.timed_out("before the request was sent").append(proxy_advice());
     let start = |port: &Port| port.start(fields, call).map_err(|cause| call.refused_thread(cause));
     let mut thread = start(&port)?;
@@ -107,7 +109,7 @@ fn meet(mut port: Port, fields: &[(&str, &str)], call: &CallContext) -> Result<M
     let error = loop {
         match port.poll() {
             Ok(Some((socket, head))) => return Ok((socket, head, thread)),
-            Err(cause) => break Some(call.refused_by_host(cause)),
+            Err(cause) => break Some(call.refused_by_device(cause)),
             Ok(None) if call.deadline.remaining().is_zero() => break Some(timed_out()),
             Ok(None) if !thread.is_finished() => {}
             Ok(None) if mem::take(&mut port.has_closed_some) => thread = start(&port)?,
@@ -200,7 +202,7 @@ impl Port {
 fn failure(ended: Option<thread::Result<MinreqResult>>, call: &CallContext) -> Error {
     let unusable = call.error(format_args!("minreq can't be used{PROXY_ADVICE}"));
     match ended {
-        Some(Ok(Err(IoError(cause)))) => call.refused_by_host(cause).append(proxy_advice()),
+        Some(Ok(Err(IoError(cause)))) => call.refused_by_device(cause).append(proxy_advice()),
         Some(Ok(Err(cause))) => unusable.with_source(cause),
         _ => unusable,
     }
@@ -244,7 +246,8 @@ mod tests {
 
     /// Lets minreq connect after these strangers, and sends it a response.
     fn meet_after(strangers: Vec<TcpStream>, port: Port, what: &str) {
-        let (mut socket, written, thread) = meet(port, &FIELDS, &call(LONG)).expect(what);
+        let (mut socket, written, thread) =
+            wait_for_minreq(port, &FIELDS, &call(LONG)).expect(what);
         let fields = "\r\nAccept: */*\r\nUser-Agent: x\r\nContent-Length: 0\r\n\r\n";
         assert!(written.ends_with(fields), "{what}: {written}");
         socket.write_all(b"HTTP/1.1 429\r\ndate: now\r\n\r\n").unwrap();
@@ -326,7 +329,7 @@ mod tests {
             // More than are let in at the first look.
             let strangers = strangers(&port, "POST / HTTP/1.1\r\n", CALLER_LIMIT + 10);
             let start = Instant::now();
-            match meet(port, &FIELDS, &call(timeout)) {
+            match wait_for_minreq(port, &FIELDS, &call(timeout)) {
                 Ok(_) => assert!(!timeout.is_zero()),
                 Err(error) => assert_eq!(error.kind(), Timeout, "{error}"),
             }

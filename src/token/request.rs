@@ -25,7 +25,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(super) fn call(&self, deadline: Deadline) -> CallContext {
+    pub(super) fn context(&self, deadline: Deadline) -> CallContext {
         let label = format!("token request to {}", self.endpoint.text());
         CallContext { label, deadline }
     }
@@ -48,7 +48,7 @@ impl Client {
         let start = Instant::now();
         log_event!(debug, "requesting a token from {}", self.endpoint.text());
         let response = minreq::send(Request {
-            call: self.call(deadline),
+            call: self.context(deadline),
             url: &self.endpoint,
             fields: &fields,
             content: Some(content.as_bytes()),

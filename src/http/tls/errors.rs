@@ -34,7 +34,7 @@ const UNKNOWN_ISSUER: &str = if cfg!(feature = "system-roots") {
 };
 
 /// The server's own failure. The next attempt may succeed.
-const OUT_OF_ORDER: rustls::Error = AlertReceived(Alert::InternalError);
+const SERVER_FAILED: rustls::Error = AlertReceived(Alert::InternalError);
 
 /// Windows's code for a certificate without a known root. The verifier passes it on as text only.
 const CERT_E_CHAINING: &str = "(os error -2146762486)";
@@ -42,12 +42,12 @@ const CERT_E_CHAINING: &str = "(os error -2146762486)";
 const YEAR_9999: Duration = Duration::from_secs(253_402_300_799);
 
 /// Wraps an error of TLS for the reader of the stream.
-pub(super) fn invalid(cause: rustls::Error) -> io::Error {
+pub(super) fn io_error(cause: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
 }
 
-/// Returns the error of TLS that [`invalid`] or rustls has wrapped.
-pub(super) fn refusal(cause: &io::Error) -> Option<&rustls::Error> {
+/// Returns the error of TLS that [`io_error`] or rustls has wrapped.
+pub(super) fn tls_error(cause: &io::Error) -> Option<&rustls::Error> {
     cause.get_ref()?.downcast_ref()
 }
 
@@ -56,9 +56,9 @@ pub(super) fn handshake_error(call: &CallContext, cause: io::Error) -> Error {
     if cause.kind() == io::ErrorKind::TimedOut {
         return call.timed_out("before the request was sent");
     }
-    let refusal = refusal(&cause);
+    let refusal = tls_error(&cause);
     let why = refusal.map_or("the connection was lost in the TLS handshake".into(), reason);
-    let is_final = refusal.is_some_and(|refusal| *refusal != OUT_OF_ORDER);
+    let is_final = refusal.is_some_and(|refusal| *refusal != SERVER_FAILED);
     call.error(why).with_source(cause).retryable(!is_final)
 }
 
@@ -104,7 +104,7 @@ fn reason(refusal: &rustls::Error) -> String {
         rustls::Error::InvalidMessage(_) => {
             "the server does not speak TLS: check the port, and any proxy in between"
         }
-        &OUT_OF_ORDER => "the server failed in the TLS handshake: try again later",
+        &SERVER_FAILED => "the server failed in the TLS handshake: try again later",
         AlertReceived(Alert::UnrecognisedName) => {
             "the server does not serve this host name (SNI): check the host in the URL"
         }

@@ -8,7 +8,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, HandshakeKind};
 
-use super::errors::{alert_meaning, handshake_error, invalid, refusal, NOT_SET_UP, NO_NAME};
+use super::errors::{alert_meaning, handshake_error, io_error, tls_error, NOT_SET_UP, NO_NAME};
 use super::{Client, Roots, BROKEN, REFUSED};
 use crate::error::Error;
 use crate::http::socket::{self, Socket, Stream as _};
@@ -73,7 +73,7 @@ impl Stream {
         if !may_resume {
             Arc::make_mut(&mut config).resumption = Resumption::disabled();
         }
-        let tls = ClientConnection::new(config, server.clone()).map_err(invalid)?;
+        let tls = ClientConnection::new(config, server.clone()).map_err(io_error)?;
         let socket = Records { socket, header: 1, left: 0 };
         // Boxed at once: it is large, and threads may have a small stack.
         let mut stream = Box::new(Stream { tls, socket, client, server });
@@ -83,7 +83,7 @@ impl Stream {
                 // The server may have sent an alert before it closed.
                 stream.socket().blocking = false;
                 let _ = stream.tls.read_tls(&mut stream.socket);
-                stream.tls.process_new_packets().map_err(invalid)?;
+                stream.tls.process_new_packets().map_err(io_error)?;
                 return Err(cause);
             }
         }
@@ -125,7 +125,7 @@ impl socket::Stream for Stream {
         if self.tls.handshake_kind() == Some(HandshakeKind::Resumed) {
             self.client.offer_no_session(&self.server, BROKEN);
         }
-        alert_meaning(refusal(cause)?, self.tls.protocol_version()?)
+        alert_meaning(tls_error(cause)?, self.tls.protocol_version()?)
     }
 }
 
@@ -138,7 +138,7 @@ impl BufRead for Stream {
             // Report an earlier failure, now that the content before it has been read.
             let state = self.tls.process_new_packets().map(drop);
             self.flush_nonblocking();
-            state.map_err(invalid)?;
+            state.map_err(io_error)?;
             self.tls.read_tls(&mut self.socket)?;
             let _ = self.tls.process_new_packets();
         }
