@@ -132,8 +132,11 @@ impl Error {
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
         let cause = |&error: &&'a (dyn StdError + 'static)| {
-            // An `io::Error` does not return the error inside it as its source.
-            match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            // An `io::Error` does not return the error inside it as its source. Some crates, such as
+            // quick-xml, keep it in an `Arc`.
+            let shared = || error.downcast_ref::<Arc<io::Error>>().map(|shared| &**shared);
+            let io = error.downcast_ref::<io::Error>().or_else(shared);
+            match io.and_then(io::Error::get_ref) {
                 Some(inner) => Some(inner as _),
                 None => error.source(),
             }

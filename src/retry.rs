@@ -23,6 +23,8 @@ pub(crate) struct Attempt {
     /// The request only reads, or may be executed more than once ([RFC 9110, section
     /// 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)).
     pub(crate) is_idempotent: bool,
+    /// The request has a token, which the response may refuse. Token requests have none.
+    pub(crate) has_token: bool,
     /// How many retries were made.
     pub(crate) retried: u32,
     /// How many retries are allowed.
@@ -45,7 +47,7 @@ pub(crate) enum Next {
 /// spreads the pauses of callers that failed at the same time.
 pub(crate) fn decide(attempt: Attempt, error: &Error, time_left: Duration, jitter: u64) -> Next {
     let response = error.response();
-    if response.is_some_and(ErrorResponse::is_token_refused) {
+    if attempt.has_token && response.is_some_and(ErrorResponse::is_token_refused) {
         return if attempt.was_renewed { Next::Return } else { Next::Replace };
     }
     let may_retry = match error.kind() {
@@ -121,7 +123,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn attempt(is_idempotent: bool) -> Attempt {
-        Attempt { is_idempotent, retries: 2, ..Attempt::default() }
+        Attempt { is_idempotent, has_token: true, retries: 2, ..Attempt::default() }
     }
 
     fn status(status: u16, retry_after: Option<u64>) -> Error {

@@ -381,3 +381,20 @@ fn calls_succeed_while_idle_connections_are_being_closed() {
         }
     });
 }
+
+#[test]
+fn garbage_on_an_idle_connection_is_an_error_at_once() {
+    for &over in BOTH {
+        let site = Site::start(over, |mut peer| {
+            serve_one(&mut peer);
+            peer.request().unwrap();
+            peer.respond(b"garbage\r\n\r\n");
+            peer.drain();
+        });
+        assert_eq!(get(&site.session, "/first"), "GET /first");
+        let error = site.session.get("/second").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exchange, "{error:?}");
+        // The server has responded, so the request is not sent again.
+        assert_eq!(site.requests(), [["GET /first", "GET /second"]]);
+    }
+}

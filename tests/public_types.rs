@@ -133,13 +133,22 @@ fn error_is_found_in_its_wrappers() {
     let copying = || io::copy(&mut reading(), &mut io::sink()).unwrap_err();
     let parsing = || serde_json::from_reader::<_, serde_json::Value>(reading()).unwrap_err();
     let direct = reading().bytes().unwrap_err();
-    let errors: [Box<dyn StdError>; 6] = [
+    let reading_xml = || {
+        let mut reader = quick_xml::Reader::from_reader(io::BufReader::new(reading()));
+        loop {
+            if let Err(error) = reader.read_event_into(&mut Vec::new()) {
+                return error;
+            }
+        }
+    };
+    let errors: [Box<dyn StdError>; 7] = [
         Box::new(direct.clone()),
         Box::new(copying()),
         Box::new(io::Error::other(copying())),
         Box::new(io::Error::other(Wrapper(Box::new(copying())))),
         Box::new(Wrapper(Box::new(Wrapper(Box::new(copying()))))),
         Box::new(io::Error::from(parsing())),
+        Box::new(reading_xml()),
     ];
     for error in &errors {
         let found = Error::find(&**error).unwrap_or_else(|| panic!("not in {error:?}"));

@@ -32,6 +32,14 @@ const MEMBERS: &str = "error error_description message title detail faultstring 
 const ESCAPES: [(&str, u32, usize); 4] =
     [("%", 16, 2), ("\\u", 16, 4), ("&#x", 16, usize::MAX), ("&#", 10, usize::MAX)];
 
+/// Escapes of the signs that begin an escape, in lower case.
+const ESCAPED_SIGNS: [(&str, &[&str]); 4] = [
+    ("%", &["%25", "&#37;", "&#x25;", "\\u0025"]),
+    ("&", &["&amp;", "&#38;", "&#x26;", "\\u0026", "%26"]),
+    ("#", &["&#35;", "&#x23;", "\\u0023", "%23"]),
+    ("\\", &["\\\\", "&#92;", "&#x5c;", "\\u005c", "%5c"]),
+];
+
 /// The beginning and end of what is markup in HTML and XML.
 #[rustfmt::skip]
 const MARKUP: [(&str, &str); 5] = [("<![cdata[", "]]>"), ("<!--", "-->"),
@@ -70,8 +78,9 @@ pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     let text = replace_secrets(text, secrets);
     let alphanumeric = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "");
     let lower = text.to_ascii_lowercase();
-    let stripped = alphanumeric(&lower);
-    let is_escaped = escapes_alphanumeric(&lower);
+    let unnested = unnested(&lower);
+    let stripped = alphanumeric(&without_escapes(&unnested));
+    let is_escaped = escapes_alphanumeric(&lower) || escapes_alphanumeric(&unnested);
     let may_be_in = |secret: &String| {
         let secret = secret.to_ascii_lowercase();
         is_escaped || shares_run(&lower, &secret) || shares_run(&stripped, &alphanumeric(&secret))
@@ -199,6 +208,32 @@ fn shares_run(text: &str, secret: &str) -> bool {
     }
     let parts: HashSet<_> = runs.flat_map(|run| run.windows(length)).collect();
     text.as_bytes().windows(length).any(|part| parts.contains(part))
+}
+
+/// Replaces the escapes of signs that begin an escape, so that escaped escapes are found.
+fn unnested(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (sign, escapes) in ESCAPED_SIGNS.iter().cycle().take(4 * ESCAPED_SIGNS.len()) {
+        text = escapes.iter().fold(text, |text, escape| text.replace(escape, sign));
+    }
+    text
+}
+
+/// Removes escaped characters, which may separate the letters of a secret.
+fn without_escapes(text: &str) -> String {
+    let (mut kept, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(c) = rest.chars().next() {
+        let escape = ESCAPES.iter().find_map(|&(prefix, radix, most)| {
+            let digits = rest.strip_prefix(prefix)?.chars().take(most);
+            let count = digits.take_while(|digit| digit.is_digit(radix)).count();
+            (count > 0).then_some(prefix.len() + count)
+        });
+        if escape.is_none() {
+            kept.push(c);
+        }
+        rest = &rest[escape.unwrap_or(c.len_utf8())..];
+    }
+    kept
 }
 
 /// Whether `text`, in lower case, escapes a letter or a digit, which needs no escape, or a `%`,

@@ -47,7 +47,11 @@ pub(super) fn read_head(
         match length {
             _ if *budget == 0 => return Err(io::Error::other(OVER_LIMIT)),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ if chunk[..length] != expected[..length] => return Err(io::Error::other(NO_HTTP)),
+            // It counts as received.
+            _ if chunk[..length] != expected[..length] => {
+                *budget -= length;
+                return Err(io::Error::other(NO_HTTP));
+            }
             _ => head.extend_from_slice(&chunk[..length]),
         }
         reader.consume(length);

@@ -48,7 +48,7 @@ impl Session {
     fn attempts(&self, request: &ApiRequest<'_>) -> Result<Response, Error> {
         let ApiRequest { is_idempotent, deadline, .. } = *request;
         let retries = self.settings.common.retries;
-        let mut attempt = Attempt { is_idempotent, retries, ..Attempt::default() };
+        let mut attempt = Attempt { is_idempotent, has_token: true, retries, ..Attempt::default() };
         // Counts all attempts: a later one does not undo what an earlier one may have done.
         let mut may_have_executed = false;
         let mut was_replaced = false;

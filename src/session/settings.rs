@@ -307,16 +307,22 @@ impl Session {
     }
 
     fn set_field(&mut self, name: &str, value: &str, is_secret: bool) {
-        let settings = self.change();
-        settings.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
-        settings.fields.push((name.to_owned(), value.to_owned()));
-        settings.common.secrets.extend(is_secret.then(|| value.to_owned()));
+        let Settings { fields, common, .. } = self.change();
+        if let Some(i) = fields.iter().position(|(field, _)| field.eq_ignore_ascii_case(name)) {
+            let (_, old) = fields.remove(i);
+            let secrets = &mut common.secrets;
+            secrets.iter().position(|secret| *secret == old).map(|i| secrets.remove(i));
+        }
+        fields.push((name.to_owned(), value.to_owned()));
+        common.secrets.extend(is_secret.then(|| value.to_owned()));
     }
 
     /// Gives a clone its own token, since the other clones reach the token endpoint in another way.
     /// A session without clones keeps its token.
     fn own_tokens(&mut self) {
         if Arc::strong_count(&self.tokens) > 1 {
+            // The token endpoint may echo the tokens of the other clones.
+            self.change().common.secrets = self.tokens.secrets(&self.settings.common);
             self.tokens = Arc::new(self.tokens.with_endpoint(self.tokens.client.endpoint.clone()));
         }
     }

@@ -55,7 +55,9 @@ impl Stream {
                 }
                 Err(cause) => cause,
             };
-            let was_offered = may_resume && client.known().contains_key(&server);
+            // The client refuses a certificate after a full handshake only.
+            let is_full = matches!(tls_error(&cause), Some(rustls::Error::InvalidCertificate(_)));
+            let was_offered = may_resume && !is_full && client.known().contains_key(&server);
             if was_offered {
                 client.offer_no_session(&server, REFUSED);
             }
