@@ -83,8 +83,8 @@ impl Error {
     ///
     /// So the number of a booking is not lost if the content doesn't have the expected shape, or if
     /// it is truncated after the number. The content may hold anything, including a secret that the
-    /// server received: `Display` shows a cleaned excerpt. Of a token endpoint's responses, those
-    /// with a token are not kept.
+    /// server received: `Display` shows a cleaned excerpt. A token endpoint's response that contains
+    /// a token is not kept.
     #[must_use]
     pub fn content(&self) -> Option<&[u8]> {
         Some(&self.response()?.content)
@@ -114,7 +114,7 @@ impl Error {
     /// Returns the error of this crate in another error: `error` itself, the error inside an
     /// [`io::Error`] (from reading a [`Response`](crate::Response)), or one of its sources.
     ///
-    /// A wrapper has to return the [`io::Error`] as its source. `serde_json::Error` does not:
+    /// An error that wraps the [`io::Error`] has to return it as its source. `serde_json::Error` does not:
     /// convert it with `io::Error::from` first.
     ///
     /// ```no_run

@@ -130,7 +130,7 @@ impl CallContext {
         self.error(why).with_source(cause)
     }
 
-    /// Returns the error if this device refused a socket, or a connection to itself.
+    /// Returns the error for a socket, or a connection to itself, that this device refused.
     pub(crate) fn refused_by_device(&self, cause: io::Error) -> Error {
         let why = if is_out_of_files(&cause) {
             "too many files are open, and each connection counts as one: raise the limit of open \
@@ -149,8 +149,9 @@ impl CallContext {
         refused.map(|cause| self.refused_by_device(cause))
     }
 
-    /// Returns the error for a cause of the kind [`Other`](io::ErrorKind::Other) if `what` is malformed,
-    /// else for a connection that ended before it was complete. No system returns that kind.
+    /// Returns the error of an exchange. A cause of the kind [`Other`](io::ErrorKind::Other) comes from
+    /// this crate, never from the system: `what` is malformed. Any other cause means that the connection
+    /// ended before `what` was complete.
     fn incomplete(&self, what: &str, cause: io::Error) -> Error {
         if self.deadline.remaining().is_zero() {
             return self.timed_out(&format!("before {what} was complete"));

@@ -349,9 +349,9 @@
 //!   the booking was made.
 //! - **Threads.** A new connection to a host name starts a thread, for the look-up. A token request
 //!   starts one, for minreq. Nothing else starts a thread.
-//! - **Token requests.** The crate minreq requests the tokens. It can't keep to the session's timeout,
-//!   proxy and roots by itself, so it connects to a port of 127.0.0.1: there it writes the header
-//!   fields of the request and reads the status of the response. This crate adds the credentials
+//! - **Token requests.** The crate minreq requests the tokens. By itself it can't obey the session's
+//!   timeout, proxy and roots. So it connects to this crate, on a port of 127.0.0.1. There it writes
+//!   the header fields of the request and reads the status of the response. This crate adds the credentials
 //!   and makes the exchange with the server. So a token request needs the loopback interface. Other calls don't.
 //! - **Stack.** A thread that makes calls needs 100 KiB of stack in a debug build, and 50 KiB in a
 //!   release build.

@@ -170,7 +170,7 @@ fn utf8(content: Vec<u8>) -> Result<String, Unusable> {
 
 impl Read for Response {
     /// Reads a part of the content. Truncated content is an error of the kind
-    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), and a timeout one of the kind
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof). A timeout is an error of the kind
     /// [`TimedOut`](io::ErrorKind::TimedOut). [`Error::find`] returns the [`Error`] inside.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.content.read(buffer).map_err(io::Error::from)

@@ -135,7 +135,7 @@ impl Session {
     }
 
     /// Sends a POST with `content` of this media type. JAS responds in the same media type. XML is
-    /// sent unchanged: use any XML crate to write it, which escapes your values, and to read it.
+    /// sent unchanged: write and read it with any XML crate, which also escapes your values.
     ///
     /// A booking is not made twice: the POST is retried only if it never reached the API, or if the
     /// API refused the token. If it fails, [`may_have_executed`](Error::may_have_executed) says
@@ -227,7 +227,8 @@ impl Session {
     pub fn access_token(&self) -> Result<String, Error> {
         let deadline = Deadline::after(self.settings.timeout);
         let token = self.tokens.token(&self.settings.common, deadline)?;
-        // Renew now: only the other client sends a request next.
+        // Renew now: the other client sends the request that follows, so this session would not renew
+        // after it.
         self.tokens.renew_if_due(&self.settings.common, deadline);
         let held = self.tokens.held().map(|(held, _)| held);
         Ok(held.unwrap_or_else(|| token.value.to_string()))

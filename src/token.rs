@@ -24,8 +24,8 @@ use file::{TokenFile, TokenStore};
 /// A longer lifetime is shortened to this.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long to wait after refused credentials, a failed early renewal or a replacement, before the
-/// next one.
+/// The pause after refused credentials, a failed early renewal or a replacement, before the same is
+/// done again.
 const COOLDOWN: Duration = Duration::from_secs(10);
 
 /// The most time that an early renewal takes: the token is still valid, so a call should not wait
@@ -78,13 +78,13 @@ struct State {
     queue: VecDeque<u64>,
     /// The number of the caller that queued last.
     last_number: u64,
-    /// When the last request for a caller without a valid token ended, and its result. `None` after
-    /// an early renewal.
+    /// When the last request ended that was made because no token was valid, and its result. `None`
+    /// after a successful early renewal.
     last: Option<(Instant, Result<Token, Error>)>,
     /// When a refused token was last replaced.
     replaced: Option<Instant>,
-    /// When the last failed early renewal began, and twice the time that it had. Until the cooldown
-    /// has passed, only callers with more time than that try again.
+    /// When the last failed early renewal began, and twice the time that it was allowed. During the
+    /// cooldown, only callers that can allow more time than that try again.
     failed_early: Option<(Instant, Duration)>,
     store: Option<Arc<dyn TokenStore>>,
 }

@@ -120,7 +120,7 @@ mod over_tls {
     #[test]
     fn proxy_that_opens_tls_is_explained() {
         let (url, error) = refusal(Days::Now);
-        assert_documented("a proxy of the company opens TLS", &url, Some(error));
+        assert_documented("a company proxy decrypts TLS", &url, Some(error));
     }
 
     #[test]

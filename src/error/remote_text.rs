@@ -13,11 +13,11 @@ const EXCERPT: usize = 200;
 /// The maximum number of bytes of content that are searched for its reason.
 const SCAN_LIMIT: usize = 8 * 1024;
 
-/// The number of letters and digits in a row that text must not have in common with a secret.
+/// Text that shares this many letters and digits in a row with a secret is hidden.
 const RUN: usize = 8;
 
-/// What a message shows in place of a secret. During the search [`HIDDEN`] takes its place: a short
-/// secret such as `act` would match in `[redacted]`.
+/// What a message shows in place of a secret. Until the text is complete, it has [`HIDDEN`] there: a
+/// short secret such as `act` would be found inside `[redacted]`.
 const REDACTED: &str = "[redacted]";
 const HIDDEN: &str = "\u{fffc}";
 
@@ -89,8 +89,8 @@ pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     clean(if secrets.any(may_be_in) { HIDDEN } else { &text })
 }
 
-/// Returns the values of the [`MEMBERS`] of JSON, at any depth, of the first error only. No parser
-/// is used, so truncated or malformed JSON is searched, too.
+/// Returns the values of the [`MEMBERS`] in JSON, at any depth. Stops when a name comes a second
+/// time: it belongs to a second error. No parser is used, so truncated or malformed JSON is searched, too.
 pub(crate) fn members(text: &str) -> Vec<String> {
     let (mut found, mut seen) = (Vec::new(), Vec::new());
     let (mut name, mut rest) = (String::new(), text);
@@ -123,7 +123,7 @@ pub(crate) fn text(content: &[u8]) -> String {
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let start = &content[..content.len().min(SCAN_LIMIT)];
     let valid = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-    // If valid UTF-8 beyond ASCII comes first, the limit has truncated a character.
+    // Text that begins with UTF-8 beyond ASCII is UTF-8. The limit has truncated its last character.
     if valid.len() == start.len() || !valid.is_ascii() {
         valid.to_owned()
     } else if start.iter().all(is_text) {
@@ -197,9 +197,8 @@ fn replace_secrets(text: &str, secrets: &[String]) -> String {
     secrets.iter().fold(text.to_owned(), |text, secret| text.replace(&***secret, HIDDEN))
 }
 
-/// Whether `text` has in common with `secret` a run of [`RUN`] letters and digits, or of as many as
-/// the longest run of `secret` has. A secret without letters and digits can't be compared: then any
-/// text counts.
+/// Whether `text` and `secret` share a run of [`RUN`] letters and digits. If the longest run of `secret`
+/// is shorter, its length is used. A secret without letters and digits matches any text.
 fn shares_run(text: &str, secret: &str) -> bool {
     let runs = secret.as_bytes().split(|byte| !byte.is_ascii_alphanumeric());
     let length = runs.clone().map(<[u8]>::len).max().unwrap_or(0).min(RUN);

@@ -24,7 +24,7 @@ struct Exchange<'a> {
 }
 
 /// Sends a request, whose head is in `beginning`, and reads the head of the final response. Also
-/// returns whether no byte of a response came, or a 408. On a reused connection both mean that the
+/// returns `true` if no byte of a response came, or if the response is a 408. On a reused connection both mean that the
 /// server closed it before it saw this request ([RFC 9110, section
 /// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
 pub(super) fn run(
@@ -71,8 +71,8 @@ impl Exchange<'_> {
                     *part = &part[n..];
                     blocked = Duration::ZERO;
                 }
-                // A signal may end a write early, and a stopped process seems to block for long: count
-                // the time that has passed, but no more than a write may take.
+                // A signal may end the write early, and if the process was stopped, the write seems to
+                // last long. So count the time that passed, but at most `WRITE_WAIT` for each write.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     blocked += start.elapsed().min(WRITE_WAIT);
                 }

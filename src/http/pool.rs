@@ -26,8 +26,8 @@ pub(crate) struct Pool(Arc<Mutex<State>>);
 pub(super) struct State {
     /// The most recently used one comes last.
     pub(super) connections: Vec<Connection>,
-    /// All open connections. A count of one means that the socket has received a byte, and two that it
-    /// is silent: then its [`Watch`] holds the second reference.
+    /// All open connections. While a connection is silent, it has two strong references: its socket's
+    /// and its [`Watch`]'s. After its first byte, only the socket's is left.
     open: Vec<Weak<Hop>>,
     /// Silent connections that wait for a worker. For each of them, the next connection to the same hop
     /// that becomes idle is closed.
@@ -38,10 +38,10 @@ pub(super) struct State {
 pub(super) type Hop = Arc<Origin>;
 
 /// Watches a silent connection. Other connections to the same hop may occupy all workers of a small
-/// server, so they are closed one at a time: after the silence of, say, 100 ms, 200 ms, 400 ms.
+/// server, so they are closed one by one while this one stays silent: for example after 100, 200 and 400 ms.
 pub(super) struct Watch {
     pool: Pool,
-    /// This connection's own: it identifies the connection.
+    /// An `Arc` made for this connection alone, so its address identifies the connection.
     hop: Arc<Hop>,
     /// Whether the TLS handshake is over. Then the first byte of the response ends the watch, and only
     /// connections that are idle already are closed: the server may just be slow.
@@ -105,8 +105,8 @@ impl Pool {
         closed.is_some()
     }
 
-    /// Watches a new connection, which took this long to make, until its first byte. Without a time,
-    /// watches it until its response.
+    /// Watches a new connection until its first byte. `took` is how long it took to make. If `took` is
+    /// `None`, watches it until the first byte of its response.
     pub(super) fn watch(&self, socket: &mut Socket, hop: &Hop, took: Option<Duration>) {
         let (pool, hop) = (self.clone(), Arc::new(Arc::clone(hop)));
         if took.is_some() {

@@ -154,11 +154,12 @@ impl Content {
             }
             return Ok(0);
         };
-        // Data received in time may still be buffered, but we can't tell how much.
+        // After the deadline, fail even if data is buffered: we can't tell how much came in time.
         let in_time = self.call.deadline.time_left();
         match in_time.and_then(|_| self.position.read(&mut connection.stream, most, sink)) {
             Ok(n) => {
-                // At the last byte, so that the next call finds the connection idle.
+                // If the length is known, give the connection back at the last byte, so that the next
+                // call finds it idle.
                 if n == 0 || self.length() == Some(self.position.received) {
                     self.end();
                 }

@@ -47,7 +47,7 @@ pub(super) fn read_head(
         match length {
             _ if *budget == 0 => return Err(io::Error::other(OVER_LIMIT)),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // It counts as received.
+            // The wrong bytes count as received: `exchange` reads that from the budget.
             _ if chunk[..length] != expected[..length] => {
                 *budget -= length;
                 return Err(io::Error::other(NO_HTTP));

@@ -13,10 +13,11 @@ use super::Deadline;
 /// response.
 pub(super) const WRITE_WAIT: Duration = Duration::from_millis(50);
 
-/// Reads are polled in this last part of the remaining time. On Windows a socket timeout takes at least
-/// half a second, and loses the count of the bytes that were read or written before
-/// ([documentation](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)). So
-/// `peek` waits there, which leaves the bytes in place, and the last second and all writes are polled.
+/// Reads are polled in this last part of the remaining time. On Windows a socket timeout lasts at least
+/// half a second. When it fires, the number of the bytes already read or written is lost
+/// ([documentation](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)). So on
+/// Windows `peek` waits, because it consumes nothing, and reads in the last second and all writes are
+/// polled.
 const POLLED: Duration = Duration::from_secs(if cfg!(windows) { 1 } else { 0 });
 
 /// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_WAIT`] fails
@@ -33,7 +34,8 @@ pub(super) trait Stream: BufRead + Send + Sync {
     fn close(&mut self) {}
 
     /// Returns why the server ended TLS in place of a response, and whether it may have executed the
-    /// request. As a side effect, a server that broke a resumed TLS session is offered none again.
+    /// request. As a side effect, a server that broke a resumed TLS session is never offered one
+    /// again.
     fn refusal(&self, _: &io::Error) -> Option<(&'static str, bool)> {
         None
     }
@@ -41,7 +43,7 @@ pub(super) trait Stream: BufRead + Send + Sync {
 
 /// A TCP connection whose every read and write ends by the deadline.
 pub(super) struct Socket {
-    /// Counts it as an open connection.
+    /// While this exists, the pool counts the socket as an open connection.
     pub(super) counted: Option<Arc<Hop>>,
     tcp: TcpStream,
     pub(super) deadline: Deadline,
@@ -98,7 +100,7 @@ impl Socket {
         result
     }
 
-    /// Reads the bytes that come within a part of `left`, or of `most` if that is less.
+    /// Does one read, which waits for a part of `left` or of `most`, whichever is shorter.
     fn read_part(
         &mut self, left: Duration, most: Duration, buffer: &mut [u8],
     ) -> io::Result<usize> {
@@ -107,8 +109,8 @@ impl Socket {
             return self.nonblocking(|tcp| tcp.read(buffer));
         }
         let left = left.min(most);
-        // Long socket timeouts fire late, so wait in shorter steps: for a quarter to seven eighths of
-        // the time.
+        // Long socket timeouts fire late, so wait in shorter steps. Keep the current timeout if it is
+        // between a quarter and seven eighths of the time, else set it to three quarters.
         if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
             self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
             match self.tcp.set_read_timeout(Some(self.timeout)) {

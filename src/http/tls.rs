@@ -24,14 +24,16 @@ compile_error!(
     "system-roots does not work on Android: turn it off. Session::root_certificates adds roots"
 );
 
-/// The maximum number of TLS sessions, kept for shorter handshakes. rustls counts eight for each server.
+/// The maximum number of TLS sessions, kept for shorter handshakes. rustls
+/// reserves eight for each server, so this is enough for eight servers.
 const SESSIONS: usize = 64;
 
-/// How long no TLS session is offered to a server that refused one in the handshake. No call failed,
-/// and it may have been the network's fault.
+/// How long no TLS session is offered to a server that refused one in the handshake. Not for ever:
+/// the refusal made no call fail, and the network may have caused it.
 const REFUSED: Duration = Duration::from_secs(3600);
 
-/// The same for a server that broke a resumed connection, which costs a call: in effect for ever.
+/// The same for a server that broke a resumed connection. That makes a call fail, so it is in effect
+/// for ever.
 const BROKEN: Duration = Duration::MAX;
 
 /// The accepted issuers of certificates: the built-in ones, and optionally more.
@@ -134,11 +136,13 @@ fn provider() -> Arc<CryptoProvider> {
         return Arc::clone(installed);
     }
     let mut provider = ring::default_provider();
-    // A small device computes SHA-256 in a fraction of the time of SHA-384.
-    provider.cipher_suites.sort_by_key(|suite| match suite {
-        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider.output_len(),
-        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider.output_len(),
-    });
+    // A small device computes SHA-256 in a fraction of the time of SHA-384. (A sort is 3 kB of code.)
+    let is_sha256 = |suite: &SupportedCipherSuite| match suite {
+        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider.output_len() == 32,
+        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider.output_len() == 32,
+    };
+    let (first, last): (Vec<_>, Vec<_>) = provider.cipher_suites.into_iter().partition(is_sha256);
+    provider.cipher_suites = [first, last].concat();
     Arc::new(provider)
 }
 

@@ -122,7 +122,7 @@ impl TokenFile {
     }
 }
 
-/// Returns the whole URL, since a query may select whose tokens the endpoint issues.
+/// Returns the whole URL with its query, which may decide for whom the endpoint issues tokens.
 fn endpoint(client: &Client) -> String {
     format!("{}{}", client.endpoint.origin.text, client.endpoint.path)
 }

@@ -33,8 +33,8 @@ const SHORT_PAUSE: Duration = Duration::from_micros(100);
 const SHORT_PAUSES: usize = 10;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long to wait for minreq's thread after its port is closed. Pauses are counted, because a
-/// deadline may already be over if the process was stopped.
+/// How long to wait for minreq's thread after its port is closed. This is a number of pauses, not a
+/// deadline: a deadline could already be over if the process was stopped for a while.
 const EXIT_PAUSES: u32 = 50;
 
 /// The stack of the thread that minreq runs on.
@@ -98,7 +98,7 @@ pub(super) fn send(request: http::Request<'_>) -> Result<http::Response, Error> 
 }
 
 /// Starts minreq and waits until it has connected and written its head. No system call here
-/// blocks: repeated signals could restart it for ever.
+/// may block: a signal restarts it, so repeated signals could make it last for ever.
 fn wait_for_minreq(
     mut port: Port, fields: &[(&str, &str)], call: &CallContext,
 ) -> Result<Minreq, Error> {

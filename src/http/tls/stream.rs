@@ -25,7 +25,8 @@ pub(in crate::http) struct Stream {
 /// A socket that knows whether a record of TLS was read only in part.
 struct Records {
     socket: Socket,
-    /// The bytes of a record's header that have come, after a leading 1.
+    /// The header bytes received so far, as a number that starts with a 1. The position of the 1 shows
+    /// how many there are.
     header: u64,
     /// Bytes of the record that are still to come.
     left: usize,
@@ -55,7 +56,7 @@ impl Stream {
                 }
                 Err(cause) => cause,
             };
-            // The client refuses a certificate after a full handshake only.
+            // A refused certificate shows that the handshake was full: a resumed one has none.
             let is_full = matches!(tls_error(&cause), Some(rustls::Error::InvalidCertificate(_)));
             let was_offered = may_resume && !is_full && client.known().contains_key(&server);
             if was_offered {
@@ -132,8 +133,8 @@ impl socket::Stream for Stream {
 }
 
 impl BufRead for Stream {
-    /// Returns content that has come, or nothing at an end that the server has announced
-    /// (`close_notify`). A connection that ends without is an error.
+    /// Returns content that has come. Returns nothing if the server has announced the end
+    /// (`close_notify`). A connection that ends without `close_notify` is an error.
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let blocking = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
         while self.tls.reader().fill_buf().is_err_and(blocking) {
