@@ -15,8 +15,8 @@ pub(crate) use response::{ErrorResponse, ERROR_CONTENT_LIMIT};
 
 /// Why a call failed.
 ///
-/// [`kind`](Error::kind) sorts errors by who can mend them. `Display` says what happened, where, and
-/// what to do. [`source`](StdError::source) is the cause, if there is one. None of them shows a
+/// [`kind`](Error::kind) sorts errors by who can mend them. `Display` says what happened, where,
+/// and what to do. [`source`](StdError::source) is the cause, if there is one. None of them shows a
 /// secret, a token or an API key. Only [`content`](Error::content) returns a response as it was
 /// received.
 #[derive(Clone)]
@@ -65,26 +65,27 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns the status code of the response, if there was one. It is 2xx if the content could not be
-    /// read or used.
+    /// Returns the status code of the response, if there was one. It is 2xx if the content could
+    /// not be read or used.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         Some(self.response()?.status)
     }
 
-    /// Returns the first value of a header field of that response. The name is compared without case.
+    /// Returns the first value of a header field of that response. The name is compared without
+    /// case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         field(&self.response()?.fields, name)
     }
 
-    /// Returns the content of that response as it was received: all that was read of a 2xx
-    /// response, up to 64 KiB of another.
+    /// Returns the content of that response as it was received. With a 2xx status that is all that
+    /// was read, with any other status at most 64 KiB.
     ///
     /// So the number of a booking is not lost if the content doesn't have the expected shape, or if
     /// it is truncated after the number. The content may hold anything, including a secret that the
-    /// server received: `Display` shows a cleaned excerpt. A token endpoint's response that contains
-    /// a token is not kept.
+    /// server received: `Display` shows a cleaned excerpt. A token endpoint's response that
+    /// contains a token is not kept.
     #[must_use]
     pub fn content(&self) -> Option<&[u8]> {
         Some(&self.response()?.content)
@@ -104,8 +105,8 @@ impl Error {
 
     /// Returns whether the API may have executed the request, or may still execute it.
     ///
-    /// `false` if nothing was sent, or if the status is 4xx. (A 409 can mean that an earlier request
-    /// was executed.) `true` after a 2xx response whose content could not be read or used.
+    /// `false` if nothing was sent, or if the status is 4xx. (A 409 can mean that an earlier
+    /// request was executed.) `true` after a 2xx response whose content could not be read or used.
     #[must_use]
     pub fn may_have_executed(&self) -> bool {
         self.0.may_have_executed
@@ -114,8 +115,8 @@ impl Error {
     /// Returns the error of this crate in another error: `error` itself, the error inside an
     /// [`io::Error`] (from reading a [`Response`](crate::Response)), or one of its sources.
     ///
-    /// An error that wraps the [`io::Error`] has to return it as its source. `serde_json::Error` does not:
-    /// convert it with `io::Error::from` first.
+    /// An error that wraps the [`io::Error`] has to return it as its source. `serde_json::Error`
+    /// does not: convert it with `io::Error::from` first.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -132,8 +133,8 @@ impl Error {
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
         let cause = |&error: &&'a (dyn StdError + 'static)| {
-            // An `io::Error` does not return the error inside it as its source. Some crates, such as
-            // quick-xml, keep it in an `Arc`.
+            // An `io::Error` does not return the error inside it as its source. Some crates, such
+            // as quick-xml, keep it in an `Arc`.
             let shared = || error.downcast_ref::<Arc<io::Error>>().map(|shared| &**shared);
             let io = error.downcast_ref::<io::Error>().or_else(shared);
             match io.and_then(io::Error::get_ref) {
@@ -175,8 +176,8 @@ impl Error {
         self
     }
 
-    /// Sets `may_have_executed` if it is true, and never resets it: a later attempt doesn't undo what
-    /// an earlier one may have done.
+    /// Sets `may_have_executed` if it is true, and never resets it: a later attempt doesn't undo
+    /// what an earlier one may have done.
     pub(crate) fn executed_at_least(mut self, may_have_executed: bool) -> Error {
         self.0.may_have_executed |= may_have_executed;
         self
@@ -196,7 +197,8 @@ impl Error {
         self.0.is_retryable
     }
 
-    /// Marks the error as one of a token request, after which the API has executed nothing.
+    /// Marks the error as that of a token request: no API request was sent, so the API has executed
+    /// nothing.
     pub(crate) fn not_executed(mut self) -> Error {
         self.0.may_have_executed = false;
         self
@@ -238,7 +240,7 @@ impl From<Error> for io::Error {
             (ErrorKind::Denied, _) => io::ErrorKind::PermissionDenied,
             (ErrorKind::Timeout, _) => io::ErrorKind::TimedOut,
             (ErrorKind::InvalidToken | ErrorKind::Content, _) => io::ErrorKind::InvalidData,
-            // Readers would repeat the call without end.
+            // With these kinds, code that reads in a loop would call `read` again without end.
             (_, Some(io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)) => {
                 io::ErrorKind::Other
             }

@@ -1,6 +1,6 @@
 //! Sends a request and returns the head of its response, with the content as a stream. Called by
-//! `session` and `token`. Knows nothing of tokens, retries or minreq. Nothing outside of this module
-//! and its folder knows rustls or a socket, except `token/minreq`.
+//! `session` and `token`. Knows nothing of tokens, retries or minreq. Nothing outside of this
+//! module and its folder knows rustls or a socket, except `token/minreq`.
 
 mod addresses;
 mod connection;
@@ -130,7 +130,8 @@ impl CallContext {
         self.error(why).with_source(cause)
     }
 
-    /// Returns the error for a socket, or a connection to itself, that this device refused.
+    /// Returns the error after this device refused to open a socket, or refused a connection to its
+    /// own address 127.0.0.1.
     pub(crate) fn refused_by_device(&self, cause: io::Error) -> Error {
         let why = if is_out_of_files(&cause) {
             "too many files are open, and each connection counts as one: raise the limit of open \
@@ -142,16 +143,16 @@ impl CallContext {
         self.error(why).with_source(cause)
     }
 
-    /// Returns an error if no file can be opened now. Libraries that fail for this reason may not say
-    /// so.
+    /// Returns an error if no file can be opened now. Libraries that fail for this reason may not
+    /// say so.
     fn refused_files(&self) -> Option<Error> {
         let refused = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).err().filter(is_out_of_files);
         refused.map(|cause| self.refused_by_device(cause))
     }
 
-    /// Returns the error of an exchange. A cause of the kind [`Other`](io::ErrorKind::Other) comes from
-    /// this crate, never from the system: `what` is malformed. Any other cause means that the connection
-    /// ended before `what` was complete.
+    /// Returns the error of an exchange. A cause of the kind [`Other`](io::ErrorKind::Other) comes
+    /// from this crate, never from the system: `what` is malformed. Any other cause means that the
+    /// connection ended before `what` was complete.
     fn incomplete(&self, what: &str, cause: io::Error) -> Error {
         if self.deadline.remaining().is_zero() {
             return self.timed_out(&format!("before {what} was complete"));
@@ -172,8 +173,8 @@ impl Network {
         Ok(socket)
     }
 
-    /// If the system has refused a file descriptor, closes the idle connections. Returns whether any
-    /// were closed, so that another attempt may succeed.
+    /// If the system has refused a file descriptor, closes the idle connections. Returns whether
+    /// any were closed, so that another attempt may succeed.
     pub(crate) fn frees_descriptors(&self, error: &Error) -> bool {
         let cause = error.source().and_then(|source| source.downcast_ref());
         cause.is_some_and(is_out_of_files) && self.pool.close(|_| true)
@@ -209,8 +210,8 @@ pub(crate) fn send(request: Request<'_>) -> Result<Response, Error> {
 }
 
 impl Request<'_> {
-    /// Sends the request on an idle connection if possible, else on a new one. Returns the head of the
-    /// response and the connection that its content comes from.
+    /// Sends the request on an idle connection if possible, else on a new one. Returns the head of
+    /// the response and the connection that its content comes from.
     fn exchange(&self, route: &Route) -> Result<(Head, Connection), Error> {
         let content = self.content.unwrap_or_default();
         let (first, rest) = content.split_at(content.len().min(PART));
@@ -270,8 +271,8 @@ impl Request<'_> {
         }
     }
 
-    /// Closes an idle connection, then opens a new one: a server may have a single worker, which the
-    /// idle connection occupies.
+    /// Closes an idle connection, then opens a new one: a server may have a single worker, which
+    /// the idle connection occupies.
     fn open(&self, route: &Route) -> Result<Connection, Error> {
         self.network.pool.close_one(|c| c.route == *route);
         let connection = loop {

@@ -102,8 +102,9 @@
 //!
 //! **Rate limits.** A 429 is a rate limit, and so is a 403 or 503 with `Retry-After`. The session
 //! retries [`get`](Session::get) and [`post_idempotent`](Session::post_idempotent) when the limit
-//! ends. Its other calls wait for the end of the limit, too, if the limit lasts 30 seconds at most and the wait
-//! fits into half of the time that they have left.
+//! ends. All calls of the session, also a POST, wait for the end of the limit before they send, if
+//! the limit lasts 30 seconds at most and the wait fits into half of the time that the call has
+//! left.
 //!
 //! - If the limit allows as many simultaneous calls as you have threads, you need no setting.
 //! - With more threads, raise [`retries`](Session::retries): for example, to 20 for 16 threads and
@@ -138,16 +139,17 @@
 //! # Ok(()) }
 //! ```
 //!
-//! If the file is missing or damaged, the session requests a token. The feature `log` logs damage. To keep the token elsewhere, use [`Session::held_token`] and [`Session::resume`].
+//! If the file is missing or damaged, the session requests a token. The feature `log` logs damage.
+//! To keep the token elsewhere, use [`Session::held_token`] and [`Session::resume`].
 //!
 //! A token may expire while the device is suspended. The API then refuses it, and the session
 //! replaces it.
 //!
 //! # Windows
 //!
-//! - **Certificates.** A proxy of your company may decrypt TLS. If Windows trusts the issuer of its certificate,
-//!   turn on the feature `system-roots`. Otherwise export the issuer as "Base-64 encoded X.509", and
-//!   pass it to [`Session::root_certificates`].
+//! - **Certificates.** A proxy of your company may decrypt TLS. If Windows trusts the issuer of its
+//!   certificate, turn on the feature `system-roots`. Otherwise export the issuer as "Base-64
+//!   encoded X.509", and pass it to [`Session::root_certificates`].
 //! - **Proxies.** Windows's settings are not read: use [`Session::proxy`]. The proxy must accept
 //!   Basic credentials or none.
 //! - **Token file.** Keep it below `%LOCALAPPDATA%`, where other users can't read it.
@@ -345,22 +347,23 @@
 //! | each `post` or `post_json`, always on a new connection | 3 |
 //!
 //! - **Connections** stay open for later calls: see [`Session::idle_connections`]. A `post` never
-//!   uses an idle connection: the server may be closing it just then, and it would be unknown whether
-//!   the booking was made.
+//!   uses an idle connection: the server may be closing it just then, and it would be unknown
+//!   whether the booking was made.
 //! - **Threads.** A new connection to a host name starts a thread, for the look-up. A token request
 //!   starts one, for minreq. Nothing else starts a thread.
-//! - **Token requests.** The crate minreq requests the tokens. By itself it can't obey the session's
-//!   timeout, proxy and roots. So it connects to this crate, on a port of 127.0.0.1. There it writes
-//!   the header fields of the request and reads the status of the response. This crate adds the credentials
-//!   and makes the exchange with the server. So a token request needs the loopback interface. Other calls don't.
+//! - **Token requests.** The crate minreq requests the tokens. By itself it can't obey the
+//!   session's timeout, proxy and roots. So it connects to this crate, on a port of 127.0.0.1.
+//!   There it writes the header fields of the request and reads the status of the response. This
+//!   crate adds the credentials and makes the exchange with the server. So a token request needs
+//!   the loopback interface. Other calls don't.
 //! - **Stack.** A thread that makes calls needs 100 KiB of stack in a debug build, and 50 KiB in a
 //!   release build.
 //!
 //! # Limits
 //!
 //! - **TLS.** Versions 1.2 and 1.3, with AES-GCM or ChaCha20-Poly1305, and a key exchange by
-//!   X25519, P-256 or P-384. Servers with only CBC, only RSA or DHE key exchange, or a P-521 key
-//!   are not supported.
+//!   X25519, P-256 or P-384. A server is not supported if all its ciphers use CBC, if it offers no
+//!   key exchange but RSA or DHE, or if its key is P-521.
 //! - **Client certificates** are not supported. If a server requires one, the error says so.
 //! - **Renegotiation** of TLS 1.2 is not supported. Apache needs it where a `Location` or
 //!   `Directory` has its own `SSLVerifyClient` or `SSLCipherSuite`: calls to these fail, and the

@@ -17,8 +17,8 @@ const LIMIT: u64 = 1024 * 1024;
 /// Its content is read from the connection on demand: as a stream in constant memory with [`Read`],
 /// or whole with [`bytes`](Response::bytes), [`text`](Response::text) or [`json`](Response::json).
 /// All of it has to be read within the timeout of the call, which began with the call. A response
-/// that is dropped before its end closes its connection. [`Error::find`] returns the [`Error`] inside
-/// the [`io::Error`] of a read.
+/// that is dropped before its end closes its connection. [`Error::find`] returns the [`Error`]
+/// inside the [`io::Error`] of a read.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

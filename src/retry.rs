@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind, ErrorResponse};
 /// The pause before the first retry; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Factor for the pause after a 429 without `Retry-After`: known limits are per second or longer, so
-/// 250 ms would be too short.
+/// Factor for the pause after a 429 without `Retry-After`: known limits are per second or longer,
+/// so 250 ms would be too short.
 const RATE_LIMIT_FACTOR: u32 = 4;
 
 /// Longer limits apply only to the call that met them: other paths may have other limits.
@@ -105,9 +105,9 @@ impl RateLimit {
         }
     }
 
-    /// Returns how long a call has to wait before it sends: until the end of the limit, and a quarter
-    /// longer if it was not refused itself, so that refused calls go first. `None` if the limit has
-    /// ended, or if the wait would take longer than `time`.
+    /// Returns how long a call has to wait before it sends: until the end of the limit, and a
+    /// quarter longer if it was not refused itself, so that refused calls go first. `None` if the
+    /// limit has ended, or if the wait would take longer than `time`.
     pub(crate) fn wait(&self, time: Duration, was_refused: bool) -> Option<Duration> {
         let (end, length) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let wait = end.saturating_duration_since(Instant::now());

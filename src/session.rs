@@ -72,13 +72,13 @@ impl Session {
     /// key and secret. Sends nothing yet.
     ///
     /// The base URL is `https://HOST`, optionally with a port and a path. `http` is accepted for
-    /// this machine only (`localhost`, 127.0.0.0/8, `[::1]`). Tokens are requested from `base_url` +
-    /// `/oauth2/token`, unless [`token_endpoint`](Session::token_endpoint) is set.
+    /// this machine only (`localhost`, 127.0.0.0/8, `[::1]`). Tokens are requested from `base_url`
+    /// + `/oauth2/token`, unless [`token_endpoint`](Session::token_endpoint) is set.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if one of the three can't be used. The message names
-    /// the character that is wrong, and never shows a secret.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if one of the three can't be used. The message
+    /// names the character that is wrong, and never shows a secret.
     pub fn new(base_url: &str, client_id: &str, client_secret: &str) -> Result<Session, Error> {
         let secret = ("client secret", client_secret);
         Session::checked([("base URL", base_url), ("client id", client_id), secret])
@@ -108,8 +108,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if a variable is missing, empty or can't be used. The
-    /// message names the variable, and says why.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if a variable is missing, empty or can't be used.
+    /// The message names the variable, and says why.
     pub fn from_env() -> Result<Session, Error> {
         from_env::session()
     }
@@ -187,8 +187,8 @@ impl Session {
 
     /// Sends a POST that only reads, such as JAS's status queries, and so may be retried ([RFC
     /// 9110, section 9.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2)): up to
-    /// [`retries`](Session::retries) times if there is no response or the server is busy. Content of
-    /// up to 16 KiB is read within the call. If it is truncated, the call is retried, too.
+    /// [`retries`](Session::retries) times if there is no response or the server is busy. Content
+    /// of up to 16 KiB is read within the call. If it is truncated, the call is retried, too.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -227,8 +227,8 @@ impl Session {
     pub fn access_token(&self) -> Result<String, Error> {
         let deadline = Deadline::after(self.settings.timeout);
         let token = self.tokens.token(&self.settings.common, deadline)?;
-        // Renew now: the other client sends the request that follows, so this session would not renew
-        // after it.
+        // Renew now: the other client sends the request that follows, so this session would not
+        // renew after it.
         self.tokens.renew_if_due(&self.settings.common, deadline);
         let held = self.tokens.held().map(|(held, _)| held);
         Ok(held.unwrap_or_else(|| token.value.to_string()))

@@ -24,8 +24,8 @@ use file::{TokenFile, TokenStore};
 /// A longer lifetime is shortened to this.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The pause after refused credentials, a failed early renewal or a replacement, before the same is
-/// done again.
+/// How long no token is requested after refused credentials, none is renewed early after a failed
+/// early renewal, and none is replaced after a replacement.
 const COOLDOWN: Duration = Duration::from_secs(10);
 
 /// The most time that an early renewal takes: the token is still valid, so a call should not wait
@@ -67,8 +67,8 @@ pub(crate) struct Tokens {
     changed: Condvar,
 }
 
-/// State shared by all clones. Callers that need a token queue; the first requests it, the rest wait
-/// for the result.
+/// State shared by all clones. Callers that need a token queue; the first requests it, the rest
+/// wait for the result.
 #[derive(Default)]
 struct State {
     held: Option<Token>,
@@ -78,13 +78,13 @@ struct State {
     queue: VecDeque<u64>,
     /// The number of the caller that queued last.
     last_number: u64,
-    /// When the last request ended that was made because no token was valid, and its result. `None`
-    /// after a successful early renewal.
+    /// The last request that was made because no token was valid: when it ended, and its result.
+    /// `None` after a successful early renewal.
     last: Option<(Instant, Result<Token, Error>)>,
     /// When a refused token was last replaced.
     replaced: Option<Instant>,
-    /// When the last failed early renewal began, and twice the time that it was allowed. During the
-    /// cooldown, only callers that can allow more time than that try again.
+    /// The last failed early renewal: when it began, and double the time that it was given. During
+    /// the cooldown, only a caller that can give more than this double tries again.
     failed_early: Option<(Instant, Duration)>,
     store: Option<Arc<dyn TokenStore>>,
 }
@@ -252,7 +252,8 @@ impl Tokens {
     }
 
     /// Returns a token in place of a refused one, and whether it was requested after the refusal.
-    /// Returns `None` if another token was replaced just before.
+    /// Returns `None`, and keeps the old token, if a refused token was already replaced within the
+    /// last ten seconds.
     pub(crate) fn replace(
         &self, old: &Token, settings: &Settings, deadline: Deadline,
     ) -> Result<Option<(Token, bool)>, Error> {

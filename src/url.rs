@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::remote_text::excerpt;
 use crate::error::Error;
 
-/// The maximum number of characters of a refused path that are read for its error.
+/// At most this many characters of a refused path are considered for the error message.
 const SHOWN_PATH: usize = 1000;
 
 /// Scheme, host and port ([RFC 9110, section
@@ -151,8 +151,8 @@ impl Url {
         }
         let (own, other) = (&self.origin.text, &url.origin.text);
         let why = format_args!(
-            "has the origin {other}, not the base URL's {own}, and only that gets the token and the \
-             API key"
+            "has the origin {other}, but the token and the API key are sent only to the base URL's \
+             origin, {own}"
         );
         Err(invalid(what, why))
     }

@@ -16,8 +16,8 @@ const SCAN_LIMIT: usize = 8 * 1024;
 /// Text that shares this many letters and digits in a row with a secret is hidden.
 const RUN: usize = 8;
 
-/// What a message shows in place of a secret. Until the text is complete, it has [`HIDDEN`] there: a
-/// short secret such as `act` would be found inside `[redacted]`.
+/// What a message shows in place of a secret. While secrets are searched for, [`HIDDEN`] is in
+/// its place: a short secret such as `act` would be found inside `[redacted]`.
 const REDACTED: &str = "[redacted]";
 const HIDDEN: &str = "\u{fffc}";
 
@@ -32,7 +32,7 @@ const MEMBERS: &str = "error error_description message title detail faultstring 
 const ESCAPES: [(&str, u32, usize); 4] =
     [("%", 16, 2), ("\\u", 16, 4), ("&#x", 16, usize::MAX), ("&#", 10, usize::MAX)];
 
-/// Escapes of the signs that begin an escape, in lower case.
+/// The characters that begin an escape, and how each can itself be escaped (in lower case).
 const ESCAPED_SIGNS: [(&str, &[&str]); 4] = [
     ("%", &["%25", "&#37;", "&#x25;", "\\u0025"]),
     ("&", &["&amp;", "&#38;", "&#x26;", "\\u0026", "%26"]),
@@ -46,8 +46,8 @@ const MARKUP: [(&str, &str); 5] = [("<![cdata[", "]]>"), ("<!--", "-->"),
     ("<script", "</script>"), ("<style", "</style>"), ("<", ">")];
 
 /// Returns the reason that a response gives, for the end of a message: from the usual members of
-/// JSON, or else the text of a page or plain text. `shows_text` is false where that may hold a
-/// token.
+/// JSON, or else the text of a page or plain text. `shows_text` is false if a page or plain
+/// text may hold a token.
 pub(crate) fn reason(response: &ErrorResponse, secrets: &[String], shows_text: bool) -> String {
     let wait = response.retry_after.filter(|wait| !wait.is_zero());
     let mut detail = wait.map_or_else(String::new, |wait| format!("; it asks to wait {wait:?}"));
@@ -70,10 +70,10 @@ pub(crate) fn reason(response: &ErrorResponse, secrets: &[String], shows_text: b
 
 /// Shortens text from a server to one line without secrets.
 ///
-/// Secrets are replaced. All of the text is hidden if [`RUN`] letters and digits in a row also occur
-/// in a secret (fewer, if the secret has no run of that length). They are compared without case, and
-/// once more after all other characters were removed. Text that escapes letters or digits is hidden,
-/// too.
+/// Secrets are replaced. All of the text is hidden if [`RUN`] letters and digits in a row also
+/// occur in a secret (fewer, if the secret has no run of that length). They are compared without
+/// case, and once more after all other characters were removed. Text that escapes letters or digits
+/// is hidden, too.
 pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
     let text = replace_secrets(text, secrets);
     let alphanumeric = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "");
@@ -90,7 +90,8 @@ pub(crate) fn excerpt(text: &str, secrets: &[String]) -> String {
 }
 
 /// Returns the values of the [`MEMBERS`] in JSON, at any depth. Stops when a name comes a second
-/// time: it belongs to a second error. No parser is used, so truncated or malformed JSON is searched, too.
+/// time: it belongs to a second error. No parser is used, so truncated or malformed JSON is
+/// searched, too.
 pub(crate) fn members(text: &str) -> Vec<String> {
     let (mut found, mut seen) = (Vec::new(), Vec::new());
     let (mut name, mut rest) = (String::new(), text);
@@ -123,7 +124,8 @@ pub(crate) fn text(content: &[u8]) -> String {
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let start = &content[..content.len().min(SCAN_LIMIT)];
     let valid = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-    // Text that begins with UTF-8 beyond ASCII is UTF-8. The limit has truncated its last character.
+    // If the valid part has a character beyond ASCII, the text is UTF-8, and the limit has cut the
+    // character after that part in two.
     if valid.len() == start.len() || !valid.is_ascii() {
         valid.to_owned()
     } else if start.iter().all(is_text) {
@@ -142,8 +144,8 @@ fn without_query(location: &str) -> String {
     scheme.to_owned() + &rest[user.map_or(0, |user| user + 1)..]
 }
 
-/// Returns the text of a page of HTML or XML: of its body, or of its title, or, if both are empty, its
-/// raw markup. Other text is returned as it is.
+/// Returns the text of a page of HTML or XML: of its body, or of its title, or, if both are empty,
+/// its raw markup. Other text is returned as it is.
 fn page(text: &str) -> String {
     let body = text.to_ascii_lowercase().find("<body").unwrap_or(0);
     let parts = [&text[body..], text].map(without_markup);
@@ -197,8 +199,8 @@ fn replace_secrets(text: &str, secrets: &[String]) -> String {
     secrets.iter().fold(text.to_owned(), |text, secret| text.replace(&***secret, HIDDEN))
 }
 
-/// Whether `text` and `secret` share a run of [`RUN`] letters and digits. If the longest run of `secret`
-/// is shorter, its length is used. A secret without letters and digits matches any text.
+/// Whether `text` and `secret` share a run of [`RUN`] letters and digits. If the longest run of
+/// `secret` is shorter, its length is used. A secret without letters and digits matches any text.
 fn shares_run(text: &str, secret: &str) -> bool {
     let runs = secret.as_bytes().split(|byte| !byte.is_ascii_alphanumeric());
     let length = runs.clone().map(<[u8]>::len).max().unwrap_or(0).min(RUN);

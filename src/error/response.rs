@@ -68,8 +68,8 @@ impl ErrorResponse {
         self.is_rate_limit() || matches!(self.status, 502..=504)
     }
 
-    /// Whether the response reports a rate limit. A 429 always does, even without `Retry-After`. Some
-    /// gateways send a 403 with `Retry-After` instead. Without it, a 403 is a refusal.
+    /// Whether the response reports a rate limit. A 429 always does, even without `Retry-After`.
+    /// Some gateways send a 403 with `Retry-After` instead. Without it, a 403 is a refusal.
     pub(crate) fn is_rate_limit(&self) -> bool {
         self.status == 429 || matches!(self.status, 403 | 503) && self.retry_after.is_some()
     }

@@ -32,8 +32,8 @@ struct Known {
 }
 
 impl Addresses {
-    /// Connects to a host, and returns how long that took. The address that worked last time is tried first.
-    /// `peer` is " of the proxy ..." for messages, or empty.
+    /// Connects to a host, and returns how long that took. The address that worked last time is
+    /// tried first. `peer` is " of the proxy ..." for messages, or empty.
     pub(super) fn connect(
         &self, origin: &Arc<Origin>, peer: &str, call: &CallContext,
     ) -> Result<(Socket, Duration), Error> {
@@ -97,8 +97,8 @@ fn look_up(origin: &Origin, peer: &str, call: &CallContext) -> Result<Vec<Socket
 
 /// Connects to the first address that accepts. Tries all in turn with little patience, then the
 /// silent ones with twice as much, and so on, so that a dead address costs little. ([RFC
-/// 8305](https://www.rfc-editor.org/rfc/rfc8305) tries them side by side.) If only one is left, it gets all
-/// the remaining time. Returns the address, too, and how long it took to accept.
+/// 8305](https://www.rfc-editor.org/rfc/rfc8305) tries them side by side.) If only one is left, it
+/// gets all the remaining time. Returns the address, too, and how long it took to accept.
 fn connect(
     mut silent: Vec<SocketAddr>, peer: &str, call: &CallContext,
 ) -> Result<(Socket, SocketAddr, Duration), Error> {

@@ -24,8 +24,8 @@ struct Exchange<'a> {
 }
 
 /// Sends a request, whose head is in `beginning`, and reads the head of the final response. Also
-/// returns `true` if no byte of a response came, or if the response is a 408. On a reused connection both mean that the
-/// server closed it before it saw this request ([RFC 9110, section
+/// returns `true` if no byte of a response came, or if the response is a 408. On a reused
+/// connection both mean that the server closed it before it saw this request ([RFC 9110, section
 /// 15.5.9](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.9)).
 pub(super) fn run(
     connection: &mut Connection, beginning: &[u8], rest: &[u8],
@@ -71,8 +71,9 @@ impl Exchange<'_> {
                     *part = &part[n..];
                     blocked = Duration::ZERO;
                 }
-                // A signal may end the write early, and if the process was stopped, the write seems to
-                // last long. So count the time that passed, but at most `WRITE_WAIT` for each write.
+                // A signal may end the write early, and if the process was stopped, the write seems
+                // to last long. So count the time that passed, but at most `WRITE_WAIT` for each
+                // write.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     blocked += start.elapsed().min(WRITE_WAIT);
                 }
@@ -82,8 +83,8 @@ impl Exchange<'_> {
         Ok(false)
     }
 
-    /// Whether to stop sending because the server has responded. After a 2xx, only if the server has
-    /// stopped reading.
+    /// Whether to stop sending because the server has responded. After a 2xx, only if the server
+    /// has stopped reading.
     fn is_refused(&mut self, blocked: Duration) -> bool {
         if self.early.is_none() {
             self.connection.stream.socket().blocking = false;

@@ -10,15 +10,15 @@ use super::socket::Socket;
 use super::Deadline;
 use crate::url::Origin;
 
-/// A new connection may be silent for this time, plus four times what connecting took. If it is silent
-/// for longer, the server may have no free worker, so idle connections are closed.
+/// A new connection may be silent for this time, plus four times what connecting took. If it is
+/// silent for longer, the server may have no free worker, so idle connections are closed.
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// How long a response over TLS may take before an idle connection is closed to free a worker.
 const SLOW_RESPONSE: Duration = Duration::from_secs(1);
 
-/// The idle connections, shared by all clones of a session. Closing a connection takes system calls,
-/// so it is done without the lock.
+/// The idle connections, shared by all clones of a session. Closing a connection takes system
+/// calls, so it is done without the lock.
 #[derive(Clone, Default)]
 pub(crate) struct Pool(Arc<Mutex<State>>);
 
@@ -26,11 +26,12 @@ pub(crate) struct Pool(Arc<Mutex<State>>);
 pub(super) struct State {
     /// The most recently used one comes last.
     pub(super) connections: Vec<Connection>,
-    /// All open connections. While a connection is silent, it has two strong references: its socket's
-    /// and its [`Watch`]'s. After its first byte, only the socket's is left.
+    /// All open connections. Each is identified by an `Arc` of its own. While the connection is
+    /// silent, its socket and its [`Watch`] hold this `Arc`. After its first byte, only the socket
+    /// does.
     open: Vec<Weak<Hop>>,
-    /// Silent connections that wait for a worker. For each of them, the next connection to the same hop
-    /// that becomes idle is closed.
+    /// Silent connections that wait for a worker. For each of them, the next connection to the same
+    /// hop that becomes idle is closed.
     owed: Vec<Weak<Hop>>,
 }
 
@@ -38,21 +39,23 @@ pub(super) struct State {
 pub(super) type Hop = Arc<Origin>;
 
 /// Watches a silent connection. Other connections to the same hop may occupy all workers of a small
-/// server, so they are closed one by one while this one stays silent: for example after 100, 200 and 400 ms.
+/// server, so they are closed one by one while this one stays silent: for example after 100, 200
+/// and 400 ms.
 pub(super) struct Watch {
     pool: Pool,
     /// An `Arc` made for this connection alone, so its address identifies the connection.
     hop: Arc<Hop>,
-    /// Whether the TLS handshake is over. Then the first byte of the response ends the watch, and only
-    /// connections that are idle already are closed: the server may just be slow.
+    /// Whether the TLS handshake is over. If so, the watch ends at the first byte of the response,
+    /// and it closes only connections that are idle already, since the server may just be slow. It
+    /// does not ask for one that becomes idle later.
     pub(super) is_for_response: bool,
     start: Instant,
     pub(super) next: Deadline,
 }
 
 impl Pool {
-    /// Removes the most recently used connection of this route. The server may have closed it: check
-    /// [`Connection::is_open`].
+    /// Removes the most recently used connection of this route. The server may have closed it:
+    /// check [`Connection::is_open`].
     pub(super) fn take(&self, route: &Route) -> Option<Connection> {
         let connections = &mut self.state().connections;
         let found = connections.iter().rposition(|c| c.route == *route);
@@ -105,8 +108,9 @@ impl Pool {
         closed.is_some()
     }
 
-    /// Watches a new connection until its first byte. `took` is how long it took to make. If `took` is
-    /// `None`, watches it until the first byte of its response.
+    /// Watches a new connection until anything is received on it, even a byte of the TLS handshake.
+    /// `took` is how long it took to make. If `took` is `None`, watches it until the first byte of
+    /// its response.
     pub(super) fn watch(&self, socket: &mut Socket, hop: &Hop, took: Option<Duration>) {
         let (pool, hop) = (self.clone(), Arc::new(Arc::clone(hop)));
         if took.is_some() {
@@ -126,8 +130,8 @@ impl Pool {
 }
 
 impl Watch {
-    /// Closes an idle connection if it is time. If there is none, asks for the next one that becomes
-    /// idle.
+    /// Closes an idle connection if it is time. If there is none, asks for the next one that
+    /// becomes idle.
     pub(super) fn act_if_due(&mut self) {
         if !self.next.remaining().is_zero() {
             return;

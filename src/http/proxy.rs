@@ -1,5 +1,5 @@
-//! A proxy in front of the server: its settings, by URL or by environment variables, and the CONNECT
-//! request that opens a tunnel ([RFC 9110, section
+//! A proxy in front of the server: its settings, by URL or by environment variables, and the
+//! CONNECT request that opens a tunnel ([RFC 9110, section
 //! 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)). Called by `connection`. Knows
 //! nothing of TLS and of requests.
 
@@ -36,8 +36,8 @@ impl Proxy {
         check_uri(what, text)?;
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         if !scheme.eq_ignore_ascii_case("http") {
-            let why = "does not start with http:// (requests through the proxy are encrypted all \
-                       the same): HTTPS and SOCKS proxies are not supported";
+            let why = "does not start with http://: HTTPS and SOCKS proxies are not supported \
+                       (requests to the API are encrypted through an http:// proxy, too)";
             return Err(invalid(what, why));
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -53,8 +53,8 @@ impl Proxy {
         Ok(Proxy { origin: Arc::new(origin), credentials, exempt: String::new() })
     }
 
-    /// Reads the proxy that environment variables name, if there is one. `variable` returns an empty
-    /// value for a variable that is not set: curl treats both alike.
+    /// Reads the proxy that environment variables name, if there is one. `variable` returns an
+    /// empty value for a variable that is not set: curl treats both alike.
     pub(crate) fn from_env(
         variable: impl Fn(&str) -> Result<String, Error>,
     ) -> Result<Option<Proxy>, Error> {
@@ -73,8 +73,9 @@ impl Proxy {
     }
 
     /// Whether `no_proxy` lists this host, as curl's
-    /// [`lib/noproxy.c`](https://github.com/curl/curl/blob/master/lib/noproxy.c) reads it, except that
-    /// networks (`10.0.0.0/8`) match nothing. Only a lone `*` is special, and an entry with a port matches no host.
+    /// [`lib/noproxy.c`](https://github.com/curl/curl/blob/master/lib/noproxy.c) reads it, except
+    /// that networks (`10.0.0.0/8`) match nothing. Only a lone `*` is special, and an entry with a
+    /// port matches no host.
     pub(super) fn exempts(&self, origin: &Origin) -> bool {
         let address = origin.address();
         let is_listed = |entry: &str| match address {
@@ -183,8 +184,8 @@ fn credentials(what: &str, user_info: &str) -> Result<[String; 2], Error> {
     Ok([password, basic])
 }
 
-/// Returns `text` without its percent-encoding, or `None` if it is then not UTF-8 or holds a control
-/// character.
+/// Returns `text` without its percent-encoding, or `None` if it is then not UTF-8 or holds a
+/// control character.
 fn percent_decoded(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();

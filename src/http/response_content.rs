@@ -96,8 +96,8 @@ impl Content {
         beginning
     }
 
-    /// Returns the whole content. If it is longer than `limit`, fails with the kind `Content`. Every
-    /// error comes with the content read so far.
+    /// Returns the whole content. If it is longer than `limit`, fails with the kind `Content`.
+    /// Every error comes with the content read so far.
     pub(crate) fn whole(mut self, limit: u64) -> Result<Vec<u8>, (Error, Vec<u8>)> {
         if self.length().is_some_and(|length| length > limit) {
             return Err((self.over(limit), self.beginning(limit.min(ERROR_CONTENT_LIMIT))));
@@ -120,8 +120,8 @@ impl Content {
         Error::new(ErrorKind::Content, message).executed_at_least(true)
     }
 
-    /// Reads to the end, or up to `limit` bytes. Allocates only for bytes received: the length in the
-    /// head may be wrong.
+    /// Reads to the end, or up to `limit` bytes. Allocates only for bytes received: the length in
+    /// the head may be wrong.
     fn read_up_to(&mut self, limit: u64, whole: &mut Vec<u8>) -> Result<(), Error> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         if self.ahead.len() <= limit {
@@ -158,8 +158,8 @@ impl Content {
         let in_time = self.call.deadline.time_left();
         match in_time.and_then(|_| self.position.read(&mut connection.stream, most, sink)) {
             Ok(n) => {
-                // If the length is known, give the connection back at the last byte, so that the next
-                // call finds it idle.
+                // If the length is known, give the connection back at the last byte, so that the
+                // next call finds it idle.
                 if n == 0 || self.length() == Some(self.position.received) {
                     self.end();
                 }
@@ -224,7 +224,8 @@ impl Position {
     }
 }
 
-/// Passes the next bytes to `sink`, up to `most`. Returns their number, or 0 at the end of the stream.
+/// Passes the next bytes to `sink`, up to `most`. Returns their number, or 0 at the end of the
+/// stream.
 fn pass(reader: &mut dyn BufRead, most: usize, sink: impl FnOnce(&[u8])) -> io::Result<usize> {
     let input = reader.fill_buf()?;
     let length = most.min(input.len());
@@ -233,8 +234,9 @@ fn pass(reader: &mut dyn BufRead, most: usize, sink: impl FnOnce(&[u8])) -> io::
     Ok(length)
 }
 
-/// Reads the line with the size of the next chunk, and returns it. If it is zero, reads the trailers
-/// ([RFC 9112, section 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)).
+/// Reads the line that holds the size of the next chunk, and returns this size. If it is zero,
+/// reads the trailers ([RFC 9112, section
+/// 7.1](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)).
 fn chunk(reader: &mut dyn BufRead, is_first: bool) -> io::Result<u64> {
     let mut line = Vec::new();
     if !is_first {

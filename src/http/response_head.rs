@@ -1,5 +1,5 @@
-//! The head of a response: status, fields, and where the content ends. Called by `exchange`, `proxy`
-//! and `response_content`. Knows nothing of requests.
+//! The head of a response: status, fields, and where the content ends. Called by `exchange`,
+//! `proxy` and `response_content`. Knows nothing of requests.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read as _};
@@ -33,15 +33,15 @@ pub(super) struct Head {
     pub(super) is_persistent: bool,
 }
 
-/// Reads one head and subtracts its length from `budget`. If `head` is incomplete because an earlier
-/// read would have blocked, continues it.
+/// Reads one head and subtracts its length from `budget`. If `head` is incomplete because an
+/// earlier read would have blocked, continues it.
 pub(super) fn read_head(
     reader: &mut dyn BufRead, budget: &mut usize, head: &mut Vec<u8>,
 ) -> io::Result<()> {
     // Fail on the first wrong byte: another protocol's server may be waiting for us.
     while let Some(expected @ [_, ..]) = b"HTTP/".get(head.len()..) {
         let chunk = reader.fill_buf()?;
-        // Most heads are shorter, so this is the only allocation.
+        // Most heads are shorter than 512 bytes, so they need no second allocation.
         head.reserve(512.min(chunk.len()));
         let length = chunk.len().min(expected.len()).min(*budget);
         match length {

@@ -9,19 +9,19 @@ use std::time::Duration;
 use super::pool::{Hop, Watch};
 use super::Deadline;
 
-/// How long a write may block before it fails with `WouldBlock`. Then the writer can look for an early
-/// response.
+/// How long a write may block before it fails with `WouldBlock`. Then the writer can look for an
+/// early response.
 pub(super) const WRITE_WAIT: Duration = Duration::from_millis(50);
 
-/// Reads are polled in this last part of the remaining time. On Windows a socket timeout lasts at least
-/// half a second. When it fires, the number of the bytes already read or written is lost
-/// ([documentation](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)). So on
-/// Windows `peek` waits, because it consumes nothing, and reads in the last second and all writes are
-/// polled.
+/// Reads are polled in this last part of the remaining time. On Windows a socket timeout lasts at
+/// least half a second. When it fires, the number of the bytes already read or written is lost
+/// ([documentation](https://learn.microsoft.com/windows/win32/winsock/sol-socket-socket-options)).
+/// So on Windows `peek` does the waiting, because it consumes nothing. All writes are polled, and
+/// so is every read in the last second.
 const POLLED: Duration = Duration::from_secs(if cfg!(windows) { 1 } else { 0 });
 
-/// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_WAIT`] fails
-/// with `WouldBlock`, and may be tried again.
+/// A stream of HTTP's bytes: a socket, or TLS over one. A write that blocks for [`WRITE_WAIT`]
+/// fails with `WouldBlock`, and may be tried again.
 pub(super) trait Stream: BufRead + Send + Sync {
     fn writer(&mut self) -> &mut dyn Write;
 
@@ -33,9 +33,9 @@ pub(super) trait Stream: BufRead + Send + Sync {
     /// Announces the end of the stream to the server, if that takes no waiting.
     fn close(&mut self) {}
 
-    /// Returns why the server ended TLS in place of a response, and whether it may have executed the
-    /// request. As a side effect, a server that broke a resumed TLS session is never offered one
-    /// again.
+    /// Returns why the server ended TLS in place of a response, and whether it may have executed
+    /// the request. As a side effect, a server that broke a resumed TLS session is never offered
+    /// one again.
     fn refusal(&self, _: &io::Error) -> Option<(&'static str, bool)> {
         None
     }
@@ -109,8 +109,8 @@ impl Socket {
             return self.nonblocking(|tcp| tcp.read(buffer));
         }
         let left = left.min(most);
-        // Long socket timeouts fire late, so wait in shorter steps. Keep the current timeout if it is
-        // between a quarter and seven eighths of the time, else set it to three quarters.
+        // Long socket timeouts fire late, so wait in shorter steps. Keep the current timeout if it
+        // is between a quarter and seven eighths of the time, else set it to three quarters.
         if !(left / 4..=left / 8 * 7).contains(&self.timeout) {
             self.timeout = (left / 4 * 3).max(Duration::from_millis(1));
             match self.tcp.set_read_timeout(Some(self.timeout)) {

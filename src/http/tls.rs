@@ -32,8 +32,8 @@ const SESSIONS: usize = 64;
 /// the refusal made no call fail, and the network may have caused it.
 const REFUSED: Duration = Duration::from_secs(3600);
 
-/// The same for a server that broke a resumed connection. That makes a call fail, so it is in effect
-/// for ever.
+/// The same for a server that broke a resumed connection. That makes a call fail, so
+/// here the period is practically unlimited.
 const BROKEN: Duration = Duration::MAX;
 
 /// The accepted issuers of certificates: the built-in ones, and optionally more.
@@ -136,7 +136,8 @@ fn provider() -> Arc<CryptoProvider> {
         return Arc::clone(installed);
     }
     let mut provider = ring::default_provider();
-    // A small device computes SHA-256 in a fraction of the time of SHA-384. (A sort is 3 kB of code.)
+    // A small device computes SHA-256 in a fraction of the time of SHA-384. To sort the suites
+    // would add 3 kB of code.
     let is_sha256 = |suite: &SupportedCipherSuite| match suite {
         SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider.output_len() == 32,
         SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider.output_len() == 32,

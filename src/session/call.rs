@@ -70,7 +70,8 @@ impl Session {
                 Next::Replace => match self.tokens.replace(&token, &self.settings.common, deadline)
                 {
                     Ok(Some((token, is_new))) => {
-                        // Allow another replacement if this token came from memory or from the file.
+                        // If this token is not newly requested (another call had replaced the
+                        // refused one already, or it is from the file), allow one more replacement.
                         attempt.was_renewed = is_new || was_replaced;
                         was_replaced = true;
                         Ok(token)
@@ -93,7 +94,8 @@ impl Session {
         }
     }
 
-    /// Waits for the end of a rate limit, for at most half of the time that is left. Returns a token.
+    /// Waits for the end of a rate limit, for at most half of the time that is left. Returns a
+    /// token.
     fn token_after_limit(&self, was_refused: bool, deadline: Deadline) -> Result<Token, Error> {
         if !self.rate_limit.is_none() {
             let end = deadline.within(deadline.remaining() / 2);
@@ -148,7 +150,8 @@ impl Session {
             .with_response(response)
     }
 
-    /// Returns what the response to a call may echo, and no message may show.
+    /// Returns the secrets that a server could echo in its response to a call. Messages must not
+    /// show them.
     fn secrets(&self, token: &Token) -> Vec<String> {
         let mut secrets = self.tokens.secrets(&self.settings.common);
         secrets.push(token.value.to_string());

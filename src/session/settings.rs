@@ -81,8 +81,8 @@ impl Session {
     ///   directory in `%LOCALAPPDATA%`.
     ///
     /// A file that is missing, damaged or not writable fails no call: a token is requested. The
-    /// feature `log` logs why a file could not be used. While the token of the file is valid, a wrong client secret goes
-    /// unnoticed.
+    /// feature `log` logs why a file could not be used. While the token of the file is valid, a
+    /// wrong client secret goes unnoticed.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -107,8 +107,8 @@ impl Session {
         Ok(self)
     }
 
-    /// Sets the API key that the JAS Connect team sent you. Every API call has it as `x-api-key`, no
-    /// token request does. None by default.
+    /// Sets the API key that the JAS Connect team sent you. Every API call has it as `x-api-key`,
+    /// no token request does. None by default.
     ///
     /// # Errors
     ///
@@ -124,17 +124,17 @@ impl Session {
         Ok(self)
     }
 
-    /// Sets a header field of every API call, but of no token request. It replaces an earlier value,
-    /// and the session's own `User-Agent` (`jas-session/VERSION`) and `Accept` (the media type of a
-    /// POST, else `*/*`). A value of 12 characters or more may be a key of a gateway, so messages
-    /// hide it. They show the values of `Accept`, `Accept-Language` and `User-Agent`.
+    /// Sets a header field of every API call, but of no token request. It replaces an earlier
+    /// value, and the session's own `User-Agent` (`jas-session/VERSION`) and `Accept` (the media
+    /// type of a POST, else `*/*`). A value of 12 characters or more may be a key of a gateway, so
+    /// messages hide it. They show the values of `Accept`, `Accept-Language` and `User-Agent`.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the name or the value is not valid ([RFC 9110,
     /// section 5](https://www.rfc-editor.org/rfc/rfc9110#section-5)), or if the session sets the
-    /// field itself: Authorization, Host, Content-Length, Content-Type, Transfer-Encoding, Connection,
-    /// Expect, Accept-Encoding and x-api-key.
+    /// field itself: Authorization, Host, Content-Length, Content-Type, Transfer-Encoding,
+    /// Connection, Expect, Accept-Encoding and x-api-key.
     pub fn header(mut self, name: &str, value: &str) -> Result<Session, Error> {
         check_field_name("field name", name)?;
         if let Some(owned) = find(OWNED, name) {
@@ -156,14 +156,14 @@ impl Session {
     /// for this machine only, never uses it.
     ///
     /// The URL is `http://HOST:PORT`, or `http://USER:PASSWORD@HOST:PORT`; `http://` may be left
-    /// out. The host is a name, an IPv4 address, or an IPv6 address in brackets. The default port is
-    /// 1080, as in curl. In a user name and a password, percent-encode the characters that a URL
+    /// out. The host is a name, an IPv4 address, or an IPv6 address in brackets. The default port
+    /// is 1080, as in curl. In a user name and a password, percent-encode the characters that a URL
     /// can't have there (`%23` for `#`, `%2F` for `/`, `%25` for `%`, `%40` for `@`).
     ///
     /// The session asks the proxy for a tunnel (CONNECT) to the host and the port of the URL. The
-    /// proxy sees nothing else, because the tunnel carries TLS. It gets its user name and password
-    /// (`Basic`) in clear text. A proxy that decrypts TLS has its own certificate: the feature
-    /// `system-roots` trusts it if this system does.
+    /// proxy sees nothing else, because the tunnel carries TLS. The user name and the password for
+    /// the proxy itself are sent to it in clear text (`Basic`). A proxy that decrypts TLS has its
+    /// own certificate: the feature `system-roots` trusts it if this system does.
     ///
     /// ```
     /// # fn main() -> Result<(), jas_session::Error> {
@@ -193,8 +193,8 @@ impl Session {
         self
     }
 
-    /// Sets the proxy that the environment names, read as curl does. It replaces a proxy set before.
-    /// Without this call the environment has no effect.
+    /// Sets the proxy that the environment names, read as curl does. It replaces a proxy set
+    /// before. Without this call the environment has no effect.
     ///
     /// - `https_proxy`, else `HTTPS_PROXY`, is a URL as [`proxy`](Session::proxy) takes it. If
     ///   neither is set, or both are empty, there is no proxy. `ALL_PROXY` and `HTTP_PROXY` do not
@@ -218,11 +218,11 @@ impl Session {
         Ok(self.with_proxy(Proxy::from_env(variable)?))
     }
 
-    /// Trusts the issuers of these certificates, too (PEM, one or several), for a proxy that decrypts
-    /// TLS or a sandbox in your tests. Each call adds to them. By default only the built-in roots are
-    /// trusted: Mozilla's, or this system's with the feature `system-roots`. With that feature,
-    /// Windows ignores these certificates if the server also sends its root certificate. In that
-    /// case install the issuer in Windows.
+    /// Trusts the issuers of these certificates, too (PEM, one or several), for a proxy that
+    /// decrypts TLS or a sandbox in your tests. Each call adds to them. By default only the
+    /// built-in roots are trusted: Mozilla's, or this system's with the feature `system-roots`.
+    /// With that feature, Windows ignores these certificates if the server also sends its root
+    /// certificate. In that case install the issuer in Windows.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -234,8 +234,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if it contains no certificate, or one that can't be
-    /// read, or if the crate was built without TLS.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if it contains no certificate, or one that can't
+    /// be read, or if the crate was built without TLS.
     pub fn root_certificates(mut self, pem: &[u8]) -> Result<Session, Error> {
         let roots = self.settings.common.network.roots.extended(pem);
         let roots = roots.map_err(|why| invalid("root certificates", why))?;
@@ -254,11 +254,11 @@ impl Session {
     /// kept for a later `get` or `post_idempotent`.
     ///
     /// A call that opens a connection closes an idle one first, so a session never holds more
-    /// connections to a server than it had calls in flight at once. The next call closes connections
-    /// that were idle for 30 seconds or are five minutes old. Dropping the last clone closes all. Idle
-    /// connections may occupy all workers of a small server. So while a new connection gets no
-    /// response, idle ones to the same server or proxy are closed one by one: the first after about a
-    /// tenth of a second, the others at growing intervals.
+    /// connections to a server than it had calls in flight at once. The next call closes
+    /// connections that were idle for 30 seconds or are five minutes old. Dropping the last clone
+    /// closes all. Idle connections may occupy all workers of a small server. So while a new
+    /// connection gets no response, idle ones to the same server or proxy are closed one by one:
+    /// the first after about a tenth of a second, the others at growing intervals.
     pub fn idle_connections(mut self, n: usize) -> Session {
         self.change().common.network.idle_connections = n;
         self
@@ -266,7 +266,8 @@ impl Session {
 
     /// Sets how long one call may take: 60 seconds by default. It includes everything from waiting
     /// for a token to the last byte of the content that the caller reads. With zero, every call
-    /// fails at once. For a single call, use `session.clone().timeout(...)`, which shares the token.
+    /// fails at once. For a single call, use `session.clone().timeout(...)`, which shares the
+    /// token.
     pub fn timeout(mut self, timeout: Duration) -> Session {
         self.change().timeout = timeout;
         self
@@ -275,32 +276,32 @@ impl Session {
     /// Sets how long before its expiry a token is renewed: 60 seconds by default, and never more
     /// than half of the token's lifetime.
     ///
-    /// It is renewed after the response to a call, within a quarter of the time that this call has
-    /// left and 2 seconds at most. If that fails, calls use the old token while it is valid, and the
-    /// next attempt comes 10 seconds later.
+    /// It is renewed after the response to a call. The renewal may take a quarter of the time that
+    /// this call has left, but at most 2 seconds. If that fails, calls use the old token while it
+    /// is valid, and the next attempt comes 10 seconds later.
     pub fn renew_before(mut self, margin: Duration) -> Session {
         self.change().common.renew_before = margin;
         self
     }
 
-    /// Sets how many times a request that may be retried is retried: 2 by default. The token request
-    /// and the call are counted separately. These don't count:
+    /// Sets how many times a request that may be retried is retried: 2 by default. The token
+    /// request and the call are counted separately. These don't count:
     ///
     /// - the request with another token, after the first one was refused,
-    /// - the request on a new connection, after an idle one broke before a byte of the response came,
-    ///   or a 408 came on it,
+    /// - the request on a new connection, after an idle one broke before a byte of the response
+    ///   came, or a 408 came on it,
     /// - a second TLS handshake, without resumption, if the first one fails with a server that
     ///   completed one before.
     ///
     /// The pause before a retry is the response's `Retry-After`. Without one it is 250 ms, doubled
-    /// for each retry, and up to a quarter shorter or longer at random; after a 429, four times that.
-    /// If the pause doesn't fit into the rest of the [`timeout`](Session::timeout), the error is
-    /// returned at once.
+    /// for each retry, and up to a quarter shorter or longer at random; after a 429, four times
+    /// that. If the pause doesn't fit into the rest of the [`timeout`](Session::timeout), the error
+    /// is returned at once.
     ///
     /// A rate limit (429, or 403 or 503 with `Retry-After`) of at most 30 seconds applies to the
     /// session and its clones. Their other calls wait for its end before they send, if that takes
-    /// at most half of their time. Calls that were not refused themselves wait a quarter of
-    /// the limit longer, so that the refused ones go first.
+    /// at most half of their time. A call that got no refusal of its own waits a quarter of
+    /// the limit longer, so that the refused calls go first.
     pub fn retries(mut self, n: u32) -> Session {
         self.change().common.retries = n;
         self

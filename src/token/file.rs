@@ -1,5 +1,5 @@
-//! The token file, which keeps the token from one run of a job to the next. Called by `token`. Knows
-//! nothing of token requests. Whatever is wrong with the file is only logged.
+//! The token file, which keeps the token from one run of a job to the next. Called by `token`.
+//! Knows nothing of token requests. Whatever is wrong with the file is only logged.
 
 use std::error::Error;
 use std::fs::{self, OpenOptions};

@@ -1,7 +1,8 @@
 //! Requests tokens via minreq. minreq opens a socket of its own and gives no access to it, but a
 //! token request has to obey the deadline, the proxy and the roots of its call. So minreq connects
-//! to a port of 127.0.0.1, which is closed as soon as it has connected. It writes and reads heads
-//! without secrets there, and `http` makes the exchange with the server. Called by `request`. Knows
+//! to a port of 127.0.0.1, which is closed as soon as it has connected. On this
+//! connection minreq writes and reads only heads without secrets. `http` makes the exchange with
+//! the server. Called by `request`. Knows
 //! nothing of tokens.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};

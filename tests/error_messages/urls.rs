@@ -54,8 +54,8 @@ const PATHS: &[(&str, &str)] = &[
     ("https://user:hu?sh@api.jas.com/", BAD_PORT),
     (
         "https://api.jas.com:444/x?y",
-        "\"https://api.jas.com:444/x\" has the origin https://api.jas.com:444, not the base URL's \
-         https://api.jas.com, and only that gets the token and the API key",
+        "\"https://api.jas.com:444/x\" has the origin https://api.jas.com:444, but the token and \
+         the API key are sent only to the base URL's origin, https://api.jas.com",
     ),
 ];
 
@@ -63,8 +63,8 @@ const PATHS: &[(&str, &str)] = &[
 const PROXIES: &[(&str, &str)] = &[
     (
         "socks5://user:hush@a:1",
-        "does not start with http:// (requests through the proxy are encrypted all the same): \
-         HTTPS and SOCKS proxies are not supported",
+        "does not start with http://: HTTPS and SOCKS proxies are not supported (requests to the \
+         API are encrypted through an http:// proxy, too)",
     ),
     (
         "http://user:1/hush@a:1",

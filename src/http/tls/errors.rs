@@ -68,7 +68,8 @@ pub(super) fn alert_meaning(
     refusal: &rustls::Error, version: ProtocolVersion,
 ) -> Option<(&'static str, bool)> {
     match (refusal, version) {
-        // In TLS 1.3 the client's handshake ends before the server sees that there is no certificate.
+        // In TLS 1.3 the client's handshake ends before the server sees that there is no
+        // certificate.
         (
             AlertReceived(Alert::CertificateRequired | Alert::BadCertificate),
             ProtocolVersion::TLSv1_3,
@@ -83,7 +84,7 @@ pub(super) fn alert_meaning(
 fn reason(refusal: &rustls::Error) -> String {
     use CertificateError as C;
     let clock = |what: &str| {
-        // A date before 1970 would panic, and so would one that has more than four digits.
+        // `HttpDate` would panic for a date before 1970, or for a year of more than four digits.
         let now = HttpDate::from(UNIX_EPOCH + since_1970().min(YEAR_9999));
         format!("the server's certificate {what}, or this device's clock is wrong: it says {now}")
     };

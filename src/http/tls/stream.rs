@@ -1,4 +1,5 @@
-//! One TLS connection: the handshake, and the stream. Called by `connection`. Knows nothing of HTTP.
+//! One TLS connection: the handshake, and the stream. Called by `connection`. Knows nothing of
+//! HTTP.
 
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
@@ -25,8 +26,8 @@ pub(in crate::http) struct Stream {
 /// A socket that knows whether a record of TLS was read only in part.
 struct Records {
     socket: Socket,
-    /// The header bytes received so far, as a number that starts with a 1. The position of the 1 shows
-    /// how many there are.
+    /// The header bytes received so far, as a number that starts with a 1. The position of the 1
+    /// shows how many there are.
     header: u64,
     /// Bytes of the record that are still to come.
     left: usize,
@@ -48,7 +49,8 @@ impl Stream {
             server.map_err(|cause| call.error(NO_NAME).with_source(cause).retryable(false))?;
         loop {
             let may_resume = client.may_resume(&server);
-            // A failed connection is closed before the next one: the server may have one worker only.
+            // A failed connection is closed before the next one: the server may have one worker
+            // only.
             let cause = match Stream::shake_hands(connect()?, &client, &server, may_resume) {
                 Ok(stream) => {
                     client.known().entry(server).or_insert(Deadline::after(Duration::ZERO));
@@ -133,8 +135,9 @@ impl socket::Stream for Stream {
 }
 
 impl BufRead for Stream {
-    /// Returns content that has come. Returns nothing if the server has announced the end
-    /// (`close_notify`). A connection that ends without `close_notify` is an error.
+    /// Returns the content received so far. If there is none yet, waits for some. Returns nothing
+    /// if the server has announced the end (`close_notify`). A connection that ends without
+    /// `close_notify` is an error.
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let blocking = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
         while self.tls.reader().fill_buf().is_err_and(blocking) {
