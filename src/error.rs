@@ -79,8 +79,8 @@ impl Error {
         field(&self.response()?.fields, name)
     }
 
-    /// Returns the content of that response as it was received. With a 2xx status that is all that
-    /// was read, with any other status at most 64 KiB.
+    /// Returns the content of that response as it was received. After a 2xx status, this is
+    /// everything that was read. After any other status, it is at most the first 64 KiB.
     ///
     /// So the number of a booking is not lost if the content doesn't have the expected shape, or if
     /// it is truncated after the number. The content may hold anything, including a secret that the

@@ -143,8 +143,8 @@ impl CallContext {
         self.error(why).with_source(cause)
     }
 
-    /// Returns an error if no file can be opened now. Libraries that fail for this reason may not
-    /// say so.
+    /// Tries to open a socket, and returns an error if the limit of open files is reached.
+    /// Libraries that fail for this reason may not say so.
     fn refused_files(&self) -> Option<Error> {
         let refused = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).err().filter(is_out_of_files);
         refused.map(|cause| self.refused_by_device(cause))

@@ -123,8 +123,8 @@
 //!   subscription is wrong.
 //!
 //! The example `track_shipments` of the repository is a complete job: it writes CSV in the order of
-//! its input, shows its progress and sets an exit status. [`Session::counts`] returns the numbers
-//! for the last line that a job prints.
+//! its input, shows its progress and sets an exit status. [`Session::counts`] returns how many
+//! tokens, connections and retries were used, for the end of a job's log.
 //!
 //! # Cron jobs
 //!

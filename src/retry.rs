@@ -105,9 +105,9 @@ impl RateLimit {
         }
     }
 
-    /// Returns how long a call has to wait before it sends: until the end of the limit, and a
-    /// quarter longer if it was not refused itself, so that refused calls go first. `None` if the
-    /// limit has ended, or if the wait would take longer than `time`.
+    /// Returns how long a call has to wait before it sends: until the end of the limit. A call that
+    /// was not refused itself waits for another quarter of the limit's length, so that refused
+    /// calls go first. `None` if the limit has ended, or if the wait would take longer than `time`.
     pub(crate) fn wait(&self, time: Duration, was_refused: bool) -> Option<Duration> {
         let (end, length) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         let wait = end.saturating_duration_since(Instant::now());

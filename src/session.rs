@@ -227,8 +227,8 @@ impl Session {
     pub fn access_token(&self) -> Result<String, Error> {
         let deadline = Deadline::after(self.settings.timeout);
         let token = self.tokens.token(&self.settings.common, deadline)?;
-        // Renew now: the other client sends the request that follows, so this session would not
-        // renew after it.
+        // A call renews a due token after its response. Here another client sends the request, so
+        // renew now.
         self.tokens.renew_if_due(&self.settings.common, deadline);
         let held = self.tokens.held().map(|(held, _)| held);
         Ok(held.unwrap_or_else(|| token.value.to_string()))

@@ -24,8 +24,8 @@ use file::{TokenFile, TokenStore};
 /// A longer lifetime is shortened to this.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long no token is requested after refused credentials, none is renewed early after a failed
-/// early renewal, and none is replaced after a replacement.
+/// The pause after refused credentials before the next token request, after a failed early renewal
+/// before the next one, and after the replacement of a refused token before the next one.
 const COOLDOWN: Duration = Duration::from_secs(10);
 
 /// The most time that an early renewal takes: the token is still valid, so a call should not wait
@@ -83,13 +83,14 @@ struct State {
     last: Option<(Instant, Result<Token, Error>)>,
     /// When a refused token was last replaced.
     replaced: Option<Instant>,
-    /// The last failed early renewal: when it began, and double the time that it was given. During
-    /// the cooldown, only a caller that can give more than this double tries again.
+    /// The last failed early renewal: when it began, and twice the time that it was allowed. Until
+    /// the cooldown ends, only a caller that can allow more than the stored time tries again.
     failed_early: Option<(Instant, Duration)>,
     store: Option<Arc<dyn TokenStore>>,
 }
 
-/// A caller's position in the queue. Dropping it leaves the queue, even in a panic.
+/// A caller's position in the queue. When it is dropped, even by a panic, the caller is removed
+/// from the queue.
 struct QueueSlot<'a> {
     tokens: &'a Tokens,
     number: u64,

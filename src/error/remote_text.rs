@@ -16,8 +16,8 @@ const SCAN_LIMIT: usize = 8 * 1024;
 /// Text that shares this many letters and digits in a row with a secret is hidden.
 const RUN: usize = 8;
 
-/// What a message shows in place of a secret. While secrets are searched for, [`HIDDEN`] is in
-/// its place: a short secret such as `act` would be found inside `[redacted]`.
+/// What a message shows in place of a secret. It is put in last. Until then the text has [`HIDDEN`]
+/// there, because a search for a short secret such as `act` would find it inside `[redacted]`.
 const REDACTED: &str = "[redacted]";
 const HIDDEN: &str = "\u{fffc}";
 
@@ -211,7 +211,8 @@ fn shares_run(text: &str, secret: &str) -> bool {
     text.as_bytes().windows(length).any(|part| parts.contains(part))
 }
 
-/// Replaces the escapes of signs that begin an escape, so that escaped escapes are found.
+/// Undoes escapes of the signs that begin an escape: `%2541` becomes `%41`. So an escape inside an
+/// escape is found, too.
 fn unnested(text: &str) -> String {
     let mut text = text.to_owned();
     for (sign, escapes) in ESCAPED_SIGNS.iter().cycle().take(4 * ESCAPED_SIGNS.len()) {

@@ -45,7 +45,7 @@ pub(super) struct Watch {
     pool: Pool,
     /// An `Arc` made for this connection alone, so its address identifies the connection.
     hop: Arc<Hop>,
-    /// Whether the TLS handshake is over. If so, the watch ends at the first byte of the response,
+    /// Whether the TLS handshake is over. If so, the watch ends with the head of the response,
     /// and it closes only connections that are idle already, since the server may just be slow. It
     /// does not ask for one that becomes idle later.
     pub(super) is_for_response: bool,
@@ -109,8 +109,8 @@ impl Pool {
     }
 
     /// Watches a new connection until anything is received on it, even a byte of the TLS handshake.
-    /// `took` is how long it took to make. If `took` is `None`, watches it until the first byte of
-    /// its response.
+    /// `took` is how long it took to make. If `took` is `None`, watches it until the head of its
+    /// response.
     pub(super) fn watch(&self, socket: &mut Socket, hop: &Hop, took: Option<Duration>) {
         let (pool, hop) = (self.clone(), Arc::new(Arc::clone(hop)));
         if took.is_some() {

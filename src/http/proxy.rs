@@ -37,7 +37,8 @@ impl Proxy {
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         if !scheme.eq_ignore_ascii_case("http") {
             let why = "does not start with http://: HTTPS and SOCKS proxies are not supported \
-                       (requests to the API are encrypted through an http:// proxy, too)";
+                       (an http:// proxy is enough: requests to the API stay encrypted on their \
+                       way through it)";
             return Err(invalid(what, why));
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));

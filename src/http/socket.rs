@@ -49,7 +49,8 @@ pub(super) struct Socket {
     pub(super) deadline: Deadline,
     /// Whether reads and writes may wait. If not, they fail with `WouldBlock`.
     pub(super) blocking: bool,
-    /// Removed by the first byte, or by the first byte of the response: see `is_for_response`.
+    /// Removed when the first byte arrives. If `is_for_response` is set, `exchange` removes it
+    /// instead, once it has the head of the response.
     pub(super) watch: Option<Watch>,
     /// The current read timeout. Setting it costs a system call.
     timeout: Duration,

@@ -97,7 +97,8 @@ impl Client {
         let builder = {
             use rustls_platform_verifier::Verifier;
             let verifier = match &*roots {
-                // With an empty list, Windows would repeat its search for an unknown issuer.
+                // Not `new_with_extra_roots`: with an empty list, Windows would search twice for an
+                // unknown issuer.
                 [] => Verifier::new(provider)?,
                 _ => Verifier::new_with_extra_roots(roots.iter().cloned(), provider)?,
             };

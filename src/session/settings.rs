@@ -253,12 +253,12 @@ impl Session {
     /// unknown whether a booking without a response was made. The connections that they make are
     /// kept for a later `get` or `post_idempotent`.
     ///
-    /// A call that opens a connection closes an idle one first, so a session never holds more
-    /// connections to a server than it had calls in flight at once. The next call closes
-    /// connections that were idle for 30 seconds or are five minutes old. Dropping the last clone
-    /// closes all. Idle connections may occupy all workers of a small server. So while a new
-    /// connection gets no response, idle ones to the same server or proxy are closed one by one:
-    /// the first after about a tenth of a second, the others at growing intervals.
+    /// A call that opens a connection closes an idle one first. So a session's connections to a
+    /// server never exceed the largest number of calls that were in flight at the same time. The
+    /// next call closes connections that were idle for 30 seconds or are five minutes old. Dropping
+    /// the last clone closes all. Idle connections may occupy all workers of a small server. So
+    /// while a new connection gets no response, idle ones to the same server or proxy are closed
+    /// one by one: the first after about a tenth of a second, the others at growing intervals.
     pub fn idle_connections(mut self, n: usize) -> Session {
         self.change().common.network.idle_connections = n;
         self

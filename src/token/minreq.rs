@@ -151,7 +151,8 @@ impl Port {
         // Without a timeout of ours, MINREQ_TIMEOUT would set it, or minreq would wait for a proxy
         // for ever.
         if !proxy_advice().is_empty() || env::var_os("MINREQ_TIMEOUT").is_some() {
-            // For a timeout minreq starts a thread, and panics if that fails.
+            // If a timeout is set, minreq starts a thread, and panics if it can't. So test first
+            // that a thread can be started.
             thread::Builder::new().spawn(|| ())?;
             request = request.with_timeout(call.deadline.remaining().as_secs() + 1);
         }

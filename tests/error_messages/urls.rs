@@ -63,8 +63,8 @@ const PATHS: &[(&str, &str)] = &[
 const PROXIES: &[(&str, &str)] = &[
     (
         "socks5://user:hush@a:1",
-        "does not start with http://: HTTPS and SOCKS proxies are not supported (requests to the \
-         API are encrypted through an http:// proxy, too)",
+        "does not start with http://: HTTPS and SOCKS proxies are not supported (an http:// proxy \
+         is enough: requests to the API stay encrypted on their way through it)",
     ),
     (
         "http://user:1/hush@a:1",
