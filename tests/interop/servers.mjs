@@ -70,7 +70,7 @@ function apiServer() {
     const content = Buffer.concat(await request.toArray());
     const path = paths[`${request.method} ${request.url}`];
     if (!path) return response.writeHead(404).end();
-    if (request.headers['x-api-key'] !== 'the-api-key') return response.writeHead(403).end();
+    if (request.headers['x-api-key'] !== 'k7Q2mX94bTz1') return response.writeHead(403).end();
     const [, token] = /^Bearer (.+)$/.exec(request.headers.authorization ?? '') ?? [];
     if (!token) return response.writeHead(401, { 'www-authenticate': 'Bearer' }).end();
     let grant;

@@ -24,7 +24,7 @@ mod tokens;
 use servers::{Line, Log, Server};
 
 const API: &str = "https://api.test";
-const KEY: &str = "the-api-key";
+const KEY: &str = "k7Q2mX94bTz1";
 /// The servers without TLS.
 const AUTH_PORT: u16 = 8001;
 const API_PORT: u16 = 8002;
@@ -224,7 +224,7 @@ fn odd_clients() -> Vec<Client> {
     let pairs = [
         (all, &*backwards),
         ("long", &long),
-        ("plus", "a+b"),
+        ("plus", "Tq7-Zx93+kW"),
         ("encoded", "a%20b%2Bc+d%25"),
         ("100%", "%zz%"),
         ("a&client_id=b", "c&client_secret=d"),

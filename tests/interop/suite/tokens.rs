@@ -37,7 +37,7 @@ impl Suite {
         let denied = &*format!("status 401: {check}invalid_client: ");
         for (name, id, secret) in [
             ("a wrong secret", "job", "another secret"),
-            ("a space where the secret has a plus", "plus", "a b"),
+            ("a space where the secret has a plus", "plus", "Tq7-Zx93 kW"),
             ("an unknown client", "nobody", "secret"),
         ] {
             let expected = format!("Denied: {denied}client authentication failed");
