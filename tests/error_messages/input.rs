@@ -94,8 +94,8 @@ const VARIABLES: &[(&[(&str, &str)], &str)] = &[
     ),
     #[cfg(feature = "tls")]
     (
-        &[("HTTPS_PROXY", "proxy:0")],
-        "the environment variable HTTPS_PROXY has a port that is not from 1 to 65535",
+        &[("https_proxy", "proxy:0")],
+        "the environment variable https_proxy has a port that is not from 1 to 65535",
     ),
 ];
 
