@@ -150,7 +150,7 @@ impl Url {
             return Ok(url);
         }
         let (own, other) = (&self.origin.text, &url.origin.text);
-        let why = format_args!(
+        let why = format!(
             "has the origin {other}, but the token and the API key are sent only to the base URL's \
              origin, {own}"
         );

@@ -99,7 +99,7 @@ impl Session {
         let path = path.into();
         let is_other = path.metadata().is_ok_and(|found| !found.is_file());
         if path.file_name().is_none() || is_other {
-            let why = format_args!("does not name a file: \"{}\"", path.display());
+            let why = format!("does not name a file: \"{}\"", path.display());
             return Err(invalid("token file's path", why));
         }
         // The components leave out a slash at the end.
