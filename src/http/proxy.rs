@@ -114,9 +114,8 @@ impl Proxy {
     }
 
     /// Returns the secrets that the proxy may echo, so that messages can hide them.
-    pub(crate) fn secrets(proxy: Option<&Proxy>) -> [String; 2] {
-        let credentials = proxy.and_then(|proxy| proxy.credentials.clone());
-        credentials.unwrap_or_default()
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = String> + '_ {
+        self.credentials.iter().flatten().cloned()
     }
 
     fn status_error(&self, call: &CallContext, status: u16, target: &str) -> Error {

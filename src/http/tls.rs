@@ -24,16 +24,16 @@ compile_error!(
     "system-roots does not work on Android: turn it off. Session::root_certificates adds roots"
 );
 
-/// The maximum number of TLS sessions, kept for shorter handshakes. rustls
-/// reserves eight for each server, so this is enough for eight servers.
+/// The maximum number of TLS sessions, kept for shorter handshakes. rustls reserves eight for each
+/// server, so this is enough for eight servers.
 const SESSIONS: usize = 64;
 
 /// How long no TLS session is offered to a server that refused one in the handshake. Not for ever:
 /// the refusal made no call fail, and the network may have caused it.
 const REFUSED: Duration = Duration::from_secs(3600);
 
-/// The same for a server that broke a resumed connection. That makes a call fail, so
-/// here the period is practically unlimited.
+/// The same for a server that broke a resumed connection. That makes a call fail, so here the
+/// period is practically unlimited.
 const BROKEN: Duration = Duration::MAX;
 
 /// The accepted issuers of certificates: the built-in ones, and optionally more.

@@ -188,7 +188,7 @@ impl Session {
     fn with_proxy(mut self, proxy: Option<Proxy>) -> Session {
         self.own_tokens();
         let common = &mut self.change().common;
-        common.secrets.extend(Proxy::secrets(proxy.as_ref()));
+        common.secrets.extend(proxy.iter().flat_map(Proxy::secrets));
         common.network.proxy = proxy.map(Arc::new);
         self
     }
@@ -311,8 +311,9 @@ impl Session {
         let Settings { fields, common, .. } = self.change();
         if let Some(i) = fields.iter().position(|(field, _)| field.eq_ignore_ascii_case(name)) {
             let (_, old) = fields.remove(i);
-            let secrets = &mut common.secrets;
-            secrets.iter().position(|secret| *secret == old).map(|i| secrets.remove(i));
+            if let Some(i) = common.secrets.iter().position(|secret| *secret == old) {
+                common.secrets.remove(i);
+            }
         }
         fields.push((name.to_owned(), value.to_owned()));
         common.secrets.extend(is_secret.then(|| value.to_owned()));
